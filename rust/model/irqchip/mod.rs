@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The interrupt controllers: local APIC, IOAPIC, 8259 PIC, 8254 PIT, and routing.

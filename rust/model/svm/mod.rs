@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! AMD SVM: VMCB layout, exit decoding and the nested-page-table entry format.
