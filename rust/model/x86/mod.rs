@@ -1,3 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Architectural definitions shared by both vendors.
+
+pub mod ctrl;
+pub mod exception;
+pub mod state;
