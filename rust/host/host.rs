@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Safe wrappers for the kernel services that the `kernel` crate lacks.
+//!
+//! Rust never spells the layout of a kernel structure that is absent from `kernel::bindings`: the C
+//! functions of `shim/` do, and `include/shim.h` is the complete border.
+
+#[allow(
+    dead_code,
+    unused_imports,
+    missing_docs,
+    non_camel_case_types,
+    non_snake_case,
+    non_upper_case_globals,
+    improper_ctypes,
+    unreachable_pub,
+    clippy::all
+)]
+pub(crate) mod shim {
+    use kernel::ffi;
+    include!(concat!(env!("KVM_OBJ"), "/rust/host/bindings_gen.rs"));
+}
