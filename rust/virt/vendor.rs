@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The vendor seam: what a virtualization extension must be able to do.
+//!
+//! [`Vendor`] is implemented by `svm::Svm` and `vmx::Vmx`. The module chooses one when it is loaded;
+//! everything above is generic over it and compiled once for each, so that no indirect call lies
+//! between an exit and the next entry. No function exists for one vendor only: what a vendor cannot
+//! do it says in a value ([`Features`], `Option`), never by an empty body.
+//!
+//! A function that reaches hardware state takes [`Loaded`]: that the vCPU is loaded on this CPU. The
+//! scheduler may move the task at any time; the hook reloads the vCPU where it lands, so `Loaded`
+//! stays true. The hook itself sees only [`Vendor::Cpu`], never the `&mut` state.
+
+use crate::regs::GuestRegs;
+use host::pin::IrqsOff;
+use host::pin::PinnedCpu;
+use kernel::prelude::*;
+use model::exit::Event;
+use model::exit::Exit;
+use model::tdp::Format;
+use model::x86::state::DescTable;
+use model::x86::state::SegReg;
+use model::x86::state::Segment;
+
+pub(crate) mod private {
+    /// Keeps [`super::Vendor`] to this crate.
+    pub trait Sealed {}
+}
+
+/// What the hardware of this host offers, in vendor-neutral terms.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// Levels of the nested page tables, 4 or 5.
+    pub tdp_levels: u8,
+    /// Largest leaf of the nested page tables: 1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB.
+    pub tdp_max_level: u8,
+    /// The hardware reports the length of the instruction that exited.
+    pub insn_length: bool,
+    /// The hardware tracks NMI blocking, and IRET is not intercepted for it.
+    pub virtual_nmi: bool,
+    /// The guest's TSC can run at another rate than the host's.
+    pub tsc_scaling: bool,
+    /// Fraction bits of the TSC multiplier; 0 without scaling.
+    pub tsc_frac_bits: u8,
+    /// Real mode runs directly, without paging.
+    pub unrestricted_guest: bool,
+    /// PAUSE can be intercepted in loops.
+    pub pause_exits: bool,
+    /// MONITOR/MWAIT exist on the host and may be passed through.
+    pub mwait: bool,
+    /// RDTSCP and TSC_AUX may be given to the guest.
+    pub rdtscp: bool,
+    /// INVPCID may be given to the guest.
+    pub invpcid: bool,
+    /// XSAVES may be given to the guest.
+    pub xsaves: bool,
+    /// UMIP is in hardware, or can be emulated by intercepting.
+    pub umip: bool,
+    /// Bus-lock exits exist.
+    pub bus_lock_exit: bool,
+}
+
+/// MSRs that a guest may be let at without an exit. The list is closed: what is not here cannot be
+/// passed through, whatever the code above asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum PassthroughMsr {
+    /// IA32_SYSENTER_CS.
+    SysenterCs,
+    /// IA32_SYSENTER_ESP.
+    SysenterEsp,
+    /// IA32_SYSENTER_EIP.
+    SysenterEip,
+    /// STAR.
+    Star,
+    /// LSTAR.
+    Lstar,
+    /// CSTAR.
+    Cstar,
+    /// SYSCALL_MASK.
+    SyscallMask,
+    /// FS_BASE.
+    FsBase,
+    /// GS_BASE.
+    GsBase,
+    /// KERNEL_GS_BASE.
+    KernelGsBase,
+    /// IA32_TSC, for reading only.
+    Tsc,
+    /// IA32_SPEC_CTRL.
+    SpecCtrl,
+    /// IA32_PRED_CMD.
+    PredCmd,
+    /// IA32_FLUSH_CMD.
+    FlushCmd,
+}
+
+/// Which accesses to a passed-through MSR do not exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct MsrAccess {
+    /// RDMSR does not exit.
+    pub read: bool,
+    /// WRMSR does not exit.
+    pub write: bool,
+}
+
+/// Instructions and events whose interception the code above may switch. The ones that guard the
+/// host are always intercepted and have no name here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trap {
+    /// HLT.
+    Hlt,
+    /// PAUSE.
+    Pause,
+    /// MWAIT and MONITOR.
+    Mwait,
+    /// MOV to and from the debug registers.
+    DebugRegisters,
+    /// CR8 writes, while an interrupt waits for a lower priority.
+    Cr8Write,
+    /// RDTSC and RDTSCP.
+    Rdtsc,
+    /// INVLPG.
+    Invlpg,
+    /// Stores and loads of descriptor-table registers, for UMIP emulation.
+    DescriptorTables,
+}
+
+/// What kind of event a window is asked about or for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// External interrupts: RFLAGS.IF and no shadow.
+    Interrupt,
+    /// NMIs: not blocked, no shadow.
+    Nmi,
+}
+
+/// What the hardware said when it refused to enter, for the log and for KVM_EXIT_FAIL_ENTRY.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EntryFailure {
+    /// The hardware's reason word.
+    pub reason: u64,
+    /// Host CPU number.
+    pub cpu: u32,
+}
+
+/// The raw words of the last exit, for tracepoints and KVM_EXIT_INTERNAL_ERROR.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RawExit {
+    /// Exit reason or exit code.
+    pub reason: u64,
+    /// EXITINFO1, or the exit qualification.
+    pub info1: u64,
+    /// EXITINFO2, or the guest-physical address.
+    pub info2: u64,
+    /// EXITINTINFO, or the IDT-vectoring information.
+    pub intr_info: u32,
+    /// Error code that belongs to it.
+    pub error_code: u32,
+}
+
+/// A hardware virtualization extension.
+pub trait Vendor: private::Sealed + Sized + 'static {
+    /// `"kvm_amd"` or `"kvm_intel"`.
+    const NAME: &'static CStr;
+    /// The bytes of VMMCALL or VMCALL.
+    const HYPERCALL: [u8; 3];
+
+    /// Probed capabilities; that it exists proves that the extension can be used.
+    type Module: Send + Sync + 'static;
+    /// What all vCPUs of a VM share.
+    type Vm: Send + Sync + 'static;
+    /// The control block and the registers of one vCPU.
+    type Vcpu: Send + 'static;
+    /// What the scheduler hook needs of a vCPU: atomics only.
+    type Cpu: Send + Sync + 'static;
+    /// Entry format of the nested page tables.
+    type Format: Format;
+
+    /// Looks at the CPU. ENODEV with a line in the log when it cannot be used. Called once, before
+    /// [`Vendor::cpu_online`] runs anywhere.
+    fn probe() -> Result<Self::Module>;
+    /// What the hardware offers.
+    fn features(m: &Self::Module) -> &Features;
+    /// Prepares this CPU after the kernel switched the extension on.
+    fn cpu_online(m: &Self::Module, cpu: &PinnedCpu<'_>) -> Result;
+    /// Takes everything of ours off this CPU before the kernel switches the extension off.
+    fn cpu_offline(m: &Self::Module, cpu: &PinnedCpu<'_>);
+    /// The same in an emergency: no locks, no allocation, no log; may be in NMI context.
+    fn cpu_emergency(m: &Self::Module);
+
+    /// Makes the per-VM part.
+    fn new_vm(m: &'static Self::Module) -> Result<Self::Vm>;
+    /// Makes a vCPU in its reset state, not intercepting less than is safe.
+    fn new_vcpu(m: &'static Self::Module, vm: &Self::Vm) -> Result<(Self::Vcpu, Self::Cpu)>;
+    /// Do the two halves belong to the same vCPU?
+    fn paired(v: &Self::Vcpu, c: &Self::Cpu) -> bool;
+
+    /// Makes the vCPU resident on this CPU. Scheduler context: preemption off, maybe IRQs off.
+    fn load(c: &Self::Cpu, cpu: &PinnedCpu<'_>);
+    /// The task leaves the CPU.
+    fn put(c: &Self::Cpu, cpu: &PinnedCpu<'_>);
+
+    /// Puts registers and control block into the state of RESET (`init` false) or INIT (true).
+    fn reset(l: &mut Loaded<'_, Self>, init: bool);
+    /// Runs the guest until the next exit. IRQs are off before and after; a host interrupt or NMI
+    /// that ended the run has been handled by the kernel when this returns.
+    fn enter(l: &mut Loaded<'_, Self>, irqs: &IrqsOff<'_>);
+    /// What the last exit was.
+    fn decode(l: &mut Loaded<'_, Self>) -> Exit;
+    /// The last exit as the hardware put it.
+    fn raw_exit(l: &Loaded<'_, Self>) -> RawExit;
+    /// Why the last entry failed.
+    fn entry_failure(l: &Loaded<'_, Self>) -> EntryFailure;
+    /// Instruction bytes that the hardware recorded at the exit, at most 15; empty if none.
+    fn insn_bytes(l: &Loaded<'_, Self>) -> &[u8];
+    /// RIP of the instruction after the one that exited, if the hardware tells.
+    fn next_rip(l: &Loaded<'_, Self>) -> Option<u64>;
+
+    /// General-purpose registers. RSP in it is stale: use [`Vendor::rsp`].
+    fn regs<'a>(l: &'a Loaded<'_, Self>) -> &'a GuestRegs;
+    /// General-purpose registers to change; RSP in it is ignored.
+    fn regs_mut<'a>(l: &'a mut Loaded<'_, Self>) -> &'a mut GuestRegs;
+    /// RSP.
+    fn rsp(l: &Loaded<'_, Self>) -> u64;
+    /// Sets RSP.
+    fn set_rsp(l: &mut Loaded<'_, Self>, v: u64);
+    /// RIP.
+    fn rip(l: &Loaded<'_, Self>) -> u64;
+    /// Sets RIP.
+    fn set_rip(l: &mut Loaded<'_, Self>, v: u64);
+    /// RFLAGS.
+    fn rflags(l: &Loaded<'_, Self>) -> u64;
+    /// Sets RFLAGS; bit 1 is forced.
+    fn set_rflags(l: &mut Loaded<'_, Self>, v: u64);
+    /// A segment register.
+    fn seg(l: &Loaded<'_, Self>, r: SegReg) -> Segment;
+    /// Sets a segment register.
+    fn set_seg(l: &mut Loaded<'_, Self>, r: SegReg, s: &Segment);
+    /// Current privilege level.
+    fn cpl(l: &Loaded<'_, Self>) -> u8;
+    /// GDTR (`idt` false) or IDTR (true).
+    fn desc_table(l: &Loaded<'_, Self>, idt: bool) -> DescTable;
+    /// Sets GDTR or IDTR.
+    fn set_desc_table(l: &mut Loaded<'_, Self>, idt: bool, t: DescTable);
+    /// CR0 as the guest sees it.
+    fn cr0(l: &Loaded<'_, Self>) -> u64;
+    /// Sets CR0; the caller has checked it. EFER.LMA is the caller's to update first.
+    fn set_cr0(l: &mut Loaded<'_, Self>, v: u64);
+    /// CR2.
+    fn cr2(l: &Loaded<'_, Self>) -> u64;
+    /// Sets CR2.
+    fn set_cr2(l: &mut Loaded<'_, Self>, v: u64);
+    /// CR3.
+    fn cr3(l: &Loaded<'_, Self>) -> u64;
+    /// Sets CR3.
+    fn set_cr3(l: &mut Loaded<'_, Self>, v: u64);
+    /// CR4 as the guest sees it.
+    fn cr4(l: &Loaded<'_, Self>) -> u64;
+    /// Sets CR4; the caller has checked it.
+    fn set_cr4(l: &mut Loaded<'_, Self>, v: u64);
+    /// CR8: the task priority that the guest sees, 0 to 15.
+    fn cr8(l: &Loaded<'_, Self>) -> u64;
+    /// Sets CR8.
+    fn set_cr8(l: &mut Loaded<'_, Self>, v: u64);
+    /// EFER as the guest sees it.
+    fn efer(l: &Loaded<'_, Self>) -> u64;
+    /// Sets EFER; the caller has checked it. SVME towards the hardware is not the caller's.
+    fn set_efer(l: &mut Loaded<'_, Self>, v: u64);
+    /// DR6.
+    fn dr6(l: &Loaded<'_, Self>) -> u64;
+    /// Sets DR6.
+    fn set_dr6(l: &mut Loaded<'_, Self>, v: u64);
+    /// DR7.
+    fn dr7(l: &Loaded<'_, Self>) -> u64;
+    /// Sets DR7.
+    fn set_dr7(l: &mut Loaded<'_, Self>, v: u64);
+    /// The four PAE page-directory pointers as the hardware holds them; `None` if it reads them
+    /// from memory at each walk.
+    fn pdptes(l: &Loaded<'_, Self>) -> Option<[u64; 4]>;
+    /// Sets them, where the hardware holds them.
+    fn set_pdptes(l: &mut Loaded<'_, Self>, p: &[u64; 4]);
+    /// Interrupt shadow: `SHADOW_STI`, `SHADOW_MOV_SS` or 0.
+    fn shadow(l: &Loaded<'_, Self>) -> u8;
+    /// Sets the interrupt shadow.
+    fn set_shadow(l: &mut Loaded<'_, Self>, s: u8);
+
+    /// An MSR that lives in the control block or that the vendor owns; `None` if it is not one.
+    fn msr(l: &Loaded<'_, Self>, index: u32) -> Option<u64>;
+    /// Sets such an MSR to a value that has been checked; false if it is not one.
+    fn set_msr(l: &mut Loaded<'_, Self>, index: u32, value: u64) -> bool;
+    /// Lets the guest at an MSR without exits, or takes it back.
+    fn set_passthrough(l: &mut Loaded<'_, Self>, msr: PassthroughMsr, a: MsrAccess);
+    /// Switches a trap on or off.
+    fn set_trap(l: &mut Loaded<'_, Self>, t: Trap, on: bool);
+    /// Which exceptions exit, one bit per vector.
+    fn set_exception_exits(l: &mut Loaded<'_, Self>, bitmap: u32);
+    /// Guest TSC = host TSC * `ratio` + `offset`; `ratio` has [`Features::tsc_frac_bits`] fraction
+    /// bits and is ignored without scaling.
+    fn set_tsc(l: &mut Loaded<'_, Self>, offset: u64, ratio: u64);
+    /// The physical address of the nested tables' root, and how many levels they have.
+    fn set_root(l: &mut Loaded<'_, Self>, root: u64, levels: u8);
+    /// Forgets all cached translations of this vCPU before the next entry.
+    fn flush_guest(l: &mut Loaded<'_, Self>);
+
+    /// Sets the event to deliver at the next entry, replacing what was set before.
+    fn inject(l: &mut Loaded<'_, Self>, e: Option<&Event>);
+    /// The event whose delivery the last exit cut short.
+    fn aborted(l: &mut Loaded<'_, Self>) -> Option<Event>;
+    /// Could the event be taken now?
+    fn window_open(l: &Loaded<'_, Self>, w: Window) -> bool;
+    /// Asks for an exit when it can be taken, or withdraws that.
+    fn request_window(l: &mut Loaded<'_, Self>, w: Window, on: bool);
+    /// Is the guest inside an NMI handler?
+    fn nmi_blocked(l: &Loaded<'_, Self>) -> bool;
+    /// Sets that it is, or is not.
+    fn set_nmi_blocked(l: &mut Loaded<'_, Self>, b: bool);
+    /// Writes the control block to the kernel log (`dump_invalid_vmcb` / `dump_invalid_vmcs`).
+    fn dump(l: &Loaded<'_, Self>);
+}
+
+pub use crate::loaded::Loaded;
