@@ -37,6 +37,7 @@ pub mod irqchip;
 pub mod policy;
 pub mod slots;
 pub mod svm;
+pub mod sync;
 pub mod tdp;
 pub mod vmx;
 pub mod walk;

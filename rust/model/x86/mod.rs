@@ -2,6 +2,8 @@
 
 //! Architectural definitions shared by both vendors.
 
+pub mod apic;
 pub mod ctrl;
 pub mod exception;
+pub mod msi;
 pub mod state;
