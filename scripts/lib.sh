@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash
+# Sourced by every script here: where things are, and how a script speaks.
+#
+#   SRC    the checkout this script belongs to
+#   CACHE  what set-up keeps between runs (KVM_RS_CACHE, default ~/.cache/kvm-rs)
+#   DEB    the Debian 13 folder inside it: the test host's userland and toolchain
+
+SRC=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+CACHE=${KVM_RS_CACHE:-${HOME:-/root}/.cache/kvm-rs}
+DEB=$CACHE/host
+
+# Where the checkout and a run's own directory appear inside the folder and inside
+# the test host. The same place everywhere, so that paths in jobs and in object
+# files do not depend on where the checkout is.
+IN_SRC=/build/src
+IN_RUN=/build/run
+
+die() {
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+	exit 1
+}
+
+# The kernel the folder is prepared for: the newest one that has its Rust artefacts.
+folder_kernel() {
+	local d
+	for d in $(printf '%s\n' "$DEB"/usr/src/linux-headers-*-amd64 | sort -rV); do
+		if [ -e "$d/rust/libkernel.rmeta" ]; then
+			d=${d##*/linux-headers-}
+			[ -e "$DEB/boot/vmlinuz-$d" ] && printf '%s\n' "$d" && return 0
+		fi
+	done
+	return 1
+}
+
+need_root() {
+	[ "$(id -u)" = 0 ] || die "needs root: it mounts and changes root into $DEB"
+}
+
+need_folder() {
+	need_root
+	[ -x "$DEB/usr/bin/busybox" ] ||
+		die "no test host in $DEB: run scripts/host-setup.sh first"
+	KVER=$(folder_kernel) ||
+		die "$DEB has no kernel with Rust artefacts: run scripts/host-setup.sh"
+}

@@ -1,0 +1,205 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Boot the test host, run one job in it, check its kernel log.
+#
+#   scripts/vm.sh [OPTION]... JOB       JOB is a script; it runs as root in the host
+#   scripts/vm.sh [OPTION]... -c CMD    CMD is a shell command
+#   scripts/vm.sh -i                    interactive shell (also: SHELL=1)
+#
+#   -t SECONDS   give up after that long (default 300; Bochs 900)
+#   -e NAME=VAL  set a variable for the job (repeatable)
+#   -f FILE      put FILE into the job's run directory, /build/run (repeatable)
+#   -a PATH      Bochs hosts: also put PATH (as seen in the host) into the image
+#   -o DIR       keep serial.txt, dmesg.txt and what the job wrote to /build/run there
+#   -q           print only what the job prints, and failures
+#   -v           print the whole kernel log, not only its part since the job started
+#
+# Environment:
+#   HOST=amd|intel|ryzen  QEMU TCG with SVM (default); Bochs with VMX; Bochs with SVM
+#   SMP= MEM= (MiB)       size of the host (2 CPUs and 3072 MiB; Bochs 1 and 2048)
+#   CPU=                  QEMU -cpu (max) or Bochs CPU model
+#   ICOUNT=1              one CPU, time-stamp counter counts instructions (QEMU only)
+#   APPEND=               more for the host's kernel command line
+#
+# In the host the checkout is at /build/src (read-only), the upstream selftests at
+# /build/kselftests, the run directory at /build/run: writable, shared with this
+# machine, gone afterwards. KVER, SRC, RUN and HOST are set for the job.
+#
+# Exit code: the job's own; 124 timeout; 125 the host died or did not come up;
+# 99 the job passed, but the host's kernel log has a line that must not be there.
+set -eu
+. "$(dirname "$0")/lib.sh"
+
+usage() {
+	sed -n '3,/^set -eu/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+	exit 2
+}
+
+HOST=${HOST:-amd}
+timeout='' keep='' quiet='' verbose='' command='' shell=''
+[ "${SHELL:-}" != 1 ] || shell=1
+envs=() files=() adds=()
+while getopts 'c:t:e:f:a:o:qvih' o; do
+	case $o in
+	c) command=$OPTARG ;;
+	t) timeout=$OPTARG ;;
+	e) envs+=("$OPTARG") ;;
+	f) files+=("$OPTARG") ;;
+	a) adds+=("$OPTARG") ;;
+	o) keep=$OPTARG ;;
+	q) quiet=1 ;;
+	v) verbose=1 ;;
+	i) shell=1 ;;
+	*) usage ;;
+	esac
+done
+shift $((OPTIND - 1))
+[ -n "$command$shell${1:-}" ] || usage
+case $HOST in
+amd) smp=${SMP:-2} mem=${MEM:-3072} cpu=${CPU:-max} timeout=${timeout:-300} ;;
+intel) smp=${SMP:-1} mem=${MEM:-2048} cpu=${CPU:-corei7_haswell_4770} ;;
+ryzen) smp=${SMP:-1} mem=${MEM:-2048} cpu=${CPU:-ryzen} ;;
+*) die "HOST=$HOST: there is amd, intel and ryzen" ;;
+esac
+timeout=${timeout:-900}
+need_folder
+kernel=${KERNEL_IMAGE:-/boot/vmlinuz-$KVER}
+[ -e "$DEB$kernel" ] || die "no kernel $kernel in $DEB"
+
+mkdir -p "$SRC/build"
+RUN_DIR=$(mktemp -d "$SRC/build/run.XXXXXX")
+export RUN_DIR
+child=
+finish() {
+	[ -z "$child" ] || kill "$child" 2>/dev/null || :
+	if [ -n "$keep" ]; then
+		mkdir -p "$keep"
+		rm -f "$RUN_DIR"/initrd.gz "$RUN_DIR"/host.iso
+		cp -r "$RUN_DIR"/. "$keep"/
+	fi
+	rm -rf "$RUN_DIR"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM HUP
+
+# The job, and what it is told.
+if [ -n "$command" ]; then
+	printf '#!/bin/sh\n%s\n' "$command" >"$RUN_DIR/job.sh"
+elif [ -n "${1:-}" ]; then
+	[ -f "$1" ] || die "no such job: $1"
+	cp "$1" "$RUN_DIR/job.sh"
+else
+	printf '#!/bin/sh\n' >"$RUN_DIR/job.sh"
+fi
+chmod +x "$RUN_DIR/job.sh"
+{
+	echo "export KVER=$KVER SRC=$IN_SRC RUN=$IN_RUN HOST=$HOST"
+	for e in "${envs[@]+"${envs[@]}"}"; do
+		printf 'export %s=%q\n' "${e%%=*}" "${e#*=}"
+	done
+} >"$RUN_DIR/env"
+for f in "${files[@]+"${files[@]}"}"; do cp -r "$f" "$RUN_DIR/"; done
+
+append="loglevel=4 panic=-1 oops=panic VM_SHELL=${shell:-0} ${APPEND:-}"
+serial=$RUN_DIR/serial.txt
+: >"$serial"
+if [ "$HOST" = amd ]; then
+	"$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" 9p "$IN_RUN/initrd.gz"
+	icount=()
+	if [ "${ICOUNT:-0}" = 1 ]; then
+		smp=1
+		icount=(-icount 'shift=0,sleep=off')
+	fi
+	emulator=(qemu-system-x86_64 -nodefaults -display none -no-reboot
+		-machine q35 -accel 'tcg,thread=single,tb-size=512' -cpu "$cpu"
+		-smp "$smp" -m "$mem" "${icount[@]+"${icount[@]}"}"
+		-kernel "$kernel" -initrd "$IN_RUN/initrd.gz" -append "console=ttyS0 $append"
+		-fsdev 'local,id=h,path=/,security_model=none,readonly=on,multidevs=remap'
+		-device 'virtio-9p-pci,fsdev=h,mount_tag=host'
+		-fsdev "local,id=r,path=$IN_RUN,security_model=none,multidevs=remap"
+		-device 'virtio-9p-pci,fsdev=r,mount_tag=run')
+	if [ -n "$shell" ]; then
+		emulator+=(-serial mon:stdio)
+	else
+		emulator+=(-serial "file:$IN_RUN/serial.txt")
+	fi
+else
+	[ "${ICOUNT:-0}" != 1 ] || die "ICOUNT=1 is for HOST=amd (Bochs always counts)"
+	[ -z "$shell" ] || die "SHELL=1 is for HOST=amd: Bochs only writes its serial port"
+	paths=("$IN_RUN/job.sh" "$IN_RUN/env" "${adds[@]+"${adds[@]}"}")
+	for f in "${files[@]+"${files[@]}"}"; do paths+=("$IN_RUN/${f##*/}"); done
+	for f in kvm.ko kvm-amd.ko kvm-intel.ko; do
+		[ ! -e "$SRC/$f" ] || paths+=("$IN_SRC/$f")
+	done
+	"$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" full "$IN_RUN/initrd.gz" "${paths[@]}"
+	"$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" iso "$IN_RUN/host.iso" \
+		"$IN_RUN/initrd.gz" "$kernel" \
+		"nokaslr mitigations=off tsc=reliable console=ttyS0,115200 $append"
+	cat >"$RUN_DIR/bochsrc" <<-END
+		cpu: model=$cpu, count=$smp, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1
+		memory: guest=$mem, host=$mem
+		romimage: file=/usr/share/bochs/BIOS-bochs-latest
+		vgaromimage: file=/usr/share/vgabios/vgabios.bin
+		ata0-master: type=cdrom, path=$IN_RUN/host.iso, status=inserted
+		boot: cdrom
+		com1: enabled=1, mode=file, dev=$IN_RUN/serial.txt
+		display_library: rfb, options="timeout=0"
+		clock: sync=none
+		log: $IN_RUN/bochs.txt
+		panic: action=fatal
+		error: action=${BOCHS_ERROR:-ignore}
+		info: action=ignore
+	END
+	emulator=(bochs -q -f "$IN_RUN/bochsrc")
+fi
+
+# An empty network namespace: Bochs's display listens on a fixed range of ports, and
+# no run should be reachable from outside or from another run.
+start=$EPOCHREALTIME
+if [ -n "$shell" ]; then
+	unshare -n -- "$SRC/scripts/in-host.sh" "${emulator[@]}"
+	exit 0
+fi
+timeout -k 10 "$timeout" unshare -n -- "$SRC/scripts/in-host.sh" "${emulator[@]}" \
+	</dev/null >"$RUN_DIR/emulator.txt" 2>&1 &
+child=$!
+tail -n +1 -s 0.2 -f --pid="$child" "$serial" 2>/dev/null |
+	sed -u -e 's/\r//g' -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e '/^DMESG-BEGIN/,/^DMESG-END/d' -e '/^JOB-EXIT:/d' \
+		${quiet:+-e '1,/^VM-UP/d'}
+rc=0
+wait "$child" || rc=$?
+child=
+seconds=$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
+
+sed -i -e 's/\r//g' -e 's/\x1b\[[0-9;]*[A-Za-z]//g' "$serial"
+sed -n '/^DMESG-BEGIN/,/^DMESG-END/{/^DMESG-/d;p}' "$serial" >"$RUN_DIR/dmesg.txt"
+job=$(sed -n 's/^JOB-EXIT:\([0-9]*\)$/\1/p' "$serial" | tail -n 1)
+
+if [ -n "$verbose" ]; then
+	echo "--- the host's kernel log ---"
+	cat "$RUN_DIR/dmesg.txt"
+elif [ -z "$quiet" ]; then
+	echo "--- the host's kernel log since the job started ---"
+	sed -n '/vm: the job starts/,$p' "$RUN_DIR/dmesg.txt" | tail -n +2
+fi
+
+# A host that did not end by itself said its last words on the console.
+clean=0
+log=$RUN_DIR/dmesg.txt
+[ -s "$log" ] || log=$serial
+"$SRC/scripts/log-check.sh" "$log" || clean=1
+if [ -z "$job" ]; then
+	tail -n 15 "$RUN_DIR/emulator.txt" >&2
+	if [ "$rc" = 124 ] || [ "$rc" = 137 ]; then
+		echo "vm.sh: timeout: no end after $timeout s" >&2
+		exit 124
+	fi
+	echo "vm.sh: the host died or did not come up (emulator's exit code $rc, $seconds s)" >&2
+	exit 125
+fi
+if [ "$job" = 0 ] && [ "$clean" != 0 ]; then
+	echo "vm.sh: the job passed, but the host's kernel log is not clean" >&2
+	job=99
+fi
+[ -n "$quiet" ] || echo "JOB-EXIT:$job ($HOST host, $KVER, $seconds s)"
+exit "$job"
