@@ -1,3 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The interrupt controllers: local APIC, IOAPIC, 8259 PIC, 8254 PIT, and routing.
+
+pub mod line;
+pub mod pic;
