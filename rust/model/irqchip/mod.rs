@@ -3,4 +3,5 @@
 //! The interrupt controllers: local APIC, IOAPIC, 8259 PIC, 8254 PIT, and routing.
 
 pub mod line;
+pub mod pending;
 pub mod pic;
