@@ -13,7 +13,10 @@ set -eu
 
 if [ "${IN_HOST_STAGE:-}" != mounted ]; then
 	[ $# -gt 0 ] || die "usage: in-host.sh CMD [ARG]..."
-	need_folder
+	need_root
+	[ -x "$DEB/usr/bin/busybox" ] || die "no test host in $DEB: run scripts/host-setup.sh first"
+	# While set-up is at work there is no kernel yet.
+	KVER=$(folder_kernel) || KVER=
 	mkdir -p "$DEB/build/src" "$DEB/build/run" "$DEB/build/cargo" "$CACHE/cargo"
 	export IN_HOST_STAGE=mounted KVER
 	exec unshare -m --propagation private -- "$0" "$@"
@@ -41,7 +44,6 @@ fi
 exec env -i HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
 	LANG=C.UTF-8 TERM="${TERM:-dumb}" KVER="$KVER" \
 	SRC="$IN_SRC" RUN="$IN_RUN" CARGO_HOME=/build/cargo CARGO_HTTP_CAINFO="$ca" \
-	${MAKEFLAGS:+MAKEFLAGS="$MAKEFLAGS"} \
 	${CARGO_TARGET_DIR:+CARGO_TARGET_DIR="$CARGO_TARGET_DIR"} \
 	${RUSTFLAGS:+RUSTFLAGS="$RUSTFLAGS"} \
 	${http_proxy:+http_proxy="$http_proxy"} ${https_proxy:+https_proxy="$https_proxy"} \

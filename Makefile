@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0
+# Entry points. Each target is one script; what it does is said there.
+# The module itself is described in Kbuild.
+
+SHELL := /bin/bash
+V ?= 0
+KVER ?= $(shell uname -r)
+KDIR ?= /lib/modules/$(KVER)/build
+
+# Options that a user gives on the command line, handed on to the scripts.
+# SHELL=1 asks for an interactive host; it must not become make's own shell.
+ifeq ($(origin SHELL),command line)
+interactive := $(filter 1,$(SHELL))
+override SHELL := /bin/bash
+endif
+export HOST MACHINE CPUS MEMORY KERNEL INITRD DISK SMP MEM CPU ICOUNT APPEND IRQCHIP
+export KVM_RS_INTERACTIVE := $(interactive)
+export KVM_RS_CACHE
+
+.PHONY: all modules host-setup host-modules run test test-harness bench fuzz lint check \
+	selftests load install rust-artefacts clean help
+.NOTPARALLEL:
+
+all: modules
+
+modules: ## build kvm.ko for the running kernel (or KVER=)
+	scripts/load-check.sh build $(KVER)
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+
+rust-artefacts: ## make what linux-headers lacks for Rust modules (real host, as root)
+	scripts/kernel-rust.sh $(KVER)
+
+load: ## check this machine, then insmod kvm.ko (as root)
+	scripts/load-check.sh load $(KVER)
+	insmod ./kvm.ko
+
+install: ## put kvm.ko where modprobe prefers it over the in-tree one (as root)
+	scripts/load-check.sh install $(KVER)
+	$(MAKE) -C $(KDIR) M=$(CURDIR) INSTALL_MOD_DIR=updates modules_install
+
+host-setup: ## prepare the test host in the cache
+	scripts/host-setup.sh
+
+host-modules: host-setup ## build kvm.ko for the test host
+	scripts/build.sh
+
+run: host-modules ## boot the test host, load kvm.ko, boot a Linux guest on it
+	scripts/run.sh
+
+test: host-setup ## everything; last line: N passed, N failed, N skipped
+	scripts/test.sh $(T)
+
+test-harness: host-setup ## seed faults: each harness must turn red
+	scripts/test.sh harness
+
+lint: host-setup ## rustfmt, clippy, scripts/lint.py
+	scripts/test.sh lint
+
+check: host-modules ## look at kvm.ko: panics, stack, dependencies
+	scripts/test.sh object
+
+selftests: host-modules ## own and upstream selftests in the test host
+	scripts/test.sh selftests
+
+fuzz: host-setup ## run the fuzz targets (TIME= seconds each)
+	scripts/test.sh fuzz
+
+bench: host-modules ## our module and the in-tree one, instructions per exit
+	scripts/bench.sh
+
+clean: ## remove what builds made here (the cache stays: KVM_RS_CACHE)
+	find . \( -path ./build -o -path ./.git -o -name target \) -prune -o -type f \
+		\( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' -o -name '.*.cmd' \
+		-o -name '*.rmeta' -o -name '*.o.*' -o -name modules.order -o -name Module.symvers \) \
+		-exec rm -f {} +
+	rm -rf build meta rust/host/bindings_gen.rs
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18

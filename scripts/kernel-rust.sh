@@ -1,0 +1,91 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Make the Rust artefacts that Debian's linux-headers package lacks.
+#
+#   scripts/kernel-rust.sh [VERSION]    default: the running kernel
+#
+# linux-headers-VERSION says CONFIG_RUST=y but ships neither the metadata of the
+# kernel's Rust crates nor the target description, so no Rust module can be built
+# with it. They are regenerated here from linux-source of the same package version,
+# with the same configuration and the same compilers, and put where a module build
+# looks: /usr/src/linux-headers-VERSION/{rust,scripts/target.json}. Nothing else of
+# the system changes. Takes 3 to 6 minutes and 3 GB, of which 190 MB stay.
+#
+# Runs on a real Debian 13 host and, from host-setup.sh, in the Debian 13 folder.
+# WORK= keeps the unpacked source there; otherwise it is removed.
+set -eu
+
+say() { printf 'kernel-rust: %s\n' "$*"; }
+die() {
+	printf 'kernel-rust: %s\n' "$*" >&2
+	exit 1
+}
+
+V=${1:-$(uname -r)}
+H=/usr/src/linux-headers-$V
+[ -f "$H/.config" ] || die "$H is missing: apt-get install linux-headers-$V"
+grep -q '^CONFIG_RUST=y' "$H/.config" ||
+	die "kernel $V is built without CONFIG_RUST: use Debian 13's backports kernel (7.3.x)"
+
+want=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' "$H/.config")
+if [ -e "$H/rust/libkernel.rmeta" ] && [ "$(cat "$H/rust/.made-with" 2>/dev/null)" = "$want" ]; then
+	say "the artefacts for $V are there already"
+	exit 0
+fi
+[ "$(id -u)" = 0 ] || die "needs root, to write into $H"
+
+series=$(printf '%s' "$V" | cut -d. -f1-2)
+pkgver=$(dpkg-query -W -f '${Version}' "linux-headers-$V" 2>/dev/null) ||
+	die "linux-headers-$V is not installed as a package"
+need=()
+for p in rustc rust-src bindgen gcc-14 make flex bison bc libelf-dev libssl-dev openssl \
+	pahole python3 xz-utils; do
+	[ "$(dpkg-query -W -f '${db:Status-Status}' $p 2>/dev/null)" = installed ] || need+=("$p")
+done
+if [ "$(dpkg-query -W -f '${Version}' "linux-source-$series" 2>/dev/null)" != "$pkgver" ]; then
+	need+=("linux-source-$series=$pkgver")
+fi
+if [ ${#need[@]} != 0 ]; then
+	say "installing ${need[*]}"
+	apt-get update -q >/dev/null || die "apt-get update failed: is there a network?"
+	apt-get install -qy --no-install-recommends "${need[@]}" >/dev/null ||
+		die "could not install ${need[*]} (the source must have exactly the headers' version)"
+fi
+have=$(rustc --version)
+[ "$have" = "$want" ] ||
+	die "kernel $V was built with '$want', but rustc here is '$have'; install that one (trixie's rustc, not rustup's)"
+
+work=${WORK:-$(mktemp -d /var/tmp/kernel-rust.XXXXXX)}
+[ -n "${WORK:-}" ] || trap 'rm -rf "$work"' EXIT
+mkdir -p "$work"
+free=$(df -k --output=avail "$work" | tail -n 1)
+[ "$free" -gt 3500000 ] || die "$work has $((free / 1024)) MB free; 3500 are needed"
+src=$work/linux-source-$series
+if [ ! -e "$src/.unpacked" ]; then
+	say "unpacking linux-source-$series"
+	rm -rf "$src"
+	tar -C "$work" -xf "/usr/src/linux-source-$series.tar.xz"
+	touch "$src/.unpacked"
+fi
+say "building the kernel's Rust crates (2 to 5 minutes)"
+rm -rf "$work/k"
+mkdir -p "$work/k"
+cp "$H/.config" "$work/k/"
+make -C "$src" O="$work/k" -j"$(nproc)" CC=x86_64-linux-gnu-gcc-14 HOSTCC=gcc-14 \
+	modules_prepare >"$work/prepare.log" 2>&1 ||
+	{ tail -n 30 "$work/prepare.log" >&2; die "modules_prepare failed"; }
+cmp -s <(grep -v '^#' "$H/.config") <(grep -v '^#' "$work/k/.config") || {
+	diff <(grep -v '^#' "$H/.config") <(grep -v '^#' "$work/k/.config") | head -n 10 >&2
+	die "this toolchain changes the kernel's configuration (above): the result would not match the kernel"
+}
+
+# Half a set must never look like a whole one: the directory appears by one rename.
+rm -rf "$H/.rust.new"
+mkdir "$H/.rust.new"
+cp -a "$work"/k/rust/*.rmeta "$work"/k/rust/*.so "$H/.rust.new/"
+cp "$work/k/scripts/target.json" "$H/scripts/target.json"
+printf '%s\n' "$want" >"$H/.rust.new/.made-with"
+rm -rf "$H/rust"
+mv "$H/.rust.new" "$H/rust"
+rm -rf "$work/k"
+say "done: $(du -sh "$H/rust" | cut -f1) in $H/rust"
