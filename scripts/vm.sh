@@ -164,8 +164,8 @@ timeout -k 10 "$timeout" unshare -n -- "$SRC/scripts/in-host.sh" "${emulator[@]}
 	</dev/null >"$RUN_DIR/emulator.txt" 2>&1 &
 child=$!
 tail -n +1 -s 0.2 -f --pid="$child" "$serial" 2>/dev/null |
-	sed -u -e 's/\r//g' -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e '/^DMESG-BEGIN/,/^DMESG-END/d' -e '/^JOB-EXIT:/d' \
-		${quiet:+-e '1,/^VM-UP/d'}
+	sed -u -e 's/\r//g' -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e '/^DMESG-BEGIN/,/^DMESG-END/d' -e '/^JOB-EXIT:/d' -e '/reboot: Power down$/d' \
+		${quiet:+-e '0,/^VM-UP/d'}
 rc=0
 wait "$child" || rc=$?
 child=

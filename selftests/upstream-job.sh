@@ -1,0 +1,57 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# Runs in the test host: load a module, run the upstream selftests named in
+# /build/run/tests (name, limit in seconds), one marked line per verdict.
+# Plain sh and busybox: the Bochs hosts have nothing else.
+
+fail() {
+	printf '@BAIL\t%s\n' "$*"
+	exit 1
+}
+
+K=/lib/modules/$KVER/kernel
+if [ "$MODULE" = stock ]; then
+	case $HOST in
+	amd) modprobe kvm_amd ;;
+	*)
+		insmod $K/virt/lib/irqbypass.ko.xz && insmod $K/arch/x86/kvm/kvm.ko.xz || fail "no in-tree kvm"
+		case $HOST in
+		intel) insmod $K/arch/x86/kvm/kvm-intel.ko.xz ;;
+		*) insmod $K/drivers/crypto/ccp/ccp.ko.xz && insmod $K/arch/x86/kvm/kvm-amd.ko.xz ;;
+		esac
+		;;
+	esac || fail "the in-tree module does not load"
+else
+	# shellcheck disable=SC2086
+	insmod /build/src/kvm.ko $MODULE_PARAMS || fail "kvm.ko does not load"
+	thin=/build/src/kvm-amd.ko
+	[ "$HOST" != intel ] || thin=/build/src/kvm-intel.ko
+	[ ! -e $thin ] || insmod $thin || fail "$thin does not load"
+fi
+[ -c /dev/kvm ] || fail "the module loaded, but there is no /dev/kvm"
+
+logs=/tmp/logs
+mkdir -p $logs
+cd /tmp || exit 1
+while IFS="	" read -r name limit; do
+	echo "<6>selftest: $name" >/dev/kmsg
+	printf '@START\t%s\n' "$name"
+	log=$logs/out
+	read -r t0 _ </proc/uptime
+	rc=0
+	timeout -s KILL "$limit" "/build/kselftests/$name" </dev/null >$log 2>&1 || rc=$?
+	read -r t1 _ </proc/uptime
+	case $rc in 0 | 4) ;; *) tail -n 12 $log | cut -c1-160 | sed 's/^/@OUT	/' ;; esac
+	last=$(grep -E "SKIP|[Ss]kipping" $log | tail -n 1 | sed "s,^1..0 # SKIP -* *,," | cut -c1-120)
+	printf '@RESULT\t%s\t%s\t%s\t%s\t%s\n' "$name" $rc "$t0" "$t1" "$last"
+	# Only a bad word of the kernel's in this test's part of the log is held against it.
+	dmesg | sed -n "\\|selftest: $name\$|,\$p" | grep -E 'WARNING: |BUG: |Oops|Call Trace:' |
+		head -n 3 | sed "s|^|@KLOG	$name	|"
+done </build/run/tests
+cd /
+if [ "$MODULE" != stock ]; then
+	[ ! -d /sys/module/kvm_amd ] || rmmod kvm_amd
+	[ ! -d /sys/module/kvm_intel ] || rmmod kvm_intel
+	rmmod kvm || printf '@KLOG\t-\tthe module does not unload after the tests\n'
+fi
+printf '@DONE\n'
