@@ -6,4 +6,5 @@ pub mod apic;
 pub mod ctrl;
 pub mod exception;
 pub mod msi;
+pub mod paging;
 pub mod state;

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of the table algorithms on an arena of ordinary memory.
+
+mod arena;
+mod concurrent;
+mod ops;
+mod property;
