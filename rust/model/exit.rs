@@ -48,8 +48,9 @@ pub struct NestedFault {
 pub struct DrAccess {
     /// Debug register, 0 to 7.
     pub dr: u8,
-    /// General-purpose register, 0 to 15.
-    pub gpr: u8,
+    /// General-purpose register, 0 to 15; `None` where the hardware does not say (SVM without decode
+    /// assists).
+    pub gpr: Option<u8>,
     /// MOV to the debug register.
     pub write: bool,
 }

@@ -2,4 +2,6 @@
 
 //! AMD SVM: VMCB layout, exit decoding and the nested-page-table entry format.
 
+pub mod exit;
 pub mod npt;
+pub mod vmcb;
