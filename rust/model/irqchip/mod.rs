@@ -2,6 +2,7 @@
 
 //! The interrupt controllers: local APIC, IOAPIC, 8259 PIC, 8254 PIT, and routing.
 
+pub mod ioapic;
 pub mod line;
 pub mod pending;
 pub mod pic;

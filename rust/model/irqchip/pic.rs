@@ -11,6 +11,7 @@
 //! OCW: operation command word, IRR/ISR/IMR: request, in-service and mask registers).
 
 use super::line::{IrqSource, LineStatus, Lines};
+use crate::abi::KvmPicState;
 
 /// Input lines of the pair, the cascade input included.
 pub const PIC_PINS: u8 = 16;
@@ -19,49 +20,6 @@ pub const PIC_PINS: u8 = 16;
 const CASCADE: u8 = 2;
 /// The input whose vector stands for a request that vanished before its acknowledge.
 const SPURIOUS: u8 = 7;
-
-/// The registers of one chip: `struct kvm_pic_state`.
-///
-/// User space may store any byte anywhere. Flags are true if not 0, and what was stored is what is
-/// read back.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PicState {
-    /// Level of each input when last seen, for edge detection.
-    pub last_irr: u8,
-    /// Interrupt request register.
-    pub irr: u8,
-    /// Interrupt mask register.
-    pub imr: u8,
-    /// In-service register.
-    pub isr: u8,
-    /// The input with the highest priority.
-    pub priority_add: u8,
-    /// Vector of input 0.
-    pub irq_base: u8,
-    /// A read of the command port returns ISR rather than IRR.
-    pub read_reg_select: u8,
-    /// The next read is a poll.
-    pub poll: u8,
-    /// Special mask mode.
-    pub special_mask: u8,
-    /// The command word expected next: 0 none, 1 ICW2, 2 ICW3, 3 ICW4.
-    pub init_state: u8,
-    /// Automatic EOI mode.
-    pub auto_eoi: u8,
-    /// Rotate priorities on automatic EOI.
-    pub rotate_on_auto_eoi: u8,
-    /// Special fully nested mode.
-    pub special_fully_nested_mode: u8,
-    /// ICW1 announced an ICW4.
-    pub init4: u8,
-    /// Edge/level control register: set bits are level-triggered.
-    pub elcr: u8,
-    /// Bits of `elcr` that can be set.
-    pub elcr_mask: u8,
-}
-
-const _: () = assert!(core::mem::size_of::<PicState>() == 16);
 
 /// One chip of the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +66,12 @@ const fn bit8(irq: u8) -> u8 {
     1u8.wrapping_shl(irq as u32 & 7)
 }
 
-impl PicState {
+/// The rules of one chip.
+///
+/// User space may store any byte in any register. Flags are true if not 0, and what was stored is
+/// what is read back. `priority_add` is the most urgent input, `init_state` the command word
+/// expected next (0 none, 1 ICW2, 2 ICW3, 3 ICW4).
+impl KvmPicState {
     /// The priority of the most urgent input in `set` (0 is most urgent).
     fn highest(&self, set: u8) -> Option<u8> {
         let rotated = set.rotate_right(u32::from(self.priority_add & 7));
@@ -187,8 +150,8 @@ impl PicState {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pic {
-    master: PicState,
-    slave: PicState,
+    master: KvmPicState,
+    slave: KvmPicState,
     lines: Lines<16>,
     output: bool,
 }
@@ -202,7 +165,7 @@ impl Default for Pic {
 impl Pic {
     /// The pair as it is at power-on. Inputs 0, 1, 2, 8 and 13 are edge-triggered for good.
     pub const fn new() -> Self {
-        const ZERO: PicState = PicState {
+        const ZERO: KvmPicState = KvmPicState {
             last_irr: 0,
             irr: 0,
             imr: 0,
@@ -221,11 +184,11 @@ impl Pic {
             elcr_mask: 0,
         };
         Pic {
-            master: PicState {
+            master: KvmPicState {
                 elcr_mask: 0xf8,
                 ..ZERO
             },
-            slave: PicState {
+            slave: KvmPicState {
                 elcr_mask: 0xde,
                 ..ZERO
             },
@@ -330,7 +293,7 @@ impl Pic {
     }
 
     /// The registers of one chip, for `KVM_GET_IRQCHIP`.
-    pub fn state(&self, chip: PicChip) -> &PicState {
+    pub fn state(&self, chip: PicChip) -> &KvmPicState {
         match chip {
             PicChip::Master => &self.master,
             PicChip::Slave => &self.slave,
@@ -338,12 +301,12 @@ impl Pic {
     }
 
     /// Replaces the registers of one chip, for `KVM_SET_IRQCHIP`. The levels of the inputs stay.
-    pub fn set_state(&mut self, chip: PicChip, state: &PicState, work: &mut PicWork) {
+    pub fn set_state(&mut self, chip: PicChip, state: &KvmPicState, work: &mut PicWork) {
         *self.state_mut(chip) = *state;
         self.update(work);
     }
 
-    fn state_mut(&mut self, chip: PicChip) -> &mut PicState {
+    fn state_mut(&mut self, chip: PicChip) -> &mut KvmPicState {
         match chip {
             PicChip::Master => &mut self.master,
             PicChip::Slave => &mut self.slave,

@@ -439,11 +439,11 @@ fn polling_only_the_slave_withdraws_the_cascade() {
 #[test]
 fn stored_state_is_read_back_and_recomputes_the_output() {
     let mut pc = Pc::new();
-    let slave = PicState {
+    let slave = KvmPicState {
         irr: 0x02,
         irq_base: 0x48,
         elcr_mask: 0xde,
-        ..PicState::default()
+        ..KvmPicState::zeroed()
     };
     pc.pic.set_state(SLAVE, &slave, &mut pc.work);
     assert_eq!(*pc.pic.state(SLAVE), slave);
@@ -484,7 +484,7 @@ fn apply(pic: &mut Pic, op: Op, work: &mut PicWork) -> u32 {
 }
 
 /// The chip's choice, spelled as a walk down the priorities.
-fn naive_request(s: &PicState, master: bool) -> Option<u8> {
+fn naive_request(s: &KvmPicState, master: bool) -> Option<u8> {
     for step in 0..8 {
         let irq = (step + u16::from(s.priority_add)) as u8 & 7;
         let mask = 1 << irq;
@@ -553,7 +553,7 @@ proptest! {
         let mut pic = Pic::new();
         let mut work = PicWork::default();
         for (chip, b) in [(MASTER, states[0]), (SLAVE, states[1])] {
-            let state = PicState {
+            let state = KvmPicState {
                 last_irr: b[0], irr: b[1], imr: b[2], isr: b[3], priority_add: b[4],
                 irq_base: b[5], read_reg_select: b[6], poll: b[7], special_mask: b[8],
                 init_state: b[9], auto_eoi: b[10], rotate_on_auto_eoi: b[11],
@@ -562,8 +562,8 @@ proptest! {
             pic.set_state(chip, &state, &mut work);
             let read = *pic.state(chip);
             // The cascade request is a function of the slave.
-            prop_assert_eq!(PicState { irr: read.irr & !4, ..read },
-                PicState { irr: read.irr & !4, ..state });
+            prop_assert_eq!(KvmPicState { irr: read.irr & !4, ..read },
+                KvmPicState { irr: read.irr & !4, ..state });
         }
         for op in ops {
             apply(&mut pic, op, &mut work);
