@@ -4,6 +4,20 @@
 //!
 //! Rust never spells the layout of a kernel structure that is absent from `kernel::bindings`: the C
 //! functions of `shim/` do, and `include/shim.h` is the complete border.
+//!
+//! What is here can be used wrongly but not unsoundly: a function that is safe to call stays so
+//! whatever its caller forgets, leaks or confuses. Objects the kernel calls back hold a reference to
+//! the module.
+
+/// What the printing macros put before a message.
+const __LOG_PREFIX: &[u8] = b"kvm\0";
+
+pub mod fd;
+pub mod misc;
+pub mod module;
+pub mod page;
+pub mod run_page;
+pub mod uaccess;
 
 #[allow(
     dead_code,
@@ -17,6 +31,7 @@
     clippy::all
 )]
 pub(crate) mod shim {
+    use kernel::bindings::*;
     use kernel::ffi;
     include!(concat!(env!("KVM_OBJ"), "/rust/host/bindings_gen.rs"));
 }
