@@ -13,8 +13,12 @@
 const __LOG_PREFIX: &[u8] = b"kvm\0";
 
 pub mod fd;
+pub mod gup;
 pub mod misc;
+pub mod mm;
+pub mod mmu;
 pub mod module;
+pub mod notifier;
 pub mod page;
 pub mod run_page;
 pub mod uaccess;

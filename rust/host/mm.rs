@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`MmRef`]: the address space a VM belongs to.
+//!
+//! Guest memory is the memory of the process that created the VM. An ioctl of any other process is
+//! refused.
+
+use core::ptr::NonNull;
+
+use kernel::bindings;
+use kernel::prelude::*;
+use kernel::task::Task;
+
+/// The current task's mm; null for a kernel thread.
+#[inline]
+pub(crate) fn current_mm() -> *mut bindings::mm_struct {
+    // SAFETY: The current task is live, and only itself changes its mm.
+    unsafe { (*Task::current_raw()).mm }
+}
+
+/// A reference to an address space (the structure, not the memory in it).
+pub struct MmRef(NonNull<bindings::mm_struct>);
+
+// SAFETY: The reference count is atomic, and the pointer is only compared.
+unsafe impl Send for MmRef {}
+// SAFETY: As above.
+unsafe impl Sync for MmRef {}
+
+impl MmRef {
+    /// The address space of the current process.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` in a kernel thread.
+    pub fn current() -> Result<Self> {
+        let mm = NonNull::new(current_mm()).ok_or(EINVAL)?;
+        // SAFETY: The current mm is live.
+        unsafe { bindings::mmgrab(mm.as_ptr()) };
+        Ok(Self(mm))
+    }
+
+    /// Whether the current process runs in it.
+    #[inline]
+    pub fn is_current(&self) -> bool {
+        core::ptr::eq(current_mm(), self.0.as_ptr())
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut bindings::mm_struct {
+        self.0.as_ptr()
+    }
+}
+
+impl Drop for MmRef {
+    fn drop(&mut self) {
+        // SAFETY: We own a reference.
+        unsafe { bindings::mmdrop(self.0.as_ptr()) };
+    }
+}
+
+/// Whether the current process runs in `mm`.
+#[inline]
+pub fn same_mm(mm: &MmRef) -> bool {
+    mm.is_current()
+}
