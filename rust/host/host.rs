@@ -14,6 +14,7 @@ const __LOG_PREFIX: &[u8] = b"kvm\0";
 
 pub mod fd;
 pub mod gup;
+pub mod lock;
 pub mod misc;
 pub mod mm;
 pub mod mmu;
@@ -21,6 +22,7 @@ pub mod module;
 pub mod notifier;
 pub mod page;
 pub mod run_page;
+pub mod srcu_box;
 pub mod uaccess;
 
 #[allow(
