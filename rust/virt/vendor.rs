@@ -34,6 +34,8 @@ pub struct Features {
     pub tdp_levels: u8,
     /// Largest leaf of the nested page tables: 1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB.
     pub tdp_max_level: u8,
+    /// The hardware maintains accessed and dirty bits in the nested page tables.
+    pub tdp_ad: bool,
     /// The hardware reports the length of the instruction that exited.
     pub insn_length: bool,
     /// The hardware tracks NMI blocking, and IRET is not intercepted for it.
