@@ -1,3 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What a guest may see: CPUID and MSR tables with pure filters.
+//!
+//! [`feature`] decides once, when the module loads, which CPUID features can be offered on this
+//! host. [`cpuid`] turns that into the answers of `KVM_GET_SUPPORTED_CPUID` and
+//! `KVM_GET_EMULATED_CPUID`. [`guest`] works on what user space then gave to one vCPU: lookups for
+//! the CPUID instruction, bits that change while the guest runs, and the compact
+//! [`GuestFeatures`](guest::GuestFeatures) that other parts ask.
+
+pub mod cpuid;
+pub mod feature;
+pub mod guest;
+
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+mod hosts;

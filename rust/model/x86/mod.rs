@@ -3,8 +3,10 @@
 //! Architectural definitions shared by both vendors.
 
 pub mod apic;
+pub mod cpuid;
 pub mod ctrl;
 pub mod exception;
 pub mod msi;
 pub mod paging;
 pub mod state;
+pub mod xsave;
