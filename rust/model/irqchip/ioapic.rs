@@ -346,7 +346,13 @@ impl IoApic {
         state.base_address = self.base_address;
         state.ioregsel = self.ioregsel;
         state.id = self.id;
-        state.irr = self.irr & !self.edge_done;
+        state.irr = self.irr;
+        for pin in Pins(self.edge_done) {
+            // An entry that became level-triggered since then has a request again.
+            if !self.entry(pin).level() {
+                state.irr &= !bit(pin);
+            }
+        }
         state.pad = self.pad;
         for (to, from) in state.redirtbl.iter_mut().zip(&self.redirtbl) {
             *to = from.0;

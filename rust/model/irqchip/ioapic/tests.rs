@@ -419,6 +419,17 @@ fn the_state_leaves_delivered_edges_out() {
 }
 
 #[test]
+fn a_delivered_edge_that_became_a_level_is_in_the_state() {
+    let mut b = Bench::new();
+    b.program(5, 0x35);
+    b.line(5, true);
+    b.program(5, LEVEL | 0x35);
+    let mut state = KvmIoapicState::zeroed();
+    b.io.save(&mut state);
+    assert_eq!(state.irr, 1 << 5);
+}
+
+#[test]
 fn restoring_raises_the_requests() {
     let mut state = KvmIoapicState {
         base_address: IOAPIC_DEFAULT_BASE,
