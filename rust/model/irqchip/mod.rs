@@ -6,3 +6,4 @@ pub mod ioapic;
 pub mod line;
 pub mod pending;
 pub mod pic;
+pub mod route;
