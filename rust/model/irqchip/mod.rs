@@ -3,6 +3,7 @@
 //! The interrupt controllers: local APIC, IOAPIC, 8259 PIC, 8254 PIT, and routing.
 
 pub mod ioapic;
+pub mod lapic;
 pub mod line;
 pub mod pending;
 pub mod pic;
