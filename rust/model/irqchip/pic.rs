@@ -148,7 +148,8 @@ impl KvmPicState {
 /// assert!(work.wake && pic.output());
 /// assert_eq!(pic.acknowledge(&mut work), 0x31);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(MODULE), derive(Debug))]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Pic {
     master: KvmPicState,
     slave: KvmPicState,
