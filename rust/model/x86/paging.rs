@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bits of the page-table entries and of the page-fault error code.
+//! Bits of the page-table entries. (The page-fault error code is [`super::exception::pf`].)
 //!
 //! One source for the guest page walker ([`crate::walk`]) and for the nested-page-table format of
 //! AMD ([`crate::svm::npt`]), which reuses the ordinary long-mode entry.
@@ -30,19 +30,6 @@ pub const PTE_NX: u64 = 1 << 63;
 pub const PTE_ADDR: u64 = 0x000f_ffff_ffff_f000;
 /// Position of the 4-bit protection key, bits 62:59, in a leaf entry.
 pub const PTE_PKEY_SHIFT: u32 = 59;
-
-/// Error code, P: the fault was a protection violation (clear: a not-present entry).
-pub const PFEC_P: u32 = 1 << 0;
-/// Error code, W/R: the access was a write.
-pub const PFEC_W: u32 = 1 << 1;
-/// Error code, U/S: the access was a user-mode access.
-pub const PFEC_U: u32 = 1 << 2;
-/// Error code, RSVD: a reserved bit was set in an entry.
-pub const PFEC_RSVD: u32 = 1 << 3;
-/// Error code, I/D: the access was an instruction fetch.
-pub const PFEC_I: u32 = 1 << 4;
-/// Error code, PK: the access was denied by protection keys.
-pub const PFEC_PK: u32 = 1 << 5;
 
 /// Number of entries in one table of 8-byte entries.
 pub const TABLE_ENTRIES: usize = 512;
