@@ -8,10 +8,14 @@
 #ifndef KVM_RS_SHIM_H
 #define KVM_RS_SHIM_H
 
+#include <linux/entry-virt.h>
 #include <linux/fs.h>
 #include <linux/mm_types.h>
+#include <linux/rcuwait.h>
 #include <linux/spinlock_types.h>
+#include <linux/syscore_ops.h>
 #include <linux/types.h>
+#include <linux/user-return-notifier.h>
 
 /* ---- files (shim/file.c) ---- */
 
@@ -59,7 +63,57 @@ unsigned long kvmrs_clear_user(unsigned long hva, unsigned long len);
 void kvmrs_rwlock_init(rwlock_t *lock);
 /* Whether somebody waits for the lock, or the scheduler for the CPU. */
 bool kvmrs_rwlock_needbreak(rwlock_t *lock);
-/* Whether the scheduler wants the CPU. */
-bool kvmrs_need_resched(void);
+
+/* ---- CPUs and the scheduler (shim/sched.c) ---- */
+
+/* Thread flags: work that must be done before the guest is entered; a wish to schedule; a signal. */
+enum kvmrs_thread_flags {
+	KVMRS_GUEST_WORK = XFER_TO_GUEST_MODE_WORK,
+	KVMRS_NEED_RESCHED = _TIF_NEED_RESCHED | _TIF_NEED_RESCHED_LAZY,
+	KVMRS_SIGNAL = _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL,
+	KVMRS_NEED_FPU_LOAD = _TIF_NEED_FPU_LOAD,
+};
+/* Takes or drops this CPU's reference on an extension (an X86_FEATURE_ number). */
+int x86_virt_get_ref(int feat);
+void x86_virt_put_ref(int feat);
+/* The one hook that is called on each CPU when the machine goes down hard. */
+void x86_virt_register_emergency_callback(void (*callback)(void));
+void x86_virt_unregister_emergency_callback(void (*callback)(void));
+/* The machine is going down: faults of virtualization instructions are expected. */
+extern bool virt_rebooting;
+/* Hooks of suspend, resume and shutdown. */
+void register_syscore(struct syscore *syscore);
+void unregister_syscore(struct syscore *syscore);
+/* Calls `func` on every online CPU with interrupts off, and waits. */
+void kvmrs_on_each_cpu(void (*func)(void *info), void *info);
+/* The slow half of preempt_enable(): the count is zero, schedules if wanted. */
+void kvmrs_preempt_check_resched(void);
+/* local_irq_disable() and local_irq_enable() of kernels that trace them. */
+void kvmrs_irq_disable(void);
+void kvmrs_irq_enable(void);
+/* The reschedule IPI: makes a CPU leave guest mode. */
+void kvmrs_kick_cpu(int cpu);
+/* Whether a number is an online CPU's. */
+bool kvmrs_cpu_online(unsigned int cpu);
+/* Whether the current task, about to be switched out, could go on running. */
+bool kvmrs_current_runnable(void);
+/* Begins a wait on `w`: wakers find the current task. */
+void kvmrs_rcuwait_prepare(struct rcuwait *w);
+/* Initialises an rcuwait: nobody waits. */
+void kvmrs_rcuwait_init(struct rcuwait *w);
+/* set_current_state(TASK_INTERRUPTIBLE): a full barrier after the store. */
+void kvmrs_set_interruptible(void);
+/* Whether this CPU's run queue has nothing else to run. */
+bool single_task_running(void);
+/* Lets others run if the scheduler wants it. */
+void kvmrs_cond_resched(void);
+/* Does the work that thread flags ask for before a guest entry: 0 or -EINTR. */
+int xfer_to_guest_mode_handle_work(void);
+/* Flushes deferred RCU wakeups on nohz_full CPUs; interrupts are off. */
+void kvmrs_xfer_prepare(void);
+/* Whether the machine has nohz_full CPUs. */
+extern bool tick_nohz_full_running;
+/* What rseq wants to know when KVM_RUN returns to user space. */
+void kvmrs_rseq_userspace_exit(void);
 
 #endif /* KVM_RS_SHIM_H */

@@ -21,8 +21,11 @@ pub mod mmu;
 pub mod module;
 pub mod notifier;
 pub mod page;
+pub mod percpu;
+pub mod pin;
 pub mod run_page;
 pub mod srcu_box;
+pub mod task;
 pub mod uaccess;
 
 #[allow(

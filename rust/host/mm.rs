@@ -9,13 +9,14 @@ use core::ptr::NonNull;
 
 use kernel::bindings;
 use kernel::prelude::*;
-use kernel::task::Task;
+
+use crate::task::current;
 
 /// The current task's mm; null for a kernel thread.
 #[inline]
 pub(crate) fn current_mm() -> *mut bindings::mm_struct {
     // SAFETY: The current task is live, and only itself changes its mm.
-    unsafe { (*Task::current_raw()).mm }
+    unsafe { (*current()).mm }
 }
 
 /// A reference to an address space (the structure, not the memory in it).

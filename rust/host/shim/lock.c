@@ -15,8 +15,3 @@ bool kvmrs_rwlock_needbreak(rwlock_t *lock)
 {
 	return need_resched() || rwlock_needbreak(lock);
 }
-
-bool kvmrs_need_resched(void)
-{
-	return need_resched();
-}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+/* CPUs and the scheduler: what is inline or a macro there. */
+
+#include <linux/cpumask.h>
+#include <linux/irqflags.h>
+#include <linux/preempt.h>
+#include <linux/rcuwait.h>
+#include <linux/rseq.h>
+#include <linux/sched.h>
+#include <linux/smp.h>
+#include <linux/tick.h>
+#include <trace/events/ipi.h>
+#include <asm/virt.h>
+
+#include "shim.h"
+
+void kvmrs_on_each_cpu(void (*func)(void *info), void *info)
+{
+	on_each_cpu(func, info, 1);
+}
+
+void kvmrs_preempt_check_resched(void)
+{
+	/* The check itself is not for modules; an empty pair ends with it. */
+	preempt_disable();
+	preempt_enable();
+}
+
+void kvmrs_irq_disable(void)
+{
+	local_irq_disable();
+}
+
+void kvmrs_irq_enable(void)
+{
+	local_irq_enable();
+}
+
+void kvmrs_kick_cpu(int cpu)
+{
+	if (cpu >= 0 && cpu < nr_cpu_ids && cpu_online(cpu))
+		smp_send_reschedule(cpu);
+}
+
+bool kvmrs_cpu_online(unsigned int cpu)
+{
+	return cpu < nr_cpu_ids && cpu_online(cpu);
+}
+
+bool kvmrs_current_runnable(void)
+{
+	return task_is_runnable(current);
+}
+
+void kvmrs_rcuwait_init(struct rcuwait *w)
+{
+	rcuwait_init(w);
+}
+
+void kvmrs_rcuwait_prepare(struct rcuwait *w)
+{
+	prepare_to_rcuwait(w);
+}
+
+void kvmrs_set_interruptible(void)
+{
+	set_current_state(TASK_INTERRUPTIBLE);
+}
+
+void kvmrs_cond_resched(void)
+{
+	cond_resched();
+}
+
+void kvmrs_xfer_prepare(void)
+{
+	xfer_to_guest_mode_prepare();
+}
+
+void kvmrs_rseq_userspace_exit(void)
+{
+	rseq_virt_userspace_exit();
+}
