@@ -23,6 +23,7 @@ pub mod notifier;
 pub mod page;
 pub mod percpu;
 pub mod pin;
+pub mod preempt;
 pub mod run_page;
 pub mod srcu_box;
 pub mod task;

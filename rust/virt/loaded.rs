@@ -57,7 +57,7 @@ impl<V: Vendor, S: SchedObserver> VcpuHook<V, S> {
         &self.hook.ops().observer
     }
 
-    /// Runs `f` with the vCPU loaded. EINVAL if `hw` is another vCPU's.
+    /// Runs `f` with the vCPU loaded. EINVAL if `hw` is another vCPU's, EBUSY if it is loaded.
     pub fn with_loaded<R>(
         &self,
         hw: &mut V::Vcpu,
@@ -66,13 +66,13 @@ impl<V: Vendor, S: SchedObserver> VcpuHook<V, S> {
         if !V::paired(hw, &self.hook.ops().cpu) {
             return Err(EINVAL);
         }
-        Ok(self.hook.with_loaded(|| {
+        self.hook.with_loaded(|| {
             f(&mut Loaded {
                 hw,
                 cpu: &self.hook.ops().cpu,
                 _not_send: PhantomData,
             })
-        }))
+        })
     }
 }
 
