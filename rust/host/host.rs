@@ -14,6 +14,7 @@ const __LOG_PREFIX: &[u8] = b"kvm\0";
 
 pub mod fd;
 pub mod gup;
+pub mod hwvirt;
 pub mod lock;
 pub mod misc;
 pub mod mm;
