@@ -15,6 +15,7 @@ const __LOG_PREFIX: &[u8] = b"kvm\0";
 pub mod fd;
 pub mod gup;
 pub mod hwvirt;
+pub mod kick;
 pub mod lock;
 pub mod misc;
 pub mod mm;
@@ -29,6 +30,7 @@ pub mod run_page;
 pub mod srcu_box;
 pub mod task;
 pub mod uaccess;
+pub mod wait;
 
 #[allow(
     dead_code,
