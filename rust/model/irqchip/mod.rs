@@ -5,6 +5,7 @@
 pub mod ioapic;
 pub mod lapic;
 pub mod line;
+pub mod map;
 pub mod pending;
 pub mod pic;
 pub mod route;

@@ -1,0 +1,429 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Destinations: the rules against the manual, and the map against the rules.
+
+use super::*;
+use crate::irqchip::lapic::ipi::Post;
+use crate::irqchip::lapic::{ApicWords, Config, LocalApic, Now, Reset};
+use crate::irqchip::pending::Pending;
+use crate::x86::apic::{base, reg, x2apic_ldr, Delivery, Trigger};
+use core::sync::atomic::AtomicU32;
+use proptest::prelude::*;
+
+/// What a guest and user space can do to one APIC's address.
+#[derive(Clone, Copy, Debug)]
+struct Setup {
+    id: u32,
+    mode: Mode,
+    /// Software-enabled.
+    on: bool,
+    xapic_id: Option<u8>,
+    ldr: u8,
+    dfr: u32,
+}
+
+impl Setup {
+    fn xapic(id: u32) -> Self {
+        Self {
+            id,
+            mode: Mode::XApic,
+            on: true,
+            xapic_id: None,
+            ldr: 0,
+            dfr: 0xffff_ffff,
+        }
+    }
+
+    fn x2apic(id: u32) -> Self {
+        Self {
+            mode: Mode::X2Apic,
+            ..Self::xapic(id)
+        }
+    }
+
+    /// Publishes it the way a vCPU does.
+    fn publish(&self) -> Published {
+        let words: Box<ApicWords> = Box::new([const { AtomicU32::new(0) }; 1024]);
+        let mut apic = LocalApic::new(words, Config::new(self.id, false));
+        let _ = apic.reset(Reset::Power, &Pending::new());
+        let writes = [
+            (reg::SVR, if self.on { 0x1ff } else { 0xff }),
+            (reg::LDR, u32::from(self.ldr) << 24),
+            (reg::DFR, self.dfr),
+        ];
+        for (register, value) in writes {
+            let _ = apic.write_reg(register, value, Now::default()).unwrap();
+        }
+        if let Some(id) = self.xapic_id {
+            let _ = apic
+                .write_reg(reg::ID, u32::from(id) << 24, Now::default())
+                .unwrap();
+        }
+        let at = apic.window();
+        let _ = match self.mode {
+            Mode::Disabled => apic.set_base(at, 0, true),
+            Mode::XApic => Ok(Default::default()),
+            Mode::X2Apic => apic.set_base(at | base::ENABLE | base::X2APIC, 0, true),
+        }
+        .unwrap();
+        let published = Published::new(self.id);
+        apic.publish(&published);
+        published
+    }
+}
+
+fn publish(all: &[Setup]) -> Vec<Published> {
+    all.iter().map(Setup::publish).collect()
+}
+
+fn map(peers: &[Published], rules: Rules) -> ApicMap<Vec<u32>> {
+    ApicMap::build(vec![7; ids_needed(peers)], peers, rules)
+}
+
+fn physical(dest: u32) -> Message {
+    Message::fixed(dest, 0x40)
+}
+
+fn logical(dest: u32) -> Message {
+    Message {
+        logical: true,
+        ..physical(dest)
+    }
+}
+
+fn targets(peers: &[Published], rules: Rules, m: Message) -> Vec<u32> {
+    map(peers, rules).resolve_message(&m, peers).collect()
+}
+
+#[test]
+fn physical_ids_in_both_modes() {
+    let r = Rules::default();
+    let p = publish(&[Setup::xapic(0), Setup::xapic(1), Setup::xapic(9)]);
+    assert_eq!(targets(&p, r, physical(1)), [1]);
+    assert_eq!(targets(&p, r, physical(9)), [2]);
+    assert_eq!(targets(&p, r, physical(2)), []);
+    assert_eq!(targets(&p, r, physical(0xff)), [0, 1, 2]);
+    let p = publish(&[Setup::x2apic(0), Setup::x2apic(0x140), Setup::x2apic(4095)]);
+    assert_eq!(targets(&p, r, physical(0x140)), [1]);
+    assert_eq!(targets(&p, r, physical(4095)), [2]);
+    assert_eq!(targets(&p, r, physical(0x40)), [], "not truncated");
+    assert_eq!(targets(&p, r, physical(5000)), []);
+    assert_eq!(targets(&p, r, physical(u32::MAX)), [0, 1, 2]);
+}
+
+#[test]
+fn flat_model() {
+    let all: Vec<_> = (0..4u32)
+        .map(|i| Setup {
+            ldr: 1 << i,
+            ..Setup::xapic(i)
+        })
+        .collect();
+    let p = publish(&all);
+    let m = map(&p, Rules::default());
+    assert!(!m.has_irregular_logical_ids());
+    for mask in 0..=0xfeu32 {
+        let expect: Vec<u32> = (0..4).filter(|i| mask >> i & 1 != 0).collect();
+        let got: Vec<u32> = m.resolve_message(&logical(mask), &*p).collect();
+        assert_eq!(got, expect, "{mask:#x}");
+    }
+}
+
+#[test]
+fn cluster_model() {
+    let all: Vec<_> = (0..8u32)
+        .map(|i| Setup {
+            ldr: (i as u8 / 4) << 4 | 1 << (i % 4),
+            dfr: 0x0fff_ffff,
+            ..Setup::xapic(i)
+        })
+        .collect();
+    let p = publish(&all);
+    let r = Rules::default();
+    assert!(!map(&p, r).has_irregular_logical_ids());
+    assert_eq!(targets(&p, r, logical(0x03)), [0, 1]);
+    assert_eq!(targets(&p, r, logical(0x1c)), [6, 7]);
+    assert_eq!(targets(&p, r, logical(0x2f)), []);
+    assert_eq!(targets(&p, r, logical(0xff)), [0, 1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn x2apic_clusters() {
+    let all: Vec<_> = (0..40).map(Setup::x2apic).collect();
+    let p = publish(&all);
+    let r = Rules::default();
+    assert_eq!(targets(&p, r, logical(x2apic_ldr(33))), [33]);
+    assert_eq!(targets(&p, r, logical(0x0001_8005)), [16, 18, 31]);
+    assert_eq!(targets(&p, r, logical(0x0002_ffff)).len(), 8);
+    assert_eq!(targets(&p, r, logical(0x0003_0001)), []);
+}
+
+#[test]
+fn an_unplugged_cpu_in_xapic_mode_is_reached_by_its_wide_id_only() {
+    let p = publish(&[Setup::x2apic(0), Setup::x2apic(5), Setup::xapic(0x105)]);
+    let wide = Rules {
+        ids32: true,
+        ..Rules::default()
+    };
+    assert_eq!(targets(&p, wide, physical(0x105)), [2]);
+    assert_eq!(targets(&p, wide, physical(5)), [1]);
+    assert_eq!(targets(&p, Rules::default(), physical(5)), [1, 2]);
+    assert!(map(&p, Rules::default()).has_shared_ids());
+    assert!(!map(&p, wide).has_shared_ids());
+}
+
+#[test]
+fn the_broadcast_quirk() {
+    let p = publish(&[Setup::x2apic(0), Setup::x2apic(0xff), Setup::xapic(2)]);
+    let strict = Rules {
+        no_broadcast_quirk: true,
+        ..Rules::default()
+    };
+    assert_eq!(targets(&p, Rules::default(), physical(0xff)), [0, 1, 2]);
+    assert_eq!(
+        targets(&p, strict, physical(0xff)),
+        [1, 2],
+        "an ID, and a broadcast"
+    );
+    assert_eq!(targets(&p, strict, physical(u32::MAX)), [0, 1]);
+    // Of an IPI, the sender's mode tells the width.
+    let m = map(&p, Rules::default());
+    let ipi = without_shorthand(&physical(0xff));
+    let from = |x2apic| Some(Sender { vcpu: 0, x2apic });
+    assert!(m.resolve(&ipi, from(true), &*p).eq([1]));
+    assert!(m.resolve(&ipi, from(false), &*p).eq([1, 2]));
+}
+
+#[test]
+fn shorthands() {
+    let mut all: Vec<_> = (0..4).map(Setup::xapic).collect();
+    all[2].mode = Mode::Disabled;
+    let p = publish(&all);
+    let m = map(&p, Rules::default());
+    let from = Some(Sender {
+        vcpu: 1,
+        x2apic: false,
+    });
+    let mut ipi = without_shorthand(&physical(77));
+    for (shorthand, expect) in [
+        (Shorthand::Myself, vec![1]),
+        (Shorthand::All, vec![0, 1, 3]),
+        (Shorthand::Others, vec![0, 3]),
+        (Shorthand::None, vec![]),
+    ] {
+        ipi.shorthand = shorthand;
+        assert!(m.resolve(&ipi, from, &*p).eq(expect), "{shorthand:?}");
+    }
+    ipi.shorthand = Shorthand::Myself;
+    assert_eq!(m.resolve(&ipi, None, &*p).count(), 0, "nobody sent it");
+}
+
+#[test]
+fn lowest_priority_by_vector_and_by_count() {
+    let mut all: Vec<_> = (0..5u32)
+        .map(|i| Setup {
+            ldr: 1 << i,
+            ..Setup::xapic(i)
+        })
+        .collect();
+    all[1].on = false;
+    let p = publish(&all);
+    let mut msg = logical(0x0f);
+    msg.delivery = Delivery::LowestPriority;
+    // Candidates are 0, 2 and 3: 1 is software-disabled, 4 not addressed.
+    for vector in 0x30..0x40 {
+        msg.vector = vector;
+        let expect = [0, 2, 3][usize::from(vector) % 3];
+        assert_eq!(targets(&p, Rules::default(), msg), [expect]);
+    }
+    let rules = Rules {
+        arbitrate: true,
+        ..Rules::default()
+    };
+    let m = map(&p, rules);
+    let mut got = vec![];
+    for _ in 0..6 {
+        let to = m.resolve_message(&msg, &*p).next().unwrap();
+        let post = Post::of(&msg, p.published(to).unwrap());
+        assert_eq!(post, Some(Post::Vector(msg.vector, Trigger::Edge)));
+        got.push(to);
+    }
+    assert_eq!(got, [0, 2, 3, 0, 2, 3]);
+    // To all of them physically, all take it; with the hint one does.
+    let mut broadcast = physical(0xff);
+    broadcast.delivery = Delivery::LowestPriority;
+    assert_eq!(m.resolve_message(&broadcast, &*p).count(), 5);
+    broadcast.redirection_hint = true;
+    assert_eq!(m.resolve_message(&broadcast, &*p).count(), 1);
+}
+
+#[test]
+fn only_target_is_the_only_one() {
+    let all: Vec<_> = (0..3u32)
+        .map(|i| Setup {
+            ldr: 1 << i,
+            ..Setup::xapic(i)
+        })
+        .collect();
+    let p = publish(&all);
+    let m = map(&p, Rules::default());
+    assert_eq!(m.only_target(&logical(2), &*p), Some(1));
+    assert_eq!(m.only_target(&logical(3), &*p), None);
+    assert_eq!(m.only_target(&logical(8), &*p), None);
+    assert_eq!(m.by_id(2), Some(2));
+    assert_eq!((m.by_id(3), m.by_id(4000)), (None, None));
+}
+
+#[test]
+fn a_vcpu_that_came_after_the_map_is_not_addressed_wrongly() {
+    let mut p = publish(&[Setup::x2apic(0), Setup::x2apic(1)]);
+    let m = map(&p, Rules::default());
+    p[1] = Setup::x2apic(2).publish();
+    assert_eq!(m.resolve_message(&physical(1), &*p).count(), 0);
+}
+
+#[test]
+fn ids_beyond_the_table_are_still_found() {
+    let p = publish(&[Setup::x2apic(0), Setup::x2apic(0x500)]);
+    let m = ApicMap::build(vec![0; 256], &*p, Rules::default());
+    assert!(m.resolve_message(&physical(0x500), &*p).eq([1]));
+    assert!(m.resolve_message(&logical(x2apic_ldr(0x500)), &*p).eq([1]));
+    let m = ApicMap::build(vec![0; 0], &*p, Rules::default());
+    assert!(m.resolve_message(&physical(0), &*p).eq([0]));
+}
+
+#[test]
+fn four_thousand_vcpus() {
+    let all: Vec<_> = (0..4096).map(Setup::x2apic).collect();
+    let p = publish(&all);
+    let m = map(&p, Rules::default());
+    for id in (0..4096).step_by(37) {
+        assert!(m.resolve_message(&physical(id), &*p).eq([id]));
+        assert!(m.resolve_message(&logical(x2apic_ldr(id)), &*p).eq([id]));
+    }
+    assert_eq!(m.resolve_message(&physical(u32::MAX), &*p).count(), 4096);
+}
+
+fn setup() -> impl Strategy<Value = Setup> {
+    (
+        prop_oneof![
+            1 => Just(Mode::Disabled),
+            4 => Just(Mode::XApic),
+            4 => Just(Mode::X2Apic)
+        ],
+        prop::bool::weighted(0.8),
+        prop_oneof![4 => Just(None), 1 => (0..6u8).prop_map(Some), 1 => any::<u8>().prop_map(Some)],
+        prop_oneof![
+            (0..8u32).prop_map(|b| 1u8 << b),
+            (0..4u32, 0..4u8).prop_map(|(b, c)| c << 4 | 1 << b),
+            any::<u8>(),
+            Just(0)
+        ],
+        prop_oneof![
+            4 => Just(0xffff_ffffu32),
+            3 => Just(0x0fff_ffff),
+            1 => Just(0x5fff_ffff)
+        ],
+    )
+        .prop_map(|(mode, on, xapic_id, ldr, dfr)| Setup {
+            id: 0,
+            mode,
+            on,
+            xapic_id,
+            ldr,
+            dfr,
+        })
+}
+
+/// vCPUs of one kind, as operating systems set them up, or of all kinds.
+fn vcpus() -> impl Strategy<Value = Vec<Setup>> {
+    let ids = prop_oneof![
+        Just((0..10).collect::<Vec<u32>>()),
+        prop::collection::btree_set(0..0x320u32, 1..10).prop_map(|s| s.into_iter().collect()),
+    ];
+    (ids, prop::collection::vec(setup(), 10), 0..4).prop_map(|(ids, mut kinds, uniform)| {
+        for (i, (k, &id)) in kinds.iter_mut().zip(&ids).enumerate() {
+            k.id = id;
+            match uniform {
+                0 => {
+                    *k = Setup {
+                        ldr: 1 << (i % 8),
+                        ..Setup::xapic(id)
+                    }
+                }
+                1 => *k = Setup::x2apic(id),
+                _ => {}
+            }
+        }
+        kinds.truncate(ids.len());
+        kinds
+    })
+}
+
+fn message() -> impl Strategy<Value = Message> {
+    let dest = prop_oneof![
+        0..12u32,
+        0..0x330u32,
+        Just(0xff),
+        Just(u32::MAX),
+        (0..0x330u32).prop_map(x2apic_ldr),
+        (0..4u32, 0..0x1_0000u32).prop_map(|(c, m)| c << 16 | m),
+        0..0x100u32,
+    ];
+    (dest, any::<bool>(), any::<u8>(), prop::bool::weighted(0.3)).prop_map(
+        |(dest, logical, vector, lowest)| Message {
+            logical,
+            vector,
+            delivery: if lowest {
+                Delivery::LowestPriority
+            } else {
+                Delivery::Fixed
+            },
+            ..Message::fixed(dest, 0)
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn the_map_answers_as_asking_everyone_does(
+        setups in vcpus(),
+        messages in prop::collection::vec(message(), 40),
+        from in prop::option::of((0..10u32, any::<bool>())),
+        shorthand in prop_oneof![5 => Just(0u32), 1 => 1..4u32],
+        flags in any::<[bool; 3]>(),
+        short_table in prop::bool::weighted(0.2),
+    ) {
+        let rules = Rules {
+            ids32: flags[0],
+            no_broadcast_quirk: flags[1],
+            arbitrate: flags[2],
+        };
+        let peers = publish(&setups);
+        let size = if short_table { 64 } else { ids_needed(&*peers) };
+        let map = ApicMap::build(vec![1; size], &*peers, rules);
+        let from = from.map(|(vcpu, x2apic)| Sender { vcpu, x2apic });
+        for m in messages {
+            let ipi = Ipi { message: m, shorthand: Shorthand::from_bits(shorthand) };
+            let mut expect: Vec<u32> = (0..peers.count())
+                .filter(|&v| {
+                    let a = peers.published(v).unwrap().address();
+                    a.matches(v, &m, ipi.shorthand, from, rules)
+                })
+                .collect();
+            let asked: Vec<u32> = resolve_by_asking(&ipi, from, &*peers, rules).collect();
+            let mut got: Vec<u32> = map.resolve(&ipi, from, &*peers).collect();
+            got.sort_unstable();
+            let everyone = !m.logical && m.dest == BROADCAST;
+            if m.picks_one() && !everyone {
+                expect.retain(|&v| peers.published(v).unwrap().accepts_fixed());
+                prop_assert_eq!(got.len(), expect.len().min(1));
+                prop_assert_eq!(asked.len(), got.len());
+                prop_assert!(got.iter().chain(&asked).all(|v| expect.contains(v)));
+            } else {
+                prop_assert_eq!(&got, &expect);
+                prop_assert_eq!(&asked, &expect);
+            }
+        }
+    }
+}
