@@ -8,4 +8,5 @@ pub mod line;
 pub mod map;
 pub mod pending;
 pub mod pic;
+pub mod pit;
 pub mod route;
