@@ -6,11 +6,16 @@
 //! host. [`cpuid`] turns that into the answers of `KVM_GET_SUPPORTED_CPUID` and
 //! `KVM_GET_EMULATED_CPUID`. [`guest`] works on what user space then gave to one vCPU: lookups for
 //! the CPUID instruction, bits that change while the guest runs, and the compact
-//! [`GuestFeatures`](guest::GuestFeatures) that other parts ask.
+//! [`GuestFeatures`](guest::GuestFeatures) that other parts ask. [`msr`] does the same for the
+//! model-specific registers, with [`mtrr`] and [`mce`] for the two groups that have rules of their
+//! own.
 
 pub mod cpuid;
 pub mod feature;
 pub mod guest;
+pub mod mce;
+pub mod msr;
+pub mod mtrr;
 
 #[cfg(test)]
 #[path = "tests/mod.rs"]

@@ -7,6 +7,7 @@ pub mod cpuid;
 pub mod ctrl;
 pub mod exception;
 pub mod msi;
+pub mod msr;
 pub mod paging;
 pub mod state;
 pub mod xsave;
