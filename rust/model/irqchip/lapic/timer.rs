@@ -11,7 +11,7 @@
 //!     Stopped ------------------------------> Armed --+
 //!        ^                                     |  ^   | fired, periodic:
 //!        +-- fired, one-shot or deadline ------+  +---+ target += n * period
-//!        +-- count 0, deadline 0, mode to or from TSC-deadline
+//!        +-- count 0, deadline 0, mode other than between one-shot and periodic
 //! ```
 //!
 //! A periodic timer keeps its phase: the next target is the last one plus a whole number of periods,
@@ -73,6 +73,13 @@ enum Kind {
     Deadline,
     /// The reserved encoding, in which nothing counts.
     Reserved,
+}
+
+impl Kind {
+    /// Counts down from the initial count.
+    const fn counts(self) -> bool {
+        matches!(self, Self::OneShot | Self::Periodic)
+    }
 }
 
 /// The timer's state that is not in its registers.
@@ -167,8 +174,8 @@ impl Timer {
         }
     }
 
-    /// A write of the LVT entry. Changing to or from TSC-deadline mode stops the timer, and only
-    /// then there is something to do; between the other modes the countdown goes on.
+    /// A write of the LVT entry. Between one-shot and periodic a countdown goes on; any other change
+    /// of the mode stops the timer, and only then there is something to do.
     pub(super) fn set_mode(&mut self, entry: u32, min_period: u64) -> Option<TimerOp> {
         let kind = match entry & lvt::TIMER_MODE {
             0 => Kind::OneShot,
@@ -179,9 +186,9 @@ impl Timer {
         if kind == self.kind {
             return None;
         }
-        let stops = (kind == Kind::Deadline) != (self.kind == Kind::Deadline);
+        let goes_on = kind.counts() && self.kind.counts();
         self.kind = kind;
-        if stops {
+        if !goes_on {
             self.stop();
             return Some(TimerOp::Disarm);
         }

@@ -18,7 +18,7 @@ pub(super) type Apic = LocalApic<Box<ApicWords>>;
 pub(super) fn at(ns: u64) -> Now {
     Now {
         ns,
-        tsc: ns * 2,
+        tsc: ns.wrapping_mul(2),
         tsc_khz: 2_000_000,
     }
 }
