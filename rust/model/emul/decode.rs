@@ -119,6 +119,30 @@ pub struct Insn {
 }
 
 impl Insn {
+    /// No instruction: what decoding starts from.
+    pub(super) const fn none(mode: CodeSize) -> Self {
+        Self {
+            imm: 0,
+            disp: 0,
+            imm2: 0,
+            len: 0,
+            map: Map::One,
+            submap: 0,
+            opcode: 0,
+            modrm: 0,
+            sib: None,
+            rex: 0,
+            rep: Rep::None,
+            seg: None,
+            lock: false,
+            opsize_prefix: false,
+            addrsize_prefix: false,
+            op_size: 0,
+            addr_size: 0,
+            mode,
+        }
+    }
+
     /// ModRM.mod.
     #[inline]
     pub const fn md(&self) -> u8 {
@@ -218,26 +242,7 @@ pub(super) const fn sign_extend(value: u64, size: u8) -> u64 {
 /// More than 15 bytes may be given; the rest is ignored.
 pub fn decode(bytes: &[u8], mode: CodeSize) -> Result<Insn, DecodeError> {
     let mut r = Reader { bytes, pos: 0 };
-    let mut insn = Insn {
-        imm: 0,
-        disp: 0,
-        imm2: 0,
-        len: 0,
-        map: Map::One,
-        submap: 0,
-        opcode: 0,
-        modrm: 0,
-        sib: None,
-        rex: 0,
-        rep: Rep::None,
-        seg: None,
-        lock: false,
-        opsize_prefix: false,
-        addrsize_prefix: false,
-        op_size: 0,
-        addr_size: 0,
-        mode,
-    };
+    let mut insn = Insn::none(mode);
     prefixes(&mut r, &mut insn)?;
     let attr = opcode(&mut r, &mut insn)?;
     sizes(&mut insn, attr);

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The emulator's interface: what it asks of the world, and what it hands back.
+//!
+//! An instruction works on a [`CpuState`] and reaches everything else through a [`Bus`]: linear
+//! memory with the guest's paging and permissions, ports, MSRs, control registers, vector
+//! registers. The vCPU implements `Bus`; tests and fuzz targets bring their own.
+//!
+//! **Replay.** When user space has to complete an access, the bus returns [`Stop::NeedUser`] and
+//! nothing of the instruction (or of the current REP element) is committed. Later the instruction
+//! is emulated again from the registers as they then are, and the bus answers the accesses that
+//! were finished from its [`IoLog`](super::log::IoLog). An instruction therefore makes the same
+//! accesses in the same order every time it starts from the same state.
+
+use crate::addr::Gva;
+use crate::x86::exception::Exception;
+use crate::x86::state::CpuState;
+
+/// Why an instruction did not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It raises an exception; RIP still points to it.
+    Fault(Exception),
+    /// User space must complete an access (MMIO, port, MSR); emulate again afterwards.
+    NeedUser,
+    /// Something changed underneath: enter the guest or emulate again.
+    Retry,
+    /// The emulator does not know this instruction, or not in this form. For the report to user
+    /// space it carries the instruction's bytes as far as they were fetched.
+    Unhandled {
+        /// Valid bytes in `bytes`.
+        len: u8,
+        /// The instruction.
+        bytes: [u8; 15],
+    },
+}
+
+impl Stop {
+    /// [`Stop::Unhandled`]; `emulate` adds the bytes.
+    pub const UNHANDLED: Self = Self::Unhandled {
+        len: 0,
+        bytes: [0; 15],
+    };
+    /// `#UD`.
+    pub const UD: Self = Self::Fault(Exception::ud());
+    /// `#GP(0)`.
+    pub const GP0: Self = Self::Fault(Exception::gp0());
+
+    /// An exception with an error code.
+    pub const fn fault(vector: u8, code: u32) -> Self {
+        Self::Fault(Exception::with_code(vector, code))
+    }
+}
+
+/// How memory is accessed, for the permission check and the page-fault error code.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// A user-mode access: CPL 3, and not to a system structure.
+    pub user: bool,
+    /// An implicit supervisor access, to a descriptor table or a TSS: SMAP applies whatever
+    /// RFLAGS.AC says.
+    pub implicit: bool,
+    /// On a read: a write to the same bytes follows, so it must be permitted too and a fault is
+    /// reported as a write.
+    pub modify: bool,
+}
+
+/// An operation without operands in memory or registers that the vCPU carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SystemOp {
+    /// INVLPG of a linear address (already checked against CPL, not against canonicality).
+    Invlpg(Gva),
+    /// INVD.
+    Invd,
+    /// WBINVD or WBNOINVD.
+    Wbinvd,
+    /// PAUSE: a chance to yield.
+    Pause,
+    /// MONITOR or MONITORX of a linear address.
+    Monitor(Gva),
+    /// MWAIT or MWAITX: a hint that nothing is to be done.
+    Mwait,
+    /// VMCALL or VMMCALL. RAX and the argument registers are in the state.
+    Hypercall,
+}
+
+/// An instruction that a guest hypervisor may intercept, asked before it takes effect.
+///
+/// Privilege faults that take precedence over the intercept have been checked by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intercept {
+    /// MOV from a control register, and SMSW as a read of CR0.
+    ReadCr(u8),
+    /// MOV to a control register, LMSW, and CLTS as a write of CR0; with the new value.
+    WriteCr(u8, u64),
+    /// MOV from a debug register.
+    ReadDr(u8),
+    /// MOV to a debug register.
+    WriteDr(u8),
+    /// RDMSR of the MSR in ECX.
+    Rdmsr(u32),
+    /// WRMSR of the MSR in ECX.
+    Wrmsr(u32),
+    /// A port access.
+    Io {
+        /// First port.
+        port: u16,
+        /// Bytes per access.
+        size: u8,
+        /// From the device.
+        input: bool,
+        /// INS or OUTS.
+        string: bool,
+        /// With a REP prefix.
+        rep: bool,
+    },
+    /// CPUID.
+    Cpuid,
+    /// HLT.
+    Hlt,
+    /// INVLPG of a linear address.
+    Invlpg(Gva),
+    /// INVD.
+    Invd,
+    /// WBINVD or WBNOINVD.
+    Wbinvd,
+    /// RDTSC.
+    Rdtsc,
+    /// RDTSCP.
+    Rdtscp,
+    /// RDPMC.
+    Rdpmc,
+    /// XSETBV.
+    Xsetbv,
+    /// SGDT.
+    StoreGdtr,
+    /// SIDT.
+    StoreIdtr,
+    /// LGDT.
+    LoadGdtr,
+    /// LIDT.
+    LoadIdtr,
+    /// SLDT.
+    StoreLdtr,
+    /// LLDT.
+    LoadLdtr,
+    /// STR.
+    StoreTr,
+    /// LTR.
+    LoadTr,
+    /// PUSHF.
+    Pushf,
+    /// POPF.
+    Popf,
+    /// IRET.
+    Iret,
+    /// INT n, not INT1, INT3 or INTO.
+    IntN,
+    /// PAUSE.
+    Pause,
+    /// MONITOR.
+    Monitor,
+    /// MWAIT.
+    Mwait,
+}
+
+/// How an INT instruction was encoded; injection hardware wants to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoftInt {
+    /// INT n.
+    Int,
+    /// INT3 or INTO.
+    Exception,
+    /// INT1.
+    Privileged,
+}
+
+/// What an emulated instruction leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// RIP names the next instruction.
+    Next,
+    /// A REP instruction did a batch and has more to do. RIP is unchanged; check for interrupts
+    /// and emulate again, or enter the guest.
+    Repeat,
+    /// HLT: RIP names the next instruction and the vCPU waits for an interrupt.
+    Halt,
+    /// An INT instruction in protected or long mode. RIP is unchanged: the caller injects `vector`
+    /// as a software event of length [`Done::len`].
+    Interrupt {
+        /// Vector.
+        vector: u8,
+        /// Kind of event.
+        kind: SoftInt,
+    },
+}
+
+/// A completed instruction (or batch of REP elements).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// Length of the instruction, bytes.
+    pub len: u8,
+    /// What comes next.
+    pub flow: Flow,
+    /// RFLAGS.TF was set when it started, so a single-step `#DB` (DR6.BS) is due.
+    pub trap: bool,
+    /// IRET completed: NMIs are no longer blocked.
+    pub unblock_nmi: bool,
+}
+
+/// Everything outside the register file.
+///
+/// Memory goes by linear address; the bus translates it, checks permissions and returns
+/// `Stop::Fault` with the page fault. An access may cross a page: then both pages are checked
+/// before anything is written. Lengths are 1 to 16 bytes (`fetch`: 1 to 15, inside one page).
+/// Segment limits and canonical addresses have been checked already.
+///
+/// Functions that get `&mut CpuState` change it only if they return `Ok`.
+pub trait Bus {
+    /// Reads instruction bytes.
+    fn fetch(&mut self, at: Gva, buf: &mut [u8], access: Access) -> Result<(), Stop>;
+
+    /// Reads data.
+    fn read(&mut self, at: Gva, buf: &mut [u8], access: Access) -> Result<(), Stop>;
+
+    /// Writes data.
+    fn write(&mut self, at: Gva, data: &[u8], access: Access) -> Result<(), Stop>;
+
+    /// Would a write of `len` bytes (up to a page) be permitted? Touches nothing.
+    fn check_write(&mut self, at: Gva, len: u32, access: Access) -> Result<(), Stop>;
+
+    /// Replaces `old` by `new` (equal lengths: 1, 2, 4, 8 or 16) in one atomic step; `Ok(false)`
+    /// if memory held something else. On MMIO it is a plain write of `new`.
+    fn cmpxchg(&mut self, at: Gva, old: &[u8], new: &[u8], access: Access) -> Result<bool, Stop>;
+
+    /// Reads `buf.len()` (1, 2 or 4) bytes from a port.
+    fn port_in(&mut self, port: u16, buf: &mut [u8]) -> Result<(), Stop>;
+
+    /// Writes `data.len()` (1, 2 or 4) bytes to a port.
+    fn port_out(&mut self, port: u16, data: &[u8]) -> Result<(), Stop>;
+
+    /// INS: moves `count` elements of `size` bytes from a port to ascending memory, all inside one
+    /// page. Returns how many elements it moved; `Ok(0)` makes the emulator move one itself.
+    fn port_in_string(
+        &mut self,
+        _port: u16,
+        _size: u8,
+        _count: u32,
+        _to: Gva,
+        _access: Access,
+    ) -> Result<u32, Stop> {
+        Ok(0)
+    }
+
+    /// OUTS: the opposite of [`Bus::port_in_string`].
+    fn port_out_string(
+        &mut self,
+        _port: u16,
+        _size: u8,
+        _count: u32,
+        _from: Gva,
+        _access: Access,
+    ) -> Result<u32, Stop> {
+        Ok(0)
+    }
+
+    /// RDMSR. An MSR that does not exist is `Stop::GP0`.
+    fn rdmsr(&mut self, state: &CpuState, index: u32) -> Result<u64, Stop>;
+
+    /// WRMSR, with all checks on the value.
+    fn wrmsr(&mut self, state: &mut CpuState, index: u32, value: u64) -> Result<(), Stop>;
+
+    /// RDTSC: the guest's TSC.
+    fn rdtsc(&mut self) -> Result<u64, Stop>;
+
+    /// RDPMC.
+    fn rdpmc(&mut self, index: u32) -> Result<u64, Stop>;
+
+    /// CPUID: EAX, EBX, ECX and EDX.
+    fn cpuid(&mut self, state: &CpuState, leaf: u32, subleaf: u32) -> Result<[u32; 4], Stop>;
+
+    /// Loads CR0, CR2, CR3, CR4 or CR8 with all checks, and updates EFER.LMA with CR0.PG.
+    fn set_cr(&mut self, state: &mut CpuState, n: u8, value: u64) -> Result<(), Stop>;
+
+    /// Loads a debug register (0 to 3, 6 or 7) with the checks on the value.
+    fn set_dr(&mut self, state: &mut CpuState, n: u8, value: u64) -> Result<(), Stop>;
+
+    /// XSETBV with all checks except CPL and CR4.OSXSAVE.
+    fn set_xcr(&mut self, state: &mut CpuState, n: u32, value: u64) -> Result<(), Stop>;
+
+    /// Carries out `op`.
+    fn system(&mut self, state: &mut CpuState, op: SystemOp) -> Result<(), Stop>;
+
+    /// The low 128 bits of a vector register, 0 to 15.
+    fn read_xmm(&mut self, n: u8) -> Result<[u8; 16], Stop>;
+
+    /// Replaces the low 128 bits of a vector register.
+    fn write_xmm(&mut self, n: u8, value: [u8; 16]) -> Result<(), Stop>;
+
+    /// May a guest hypervisor have this instruction? `Err` stops it.
+    fn intercept(&mut self, _state: &CpuState, _op: Intercept) -> Result<(), Stop> {
+        Ok(())
+    }
+
+    /// The accesses made so far are committed (an instruction or one REP element is complete):
+    /// forget them, they will not be replayed.
+    fn committed(&mut self) {}
+}
