@@ -14,6 +14,7 @@
 //! | [`vcpu`] | the vCPU descriptor: register state and events |
 //! | [`exit`] | the shared `struct kvm_run` page: field offsets, exit reasons, exit payloads |
 //! | [`cap`] | capability numbers |
+//! | [`para`] | shared with guests: clocks, stolen time, hypercalls |
 //!
 //! Structures are plain old data without implicit padding: any bytes are a valid value and every
 //! value is initialised bytes, which the `zerocopy` derives prove. A structure that the header ends
@@ -26,6 +27,7 @@
 pub mod cap;
 pub mod exit;
 pub mod irqchip;
+pub mod para;
 pub mod system;
 pub mod vcpu;
 pub mod vm;
@@ -36,6 +38,7 @@ mod table;
 pub use cap::*;
 pub use exit::*;
 pub use irqchip::*;
+pub use para::*;
 pub use system::*;
 pub use vcpu::*;
 pub use vm::*;

@@ -2,7 +2,7 @@
 
 //! The whole ABI as a list of assertions in C, for `scripts/abi-check.c`.
 
-use super::{cap, exit, irqchip, system, vcpu, vm};
+use super::{cap, exit, irqchip, para, system, vcpu, vm};
 use std::fmt::Write as _;
 
 /// A structure and where its fields are. Fields that start with `_` have no name in C.
@@ -29,6 +29,7 @@ fn table() -> String {
         irqchip::LAYOUTS,
         vcpu::LAYOUTS,
         exit::LAYOUTS,
+        para::LAYOUTS,
     ];
     for l in layouts.into_iter().flatten() {
         let named = l.fields.iter().filter(|(f, _)| !f.starts_with('_'));
@@ -66,6 +67,7 @@ fn table() -> String {
         vcpu::IOCTLS,
         exit::VALUES,
         cap::VALUES,
+        para::VALUES,
     ];
     for (name, value) in values.into_iter().flatten() {
         writeln!(out, "VALUE({name}, {value:#x})").unwrap();

@@ -59,50 +59,6 @@ pub mod host_fact {
     pub const LS_CFG_SSBD: u32 = 1 << 3;
 }
 
-/// Paravirtual features, bits of EAX of leaf 0x40000001.
-pub mod pv {
-    /// kvmclock through the old MSRs.
-    pub const CLOCKSOURCE: u32 = 1 << 0;
-    /// No delay is needed on port I/O.
-    pub const NOP_IO_DELAY: u32 = 1 << 1;
-    /// kvmclock through the new MSRs.
-    pub const CLOCKSOURCE2: u32 = 1 << 3;
-    /// Asynchronous page faults.
-    pub const ASYNC_PF: u32 = 1 << 4;
-    /// Stolen time is reported.
-    pub const STEAL_TIME: u32 = 1 << 5;
-    /// EOI without an exit.
-    pub const PV_EOI: u32 = 1 << 6;
-    /// A halted vCPU can be woken by hypercall.
-    pub const PV_UNHALT: u32 = 1 << 7;
-    /// TLB shootdowns spare preempted vCPUs.
-    pub const PV_TLB_FLUSH: u32 = 1 << 9;
-    /// Asynchronous page faults may be delivered as an exit of a nested guest.
-    pub const ASYNC_PF_VMEXIT: u32 = 1 << 10;
-    /// IPIs by hypercall.
-    pub const PV_SEND_IPI: u32 = 1 << 11;
-    /// The guest may turn halt polling off.
-    pub const POLL_CONTROL: u32 = 1 << 12;
-    /// Yielding by hypercall.
-    pub const PV_SCHED_YIELD: u32 = 1 << 13;
-    /// Asynchronous page faults by interrupt.
-    pub const ASYNC_PF_INT: u32 = 1 << 14;
-    /// 15 bits of destination in MSIs (user space offers it).
-    pub const MSI_EXT_DEST_ID: u32 = 1 << 15;
-    /// Page encryption status by hypercall (user space offers it).
-    pub const HC_MAP_GPA_RANGE: u32 = 1 << 16;
-    /// Migration control MSR (user space offers it).
-    pub const MIGRATION_CONTROL: u32 = 1 << 17;
-    /// The clock's flag for a stable TSC is valid.
-    pub const CLOCKSOURCE_STABLE: u32 = 1 << 24;
-}
-
-/// Hint bits of EDX of leaf 0x40000001.
-pub mod pv_hint {
-    /// vCPUs are never preempted for long.
-    pub const REALTIME: u32 = 1 << 0;
-}
-
 /// The bits of leaf 1 EDX that leaf 0x80000001 EDX repeats. `APM: vol 3, E.4.2`.
 const EDX_ALIASES: u32 = bits(
     Word::L1Edx,

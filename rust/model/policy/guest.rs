@@ -7,7 +7,8 @@
 //! the CPUID instruction.
 
 use super::cpuid::{emulated_leaf, entry_reg, KVM_FEATURES_OFFSET, KVM_SIGNATURE};
-use super::feature::{cr4_of, efer_of, pv, Supported};
+use super::feature::{cr4_of, efer_of, Supported};
+use super::pv;
 use crate::abi::{KvmCpuidEntry, KvmCpuidEntry2, KVM_CPUID_FLAG_SIGNIFCANT_INDEX};
 use crate::x86::cpuid::{
     family_model_stepping, is_indexed, vendor_words, Feature, FeatureSet, Reg, Regs, Word,

@@ -16,6 +16,7 @@ pub mod guest;
 pub mod mce;
 pub mod msr;
 pub mod mtrr;
+pub mod pv;
 
 #[cfg(test)]
 #[path = "tests/mod.rs"]

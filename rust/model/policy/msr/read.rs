@@ -3,8 +3,8 @@
 //! RDMSR.
 
 use super::{classify, fixed, MsrCx, MsrError, MsrKind, MsrState, Read};
-use crate::policy::feature::pv;
 use crate::policy::mce::Bank;
+use crate::policy::pv;
 use crate::x86::cpuid::Feature;
 use crate::x86::msr;
 use crate::x86::msr::{arch_cap, feat_ctl};

@@ -4,9 +4,9 @@
 
 use super::read::{has_spec_ctrl, pv_feature};
 use super::{canonical, classify, fixed, MsrCx, MsrError, MsrKind, MsrState, OnWrite, Write};
-use crate::policy::feature::pv;
 use crate::policy::mce::Bank;
 use crate::policy::mtrr::pat_valid;
+use crate::policy::pv;
 use crate::x86::cpuid::Feature;
 use crate::x86::ctrl::efer;
 use crate::x86::msr;
