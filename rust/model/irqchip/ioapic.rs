@@ -399,13 +399,14 @@ impl IoApic {
             self.irr &= !bit(pin);
             return LineStatus::Delivered;
         }
-        let count_rtc = pin == RTC_PIN && want_status;
+        let edge = !self.entry(pin).level();
+        let count_rtc = pin == RTC_PIN && want_status && edge;
         if count_rtc && self.rtc_pending() {
             return LineStatus::Coalesced;
         }
         let asserted = self.irr & bit(pin) != 0;
         self.irr |= bit(pin);
-        if !self.entry(pin).level() {
+        if edge {
             self.edge_done &= !bit(pin);
             if asserted {
                 return LineStatus::Coalesced;
@@ -500,6 +501,11 @@ impl IoApic {
         let new = old.written(high, value);
         *entry = new;
 
+        // A pin that becomes level-triggered requests what its line says, whatever became of the
+        // edge.
+        if new.level() && !old.level() && self.lines.level(pin) {
+            self.irr |= bit(pin);
+        }
         match (old.masked(), new.masked()) {
             (false, true) => {
                 work.masked |= bit(pin);

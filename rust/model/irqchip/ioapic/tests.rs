@@ -361,6 +361,32 @@ fn clock_ticks_coalesce_until_the_eoi() {
 }
 
 #[test]
+fn a_level_triggered_clock_does_not_coalesce() {
+    let mut b = Bench::new();
+    b.program(RTC_PIN, 0x70);
+    let line = |b: &mut Bench, level| {
+        let status =
+            b.io.set_line(RTC_PIN, IrqSource::User, level, true, &mut b.work);
+        b.deliver();
+        status
+    };
+    line(&mut b, true);
+    line(&mut b, false);
+    // A tick that coalesces leaves no request, so that a raise after the EOI is a new edge,
+    assert_eq!(line(&mut b, true), LineStatus::Coalesced);
+    assert_eq!(b.io.irr, 0);
+    // but its line is up, and a level would be seen.
+    b.program(RTC_PIN, LEVEL | 0x70);
+    assert_eq!(b.sent(), [8, 8]);
+    b.program(RTC_PIN, 0x70);
+    line(&mut b, false);
+    b.program(RTC_PIN, LEVEL | 0x70);
+    assert!(b.io.rtc_pending());
+    assert_eq!(line(&mut b, true), LineStatus::Delivered);
+    assert_eq!(b.sent(), [8]);
+}
+
+#[test]
 fn only_routes_ask_for_a_rescan() {
     let mut b = Bench::new();
     let dest = |id, logical| Destination { id, logical };
