@@ -116,4 +116,68 @@ extern bool tick_nohz_full_running;
 /* What rseq wants to know when KVM_RUN returns to user space. */
 void kvmrs_rseq_userspace_exit(void);
 
+/* ---- CPU state (shim/cpu.c) ---- */
+
+/* Reads an MSR: 0, or -EIO if it does not exist. */
+int kvmrs_rdmsr_safe(u32 msr, u64 *value);
+/* Writes an MSR: 0, or -EIO if it or the value is refused. */
+int kvmrs_wrmsr_safe(u32 msr, u64 value);
+/* Whether the current task's FPU registers are a guest's (fpu_swap_kvm_fpstate). */
+bool kvmrs_fpu_is_guest(void);
+/* Reloads the host's hardware breakpoints; interrupts are off. */
+void hw_breakpoint_restore(void);
+/* Whether the CPU has a bug or feature number, and alternatives have not disabled it. */
+bool kvmrs_cpu_has(unsigned int bit);
+/* Number of CPUs online now. */
+unsigned int kvmrs_num_online_cpus(void);
+/* Whether several threads of one core are online. */
+bool kvmrs_smt_active(void);
+/* The CPU's local APIC id. */
+u32 kvmrs_cpu_apicid(int cpu);
+/* The NUMA node of a CPU. */
+int kvmrs_cpu_node(int cpu);
+/* Whether the TSC is known not to be a usable clock. */
+bool kvmrs_tsc_unstable(void);
+/* Calls `on_user_return` when this CPU next returns to user space; atomic context. */
+void user_return_notifier_register(struct user_return_notifier *urn);
+void user_return_notifier_unregister(struct user_return_notifier *urn);
+/* The host's decisions about CPU bugs that concern guests. */
+extern bool itlb_multihit_kvm_mitigation;
+/* Whether microcode mitigates GDS. */
+bool gds_ucode_mitigated(void);
+/* Before another vCPU runs on this CPU: an IBPB, if the host wants one. */
+void kvmrs_vcpu_switch_barrier(void);
+/* After a guest ran on this CPU: a branch predictor flush is due before user space runs. */
+void kvmrs_mark_guest_ran(void);
+
+/* ---- parameters (shim/params.c) ---- */
+
+/* The module's parameters; what they mean is with their definitions. */
+extern bool kvmrs_param_checked;
+extern bool kvmrs_param_ignore_msrs;
+extern bool kvmrs_param_report_ignored_msrs;
+extern unsigned int kvmrs_param_min_timer_period_us;
+extern unsigned int kvmrs_param_tsc_tolerance_ppm;
+extern bool kvmrs_param_enable_vmware_backdoor;
+extern int kvmrs_param_force_emulation_prefix;
+extern bool kvmrs_param_mitigate_smt_rsb;
+extern bool kvmrs_param_kvmclock_periodic_sync;
+extern bool kvmrs_param_lapic_timer_advance;
+extern bool kvmrs_param_vector_hashing;
+extern bool kvmrs_param_enable_pmu;
+extern bool kvmrs_param_eager_page_split;
+extern bool kvmrs_param_tdp_mmu;
+extern bool kvmrs_param_mmio_caching;
+extern bool kvmrs_param_flush_on_reuse;
+extern bool kvmrs_param_enable_virt_at_load;
+extern bool kvmrs_param_allow_unsafe_mappings;
+extern unsigned int kvmrs_param_halt_poll_ns;
+extern unsigned int kvmrs_param_halt_poll_ns_grow;
+extern unsigned int kvmrs_param_halt_poll_ns_grow_start;
+extern unsigned int kvmrs_param_halt_poll_ns_shrink;
+extern unsigned int kvmrs_param_nx_huge_pages_recovery_ratio;
+extern unsigned int kvmrs_param_nx_huge_pages_recovery_period_ms;
+extern int kvmrs_param_pi_inject_timer;
+extern int kvmrs_param_nx_huge_pages;
+
 #endif /* KVM_RS_SHIM_H */

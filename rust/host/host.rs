@@ -12,7 +12,10 @@
 /// What the printing macros put before a message.
 const __LOG_PREFIX: &[u8] = b"kvm\0";
 
+pub mod cpu;
+pub mod dr;
 pub mod fd;
+pub mod fpu;
 pub mod gup;
 pub mod hwvirt;
 pub mod kick;
@@ -21,6 +24,7 @@ pub mod misc;
 pub mod mm;
 pub mod mmu;
 pub mod module;
+pub mod msr;
 pub mod notifier;
 pub mod page;
 pub mod percpu;
@@ -31,6 +35,7 @@ pub mod srcu_box;
 pub mod task;
 pub mod uaccess;
 pub mod wait;
+pub mod xstate;
 
 #[allow(
     dead_code,

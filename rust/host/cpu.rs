@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What this machine's CPUs are and can do.
+//!
+//! Feature and bug numbers are the kernel's (`kernel::bindings::X86_FEATURE_*`): what the kernel
+//! turned off by command line or for a missing dependency is not there, although CPUID may say so.
+
+use core::arch::asm;
+use core::arch::x86_64::__cpuid_count;
+
+use kernel::bindings;
+
+use crate::shim;
+
+/// Who made the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuVendor {
+    /// Intel.
+    Intel,
+    /// AMD.
+    Amd,
+    /// Hygon: AMD's extensions under another name.
+    Hygon,
+    /// Centaur: Intel's extensions under another name.
+    Centaur,
+    /// Zhaoxin: Intel's extensions under another name.
+    Zhaoxin,
+    /// Another one.
+    Other,
+}
+
+/// The four result registers of CPUID.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cpuid {
+    /// EAX.
+    pub eax: u32,
+    /// EBX.
+    pub ebx: u32,
+    /// ECX.
+    pub ecx: u32,
+    /// EDX.
+    pub edx: u32,
+}
+
+/// CPUID, as this CPU answers it.
+pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
+    // SAFETY: The instruction exists on every 64-bit CPU.
+    let r = unsafe { __cpuid_count(leaf, subleaf) };
+    Cpuid {
+        eax: r.eax,
+        ebx: r.ebx,
+        ecx: r.ecx,
+        edx: r.edx,
+    }
+}
+
+/// Whether the kernel uses or would let a guest use a feature (`X86_FEATURE_*`), or the CPU has a
+/// bug (`X86_BUG_*`). Numbers out of range are not there.
+pub fn has(bit: u32) -> bool {
+    // SAFETY: Checks the number.
+    unsafe { shim::kvmrs_cpu_has(bit) }
+}
+
+/// A field of the boot CPU's description.
+macro_rules! boot_cpu {
+    ($($field:tt)+) => {{
+        let data = &raw const bindings::boot_cpu_data;
+        // SAFETY: The kernel's description of the boot CPU, constant once user space runs.
+        unsafe { (&raw const (*data).$($field)+).read() }
+    }};
+}
+
+/// Who made the CPU.
+pub fn vendor() -> CpuVendor {
+    match u32::from(boot_cpu!(__bindgen_anon_1.__bindgen_anon_1.x86_vendor)) {
+        bindings::X86_VENDOR_INTEL => CpuVendor::Intel,
+        bindings::X86_VENDOR_AMD => CpuVendor::Amd,
+        bindings::X86_VENDOR_HYGON => CpuVendor::Hygon,
+        bindings::X86_VENDOR_CENTAUR => CpuVendor::Centaur,
+        bindings::X86_VENDOR_ZHAOXIN => CpuVendor::Zhaoxin,
+        _ => CpuVendor::Other,
+    }
+}
+
+/// The CPU's family, as the kernel counts it (extended family added).
+pub fn family() -> u8 {
+    boot_cpu!(__bindgen_anon_1.__bindgen_anon_1.x86)
+}
+
+/// The CPU's model, with the extended bits.
+pub fn model() -> u8 {
+    boot_cpu!(__bindgen_anon_1.__bindgen_anon_1.x86_model)
+}
+
+/// The CPU's stepping.
+pub fn stepping() -> u8 {
+    boot_cpu!(x86_stepping)
+}
+
+/// The microcode revision of the boot CPU.
+pub fn microcode() -> u32 {
+    boot_cpu!(microcode)
+}
+
+/// Width of a physical address that software may use, bits: memory encryption takes some away.
+pub fn phys_bits() -> u8 {
+    boot_cpu!(x86_phys_bits)
+}
+
+/// Width of a physical address in hardware, bits (CPUID 80000008H), encryption bits included.
+pub fn raw_phys_bits() -> u8 {
+    if cpuid(0x8000_0000, 0).eax >= 0x8000_0008 {
+        cpuid(0x8000_0008, 0).eax as u8
+    } else {
+        phys_bits()
+    }
+}
+
+/// CR4 of this CPU.
+#[inline]
+pub fn cr4() -> u64 {
+    let value;
+    // SAFETY: Reads a control register, which the kernel may do.
+    unsafe { asm!("mov {}, cr4", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// CR0 of this CPU.
+#[inline]
+pub fn cr0() -> u64 {
+    let value;
+    // SAFETY: As above.
+    unsafe { asm!("mov {}, cr0", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// EFER of this CPU.
+pub fn efer() -> u64 {
+    // SAFETY: Exists on every 64-bit CPU. APM: vol 2, 3.1.7.
+    unsafe { crate::msr::rdmsr(0xc000_0080) }
+}
+
+/// Whether the host's page tables have five levels (CR4.LA57).
+pub fn la57() -> bool {
+    cr4() & 1 << 12 != 0
+}
+
+/// Frequency of the time-stamp counter, kHz.
+pub fn tsc_khz() -> u32 {
+    // SAFETY: A plain variable that changes at most when the TSC turns out unstable.
+    unsafe { (&raw const bindings::tsc_khz).read_volatile() }
+}
+
+/// Whether the kernel found the TSC unusable as a clock.
+pub fn tsc_unstable() -> bool {
+    // SAFETY: Reads a flag.
+    unsafe { shim::kvmrs_tsc_unstable() }
+}
+
+/// Number of CPUs online now.
+pub fn num_online() -> u32 {
+    // SAFETY: Reads a counter.
+    unsafe { shim::kvmrs_num_online_cpus() }
+}
+
+/// Whether a CPU is online now.
+pub fn is_online(cpu: u32) -> bool {
+    // SAFETY: Checks the number.
+    unsafe { shim::kvmrs_cpu_online(cpu) }
+}
+
+/// The local APIC id of a CPU.
+pub fn apic_id(cpu: u32) -> Option<u32> {
+    // SAFETY: A possible CPU's number.
+    (cpu < crate::percpu::nr_cpu_ids()).then(|| unsafe { shim::kvmrs_cpu_apicid(cpu as i32) })
+}
+
+/// The NUMA node of a CPU.
+pub fn node(cpu: u32) -> Option<i32> {
+    // SAFETY: A possible CPU's number.
+    (cpu < crate::percpu::nr_cpu_ids()).then(|| unsafe { shim::kvmrs_cpu_node(cpu as i32) })
+}
+
+/// Whether several threads of one core are online.
+pub fn smt_active() -> bool {
+    // SAFETY: Reads a flag.
+    unsafe { shim::kvmrs_smt_active() }
+}
+
+/// Whether this machine is itself a guest.
+pub fn under_hypervisor() -> bool {
+    has(bindings::X86_FEATURE_HYPERVISOR)
+}
+
+/// Whether large executable pages must be avoided (ITLB_MULTIHIT).
+pub fn itlb_multihit_mitigation() -> bool {
+    // SAFETY: Set at boot.
+    unsafe { (&raw const shim::itlb_multihit_kvm_mitigation).read() }
+}
+
+/// Whether microcode mitigates gather data sampling.
+pub fn gds_mitigated() -> bool {
+    // SAFETY: Reads a state set at boot.
+    unsafe { shim::gds_ucode_mitigated() }
+}
+
+/// What the host wants done before another vCPU runs on this CPU (an IBPB, or nothing).
+#[inline]
+pub fn vcpu_switch_barrier(_cpu: &crate::pin::PinnedCpu<'_>) {
+    // SAFETY: On this CPU, pinned.
+    unsafe { shim::kvmrs_vcpu_switch_barrier() };
+}
+
+/// Notes that a guest ran on this CPU: the host may flush branch predictors before user space runs
+/// here again. With interrupts off after the exit, before the thread can move.
+#[inline]
+pub fn mark_guest_ran(_irqs: &crate::pin::IrqsOff<'_>) {
+    // SAFETY: On this CPU, pinned.
+    unsafe { shim::kvmrs_mark_guest_ran() };
+}

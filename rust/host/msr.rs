@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Model-specific registers.
+//!
+//! Reading is safe where it cannot fault unnoticed; writing never is, since an MSR can hold the
+//! address of the system call handler. Only `virt` writes.
+
+use core::arch::asm;
+
+use kernel::error::to_result;
+use kernel::prelude::*;
+
+use crate::shim;
+
+/// Reads an MSR of this CPU; slow.
+///
+/// # Errors
+///
+/// `EIO` if it does not exist.
+pub fn rdmsr_safe(msr: u32) -> Result<u64> {
+    let mut value = 0;
+    // SAFETY: Catches the fault of an MSR that does not exist. Reading has no effect on the kernel.
+    to_result(unsafe { shim::kvmrs_rdmsr_safe(msr, &mut value) })?;
+    Ok(value)
+}
+
+/// Writes an MSR of this CPU; slow.
+///
+/// # Safety
+///
+/// The kernel must go on working with the new value.
+///
+/// # Errors
+///
+/// `EIO` if the MSR does not exist or refuses the value.
+pub unsafe fn wrmsr_safe(msr: u32, value: u64) -> Result {
+    // SAFETY: Catches the fault; the effect is the caller's to vouch for.
+    to_result(unsafe { shim::kvmrs_wrmsr_safe(msr, value) })
+}
+
+/// Reads an MSR.
+///
+/// # Safety
+///
+/// The MSR must exist: nothing catches the fault.
+#[inline(always)]
+pub unsafe fn rdmsr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: The caller's.
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high,
+            options(nomem, nostack, preserves_flags));
+    }
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// Writes an MSR.
+///
+/// # Safety
+///
+/// The MSR must exist and take the value (nothing catches the fault), and the kernel must go on
+/// working with it.
+#[inline(always)]
+pub unsafe fn wrmsr(msr: u32, value: u64) {
+    // SAFETY: The caller's. Not `nomem`: a write may order or change memory accesses.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags));
+    }
+}
