@@ -34,6 +34,7 @@ pub mod run_page;
 pub mod srcu_box;
 pub mod task;
 pub mod uaccess;
+pub mod uret;
 pub mod wait;
 pub mod xstate;
 

@@ -29,6 +29,15 @@ impl ModuleRef {
     }
 }
 
+impl ModuleRef {
+    /// Takes a reference even while the module is being unloaded: a last resort, to be forgotten.
+    pub(crate) fn pin() -> Self {
+        // SAFETY: The module is loaded while its code runs.
+        unsafe { bindings::__module_get(this_module()) };
+        Self(PhantomData)
+    }
+}
+
 impl Drop for ModuleRef {
     fn drop(&mut self) {
         // SAFETY: We own a reference. The code that runs now is held by a reference of its own: an

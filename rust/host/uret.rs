@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`UserReturnMsrs`]: guest values in MSRs that only user mode looks at.
+//!
+//! The kernel does not use the system call MSRs until it returns to user space, so a guest's values
+//! may stay in them between exits. When this CPU returns to user space (with any task) the host's
+//! values are written back, by a notifier.
+
+use core::cell::UnsafeCell;
+use core::mem::ManuallyDrop;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use kernel::bindings;
+use kernel::ffi::c_void;
+use kernel::prelude::*;
+
+use crate::module::ModuleRef;
+use crate::msr::{rdmsr_safe, wrmsr_safe};
+use crate::percpu::PerCpu;
+use crate::pin::{with_preempt_off, PinnedCpu};
+use crate::shim;
+
+/// The MSRs that are treated so. SDM: vol 4, table 2-2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum UretMsr {
+    /// `IA32_STAR`.
+    Star,
+    /// `IA32_LSTAR`.
+    Lstar,
+    /// `IA32_CSTAR`.
+    Cstar,
+    /// `IA32_FMASK`.
+    SyscallMask,
+    /// `IA32_TSC_AUX`.
+    TscAux,
+    /// `IA32_TSX_CTRL`.
+    TsxCtrl,
+}
+
+/// The numbers, in the order of [`UretMsr`].
+const NUMBERS: [u32; 6] = [
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0084,
+    0xc000_0103,
+    0x122,
+];
+
+impl UretMsr {
+    /// The MSR's number.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Star => NUMBERS[0],
+            Self::Lstar => NUMBERS[1],
+            Self::Cstar => NUMBERS[2],
+            Self::SyscallMask => NUMBERS[3],
+            Self::TscAux => NUMBERS[4],
+            Self::TsxCtrl => NUMBERS[5],
+        }
+    }
+}
+
+/// One MSR on one CPU.
+struct Slot {
+    host: AtomicU64,
+    current: AtomicU64,
+}
+
+/// One CPU. The kernel calls with the address of the first field.
+#[repr(C)]
+struct Cpu {
+    notifier: UnsafeCell<shim::user_return_notifier>,
+    registered: AtomicBool,
+    /// Whether the host's values have been read on this CPU.
+    known: AtomicBool,
+    slots: [Slot; 6],
+}
+
+// SAFETY: The notifier is used on its own CPU only, with interrupts off or by the one CPU that is
+// pinned there; the rest is atomics.
+unsafe impl Sync for Cpu {}
+// SAFETY: As above.
+unsafe impl Send for Cpu {}
+
+/// The guest values on all CPUs. Dropping it brings the host's values back everywhere.
+///
+/// Owned by the module's root object.
+pub struct UserReturnMsrs {
+    cpus: ManuallyDrop<KBox<PerCpu<Cpu>>>,
+    /// The MSRs that exist.
+    present: u8,
+}
+
+impl UserReturnMsrs {
+    /// Finds out which of the MSRs exist.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self> {
+        let cpus = PerCpu::new(|_| {
+            Ok(Cpu {
+                notifier: UnsafeCell::new(shim::user_return_notifier {
+                    on_user_return: Some(on_user_return),
+                    link: bindings::hlist_node {
+                        next: ptr::null_mut(),
+                        pprev: ptr::null_mut(),
+                    },
+                }),
+                registered: AtomicBool::new(false),
+                known: AtomicBool::new(false),
+                slots: [const {
+                    Slot {
+                        host: AtomicU64::new(0),
+                        current: AtomicU64::new(0),
+                    }
+                }; 6],
+            })
+        })?;
+        let mut present = 0;
+        with_preempt_off(|_| {
+            for (i, &msr) in NUMBERS.iter().enumerate() {
+                // SAFETY: Writes back what was read, on the same CPU.
+                if rdmsr_safe(msr)
+                    .and_then(|v| unsafe { wrmsr_safe(msr, v) })
+                    .is_ok()
+                {
+                    present |= 1 << i;
+                }
+            }
+        });
+        Ok(Self {
+            cpus: ManuallyDrop::new(KBox::new(cpus, GFP_KERNEL)?),
+            present,
+        })
+    }
+
+    /// Whether the CPU has the MSR (and lets it be written).
+    #[inline]
+    pub fn exists(&self, msr: UretMsr) -> bool {
+        self.present & 1 << msr as u8 != 0
+    }
+
+    /// Puts the bits of `mask` of a guest value into an MSR of this CPU until it returns to user
+    /// space; the other bits stay the host's.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` if the MSR does not exist or refuses the value.
+    #[inline]
+    pub fn set(&self, cpu: &PinnedCpu<'_>, msr: UretMsr, value: u64, mask: u64) -> Result {
+        let here = self.cpus.here(cpu);
+        if here.known.load(Ordering::Relaxed) {
+            // PANIC: The array has an element for each variant; the check is optimized away.
+            if let Some(slot) = here.slots.get(msr as usize) {
+                let host = slot.host.load(Ordering::Relaxed);
+                if slot.current.load(Ordering::Relaxed) == value & mask | host & !mask {
+                    return Ok(());
+                }
+            }
+        }
+        self.set_slow(cpu, here, msr, value, mask)
+    }
+
+    #[inline(never)]
+    fn set_slow(
+        &self,
+        cpu: &PinnedCpu<'_>,
+        here: &Cpu,
+        msr: UretMsr,
+        value: u64,
+        mask: u64,
+    ) -> Result {
+        if !self.exists(msr) {
+            return Err(EIO);
+        }
+        let slot = here.slots.get(msr as usize).ok_or(EIO)?;
+        cpu.with_irqs_off(|_| {
+            if !here.known.load(Ordering::Relaxed) {
+                self.learn(here);
+            }
+            let value = value & mask | slot.host.load(Ordering::Relaxed) & !mask;
+            // SAFETY: Only user mode looks at these registers, and before this CPU returns to it
+            // the notifier registered below writes the host's value back.
+            unsafe { wrmsr_safe(msr.number(), value) }?;
+            slot.current.store(value, Ordering::Relaxed);
+            if !here.registered.swap(true, Ordering::Relaxed) {
+                // SAFETY: The notifier is in no list (the flag), does not move, and is taken out
+                // before it is freed (see `drop`). Atomic context, on its own CPU.
+                unsafe { shim::user_return_notifier_register(here.notifier.get()) };
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads the host's values on this CPU, which has no guest values in it yet.
+    fn learn(&self, here: &Cpu) {
+        for (i, (slot, &msr)) in here.slots.iter().zip(&NUMBERS).enumerate() {
+            if self.present & 1 << i == 0 {
+                continue;
+            }
+            if let Ok(value) = rdmsr_safe(msr) {
+                slot.host.store(value, Ordering::Relaxed);
+                slot.current.store(value, Ordering::Relaxed);
+            }
+        }
+        here.known.store(true, Ordering::Relaxed);
+    }
+
+    /// The value an MSR has on this CPU now, if a guest value was ever set here.
+    pub fn current(&self, cpu: &PinnedCpu<'_>, msr: UretMsr) -> Option<u64> {
+        let here = self.cpus.here(cpu);
+        if !here.known.load(Ordering::Relaxed) {
+            return None;
+        }
+        let slot = here.slots.get(msr as usize)?;
+        Some(slot.current.load(Ordering::Relaxed))
+    }
+
+    /// Brings the host's values back on this CPU, and forgets them: the CPU may come back from
+    /// being offline with others.
+    pub fn leave_cpu(&self, cpu: &PinnedCpu<'_>) {
+        let here = self.cpus.here(cpu);
+        cpu.with_irqs_off(|_| {
+            here.restore();
+            here.known.store(false, Ordering::Relaxed);
+        });
+    }
+}
+
+impl Cpu {
+    /// Writes the host's values back. On this CPU, with interrupts off.
+    fn restore(&self) {
+        if !self.registered.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        // SAFETY: Registered on this CPU; interrupts are off.
+        unsafe { shim::user_return_notifier_unregister(self.notifier.get()) };
+        for (slot, &msr) in self.slots.iter().zip(&NUMBERS) {
+            let host = slot.host.load(Ordering::Relaxed);
+            if slot.current.swap(host, Ordering::Relaxed) != host {
+                // SAFETY: The value the register had before the guest's.
+                let _ = unsafe { wrmsr_safe(msr, host) };
+            }
+        }
+    }
+}
+
+unsafe extern "C" fn on_user_return(notifier: *mut shim::user_return_notifier) {
+    // SAFETY: The notifier is the first field of the `Cpu` of this CPU, and registered. The kernel
+    // calls this right before it returns to user space, with interrupts off.
+    unsafe { (*notifier.cast::<Cpu>()).restore() };
+}
+
+unsafe extern "C" fn leave_here(info: *mut c_void) {
+    // SAFETY: `drop` passes its slots and waits; this runs on each CPU with interrupts off.
+    unsafe {
+        let cpus = &*info.cast::<PerCpu<Cpu>>();
+        cpus.here(&PinnedCpu::assume()).restore();
+    }
+}
+
+impl Drop for UserReturnMsrs {
+    fn drop(&mut self) {
+        let cpus = ptr::from_ref(&**self.cpus).cast_mut();
+        // SAFETY: The function runs on every online CPU before this returns.
+        unsafe { shim::kvmrs_on_each_cpu(Some(leave_here), cpus.cast()) };
+        if self
+            .cpus
+            .iter()
+            .any(|c| c.registered.load(Ordering::Relaxed))
+        {
+            // A CPU went offline without `leave_cpu`. Its list still has our entry, so the memory
+            // and the code must stay.
+            pr_err!("user-return hook left on an offline CPU\n");
+            core::mem::forget(ModuleRef::pin());
+            return;
+        }
+        // SAFETY: No list has an entry of ours, and the box is not used again.
+        unsafe { ManuallyDrop::drop(&mut self.cpus) };
+    }
+}
