@@ -27,6 +27,7 @@ pub mod module;
 pub mod msr;
 pub mod notifier;
 pub mod page;
+pub mod params;
 pub mod percpu;
 pub mod pin;
 pub mod preempt;

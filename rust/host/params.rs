@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's parameters, `/sys/module/kvm/parameters`. Those that can be written to are read
+//! anew at each use.
+
+use crate::shim;
+
+macro_rules! params {
+    ($($(#[$doc:meta])* $name:ident: $ty:ty = $var:ident;)*) => {
+        $(
+            $(#[$doc])*
+            #[inline]
+            pub fn $name() -> $ty {
+                // SAFETY: A parameter is an aligned word that only the kernel's parameter code
+                // writes, in one store.
+                unsafe { (&raw const shim::$var).read_volatile() }
+            }
+        )*
+    };
+}
+
+params! {
+    /// Check internal invariants at run time.
+    checked: bool = kvmrs_param_checked;
+    /// Let guests read (as 0) and write MSRs that are not known.
+    ignore_msrs: bool = kvmrs_param_ignore_msrs;
+    /// Log such accesses.
+    report_ignored_msrs: bool = kvmrs_param_report_ignored_msrs;
+    /// Shortest period of a guest's periodic timer, microseconds.
+    min_timer_period_us: u32 = kvmrs_param_min_timer_period_us;
+    /// Difference between TSC rates that is not worth scaling, parts per million.
+    tsc_tolerance_ppm: u32 = kvmrs_param_tsc_tolerance_ppm;
+    /// Support the VMware backdoor.
+    enable_vmware_backdoor: bool = kvmrs_param_enable_vmware_backdoor;
+    /// Emulate instructions with the forced-emulation prefix; bit 1: clear RFLAGS.RF before.
+    force_emulation_prefix: i32 = kvmrs_param_force_emulation_prefix;
+    /// Mitigate return predictions across threads of a core.
+    mitigate_smt_rsb: bool = kvmrs_param_mitigate_smt_rsb;
+    /// Update the clocks of all vCPUs now and then.
+    kvmclock_periodic_sync: bool = kvmrs_param_kvmclock_periodic_sync;
+    /// Fire the LAPIC timer early by what an entry costs.
+    lapic_timer_advance: bool = kvmrs_param_lapic_timer_advance;
+    /// Hash vectors over the destinations of lowest-priority interrupts.
+    vector_hashing: bool = kvmrs_param_vector_hashing;
+    /// Virtualize performance counters.
+    enable_pmu: bool = kvmrs_param_enable_pmu;
+    /// Split large pages when dirty logging starts.
+    eager_page_split: bool = kvmrs_param_eager_page_split;
+    /// Cache MMIO addresses in the nested page tables.
+    mmio_caching: bool = kvmrs_param_mmio_caching;
+    /// Flush when a cached root is used again.
+    flush_on_reuse: bool = kvmrs_param_flush_on_reuse;
+    /// Enable the extension when the module is loaded, not with the first VM.
+    enable_virt_at_load: bool = kvmrs_param_enable_virt_at_load;
+    /// Map memory whose changes are not announced.
+    allow_unsafe_mappings: bool = kvmrs_param_allow_unsafe_mappings;
+    /// Longest polling before a halted vCPU sleeps, nanoseconds.
+    halt_poll_ns: u32 = kvmrs_param_halt_poll_ns;
+    /// Factor by which polling grows.
+    halt_poll_ns_grow: u32 = kvmrs_param_halt_poll_ns_grow;
+    /// Where growing starts, nanoseconds.
+    halt_poll_ns_grow_start: u32 = kvmrs_param_halt_poll_ns_grow_start;
+    /// Divisor by which polling shrinks; 0: to nothing.
+    halt_poll_ns_shrink: u32 = kvmrs_param_halt_poll_ns_shrink;
+    /// One of so many split pages is made whole per period.
+    nx_huge_pages_recovery_ratio: u32 = kvmrs_param_nx_huge_pages_recovery_ratio;
+    /// That period, milliseconds; 0: derived from the ratio.
+    nx_huge_pages_recovery_period_ms: u32 = kvmrs_param_nx_huge_pages_recovery_period_ms;
+}
+
+/// Whether large pages must not be executable: as the administrator says, or as the CPU needs.
+pub fn nx_huge_pages() -> bool {
+    // SAFETY: As for the other parameters.
+    match unsafe { (&raw const shim::kvmrs_param_nx_huge_pages).read_volatile() } {
+        0 | 2 => false,
+        1 => true,
+        _ => crate::cpu::itlb_multihit_mitigation(),
+    }
+}
+
+/// Whether LAPIC timer interrupts are to be posted; `None` if the administrator does not say.
+pub fn pi_inject_timer() -> Option<bool> {
+    // SAFETY: As for the other parameters.
+    match unsafe { (&raw const shim::kvmrs_param_pi_inject_timer).read_volatile() } {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-2.0
+/* /sys/module/kvm/parameters: names, types and permissions are those tools expect of kvm.ko. */
+
+#include <linux/module.h>
+#include <linux/moduleparam.h>
+#include <linux/sysfs.h>
+
+#include "shim.h"
+
+#define PARAM(type, name, init, perm, text)		\
+	typeof(kvmrs_param_##name) kvmrs_param_##name = init;	\
+	module_param_named(name, kvmrs_param_##name, type, perm);	\
+	MODULE_PARM_DESC(name, text)
+
+PARAM(bool, checked, false, 0444, "check internal invariants at run time");
+PARAM(bool, ignore_msrs, false, 0644, "let guests read and write unknown MSRs");
+PARAM(bool, report_ignored_msrs, true, 0644, "log accesses to ignored MSRs");
+PARAM(uint, min_timer_period_us, 200, 0644, "shortest period of a guest's timer, microseconds");
+PARAM(uint, tsc_tolerance_ppm, 250, 0644, "difference of TSC rates that needs no scaling, ppm");
+PARAM(bool, enable_vmware_backdoor, false, 0444, "support the VMware backdoor port and PMCs");
+PARAM(int, force_emulation_prefix, 0, 0644, "emulate instructions with the prefix 0f 0b 6b 76 6d");
+PARAM(bool, mitigate_smt_rsb, false, 0444, "mitigate cross-thread return predictions");
+PARAM(bool, kvmclock_periodic_sync, true, 0444, "update kvmclock of all vCPUs now and then");
+PARAM(bool, lapic_timer_advance, true, 0444, "fire the LAPIC timer early by the cost of entry");
+PARAM(bool, vector_hashing, true, 0444, "hash vectors over destinations of lowest priority");
+PARAM(bool, enable_pmu, true, 0444, "virtualize performance counters");
+PARAM(bool, eager_page_split, true, 0644, "split large pages when dirty logging starts");
+PARAM(bool, tdp_mmu, true, 0444, "the nested page table implementation (there is one)");
+PARAM(bool, mmio_caching, true, 0444, "cache MMIO addresses in the nested page tables");
+PARAM(bool, flush_on_reuse, false, 0644, "flush when a cached root is used again");
+PARAM(bool, enable_virt_at_load, true, 0444, "enable the extension at load, not with the first VM");
+PARAM(bool, allow_unsafe_mappings, false, 0444, "map memory that cannot be tracked");
+PARAM(uint, halt_poll_ns, 200000, 0644, "longest polling before a halted vCPU sleeps, ns");
+PARAM(uint, halt_poll_ns_grow, 2, 0644, "factor by which polling grows");
+PARAM(uint, halt_poll_ns_grow_start, 10000, 0644, "polling to start from, ns");
+PARAM(uint, halt_poll_ns_shrink, 2, 0644, "divisor by which polling shrinks, 0: to nothing");
+PARAM(uint, nx_huge_pages_recovery_ratio, 0, 0644, "1/N of split pages is made whole per period");
+PARAM(uint, nx_huge_pages_recovery_period_ms, 0, 0644, "that period, 0: derived from the ratio");
+
+int kvmrs_param_pi_inject_timer = -1;
+module_param_named(pi_inject_timer, kvmrs_param_pi_inject_timer, bint, 0644);
+MODULE_PARM_DESC(pi_inject_timer, "deliver LAPIC timer interrupts by posting");
+
+/* -1: as the CPU needs; 0: off; 1: on; 2: off for good */
+int kvmrs_param_nx_huge_pages = -1;
+
+static int nx_set(const char *val, const struct kernel_param *kp)
+{
+	bool on;
+
+	if (kvmrs_param_nx_huge_pages == 2)
+		return -EPERM;
+	if (sysfs_streq(val, "auto")) {
+		kvmrs_param_nx_huge_pages = -1;
+	} else if (sysfs_streq(val, "force")) {
+		kvmrs_param_nx_huge_pages = 1;
+	} else if (sysfs_streq(val, "never")) {
+		kvmrs_param_nx_huge_pages = 2;
+	} else if (!kstrtobool(val, &on)) {
+		kvmrs_param_nx_huge_pages = on;
+	} else {
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int nx_get(char *buffer, const struct kernel_param *kp)
+{
+	int v = kvmrs_param_nx_huge_pages;
+
+	if (v == 2)
+		return sysfs_emit(buffer, "never\n");
+	if (v < 0)
+		v = itlb_multihit_kvm_mitigation;
+	return sysfs_emit(buffer, "%c\n", v ? 'Y' : 'N');
+}
+
+static const struct kernel_param_ops nx_ops = {
+	.set = nx_set,
+	.get = nx_get,
+};
+module_param_cb(nx_huge_pages, &nx_ops, NULL, 0644);
+__MODULE_PARM_TYPE(nx_huge_pages, "bool");
