@@ -120,18 +120,17 @@ impl<S: Storage> Indices<S> {
             Some(before) => slice.get(before).map_or(0, |h| h.reach),
             None => 0,
         };
-        let mut first = true;
         for h in slice.iter_mut().skip(from) {
             let end = entries
                 .get(h.pos as usize)
                 .map_or(0, |e| e.slot.hva_end().0);
             reach = reach.max(end);
-            // From the first one that did not change, the rest does not change either.
-            if !first && h.reach == reach {
+            // From the first one that did not change, the rest does not change either. (A new one
+            // comes with a reach of 0 and always changes.)
+            if h.reach == reach {
                 break;
             }
             h.reach = reach;
-            first = false;
         }
     }
 
