@@ -36,6 +36,8 @@ mod stack;
 mod string;
 mod system;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::addr::{Gva, PAGE_SIZE};
 use crate::x86::ctrl::rflags;
