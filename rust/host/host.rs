@@ -12,12 +12,14 @@
 /// What the printing macros put before a message.
 const __LOG_PREFIX: &[u8] = b"kvm\0";
 
+pub mod clock;
 pub mod cpu;
 pub mod dr;
 pub mod fd;
 pub mod fpu;
 pub mod gup;
 pub mod hwvirt;
+pub mod irq_lock;
 pub mod kick;
 pub mod lock;
 pub mod misc;

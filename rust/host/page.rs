@@ -7,7 +7,7 @@
 //! back before it drops them.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU64, AtomicU8};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8};
 
 use kernel::bindings;
 use kernel::page::PAGE_SIZE;
@@ -147,6 +147,13 @@ impl HwPage {
     pub fn words(&self) -> &[AtomicU64; 512] {
         // SAFETY: The page has 4096 initialised bytes, is aligned, and lives as long as `self`.
         unsafe { self.kva.cast::<[AtomicU64; 512]>().as_ref() }
+    }
+
+    /// The page as 32-bit words that others may write to.
+    #[inline]
+    pub fn words32(&self) -> &[AtomicU32; 1024] {
+        // SAFETY: As in `words`.
+        unsafe { self.kva.cast::<[AtomicU32; 1024]>().as_ref() }
     }
 
     /// Gives the page up without freeing it; its direct-map address. Take it back with
