@@ -15,7 +15,7 @@ set -eu
 . "$(dirname "$0")/lib.sh"
 
 base="apt-utils bash bc bindgen bison bochs bochs-x bochsbios busybox-static ca-certificates cargo
- clang cpio e2fsprogs flex gcc-14 grub-common grub-pc-bin kmod libcap-dev libelf-dev libnuma-dev
+ clang cpio e2fsprogs flex gcc-14 grub-common grub-efi-amd64-bin grub-pc-bin kmod libcap-dev libelf-dev libnuma-dev
  libssl-dev make mtools openssl ovmf pahole python3 qemu-system-x86 rsync rust-clippy rust-src rustc
  rustfmt socat uuid-dev vgabios xorriso xz-utils zstd"
 started=$SECONDS

@@ -5,6 +5,7 @@
 #   vm-image.sh 9p OUT           initramfs that takes its root over 9p (AMD host)
 #   vm-image.sh full OUT [PATH]  initramfs that holds PATHs and the libraries they
 #                                need at the same places (Intel and Ryzen hosts)
+#   vm-image.sh guest OUT        initramfs of the guest in the boot tests
 #   vm-image.sh iso OUT INITRD KERNEL APPEND   a CD that boots them with GRUB
 set -eu
 kind=$1 out=$2
@@ -57,6 +58,21 @@ case $kind in
 		[ ! -e "$dir/$m.ko.xz" ] || cp "$dir/$m.ko.xz" "$tmp/m/"
 	done
 	cp "$SRC/scripts/vm-init.sh" "$tmp/init"
+	pack
+	;;
+guest)
+	mkdir -p "$tmp/bin" "$tmp/m"
+	cp /bin/busybox "$tmp/bin/"
+	ln -s busybox "$tmp/bin/sh"
+	cp "$SRC/selftests/guest-init.sh" "$tmp/init"
+	i=10
+	dir=/lib/modules/$KVER
+	for m in virtio_pci virtio_mmio virtio_blk virtio_net; do
+		for f in $(sed -n "s|^\(kernel/[^:]*/$m\.ko[^:]*\): *|\1 |p" "$dir/modules.dep" | tr ' ' '\n' | tac); do
+			[ -e "$tmp/m/${f##*/}" ] || ls "$tmp"/m/*-"${f##*/}" >/dev/null 2>&1 || cp "$dir/$f" "$tmp/m/$i-${f##*/}"
+			i=$((i + 1))
+		done
+	done
 	pack
 	;;
 full)

@@ -1,0 +1,86 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Boot the test host, load kvm.ko, let QEMU boot a Linux guest on it. Called by
+# `make run`, which prepares and builds first.
+#
+# Options, from make's command line or the environment:
+#   HOST=amd|intel|ryzen   which emulated host (amd: QEMU with SVM; the others: Bochs)
+#   MACHINE=q35|pc|microvm CPUS=1 MEMORY=256 (MiB) IRQCHIP=on|split   the guest
+#   KERNEL= INITRD= DISK=  files of this machine: a guest of your own instead of the
+#                          stock Debian kernel with a small busybox userland
+#   SHELL=1                no guest: an interactive shell in the host
+#   MODULE=stock           the in-tree module instead of ours, for comparison
+#
+# The guest counts as up when its console repeats this run's nonce. The last line says
+# what ran, on which kernel and how long; exit code 0 only if the guest came up.
+set -eu
+. "$(dirname "$0")/lib.sh"
+started=${RUN_STARTED:-$EPOCHREALTIME}
+HOST=${HOST:-amd}
+need_folder
+elapsed() { awk -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.0f", b - a }'; }
+
+if [ "${KVM_RS_INTERACTIVE:-}" = 1 ]; then
+	echo "Starting the $HOST host with kernel $KVER. kvm.ko is /build/src/kvm.ko; 'poweroff -f' or 'exit' ends it."
+	exec "$SRC/scripts/vm.sh" -i
+fi
+
+stage=$(mktemp -d "$SRC/build/guest.XXXXXX")
+trap 'rm -rf "$stage"' EXIT
+nonce=$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
+own=''
+args=()
+if [ -n "${KERNEL:-}" ]; then
+	[ -r "$KERNEL" ] || die "KERNEL=$KERNEL: no such file"
+	own=1
+	cp "$KERNEL" "$stage/vmlinuz"
+	args+=(-f "$stage/vmlinuz")
+fi
+if [ -n "${INITRD:-}" ]; then
+	[ -r "$INITRD" ] || die "INITRD=$INITRD: no such file"
+	own=1
+	cp "$INITRD" "$stage/guest.gz"
+else
+	RUN_DIR=$stage "$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" guest "$IN_RUN/guest.gz"
+fi
+args+=(-f "$stage/guest.gz")
+if [ -n "${DISK:-}" ]; then
+	[ -r "$DISK" ] || die "DISK=$DISK: no such file"
+	own=1
+	# Never write to the user's file: QEMU gets a copy.
+	cp --sparse=always "$DISK" "$stage/disk.img"
+	args+=(-f "$stage/disk.img")
+fi
+if [ "$HOST" != amd ]; then
+	args+=(-a /usr/bin/qemu-system-x86_64 -a "/boot/vmlinuz-$KVER")
+	for f in bios-256k.bin kvmvapic.bin linuxboot_dma.bin multiboot_dma.bin; do
+		args+=(-a "/usr/share/seabios/$f")
+	done
+	for f in bios-256k.bin kvmvapic.bin linuxboot_dma.bin multiboot_dma.bin; do
+		[ ! -e "$DEB/usr/share/qemu/$f" ] || args+=(-a "/usr/share/qemu/$f")
+	done
+	for f in virt/lib/irqbypass arch/x86/kvm/kvm arch/x86/kvm/kvm-intel arch/x86/kvm/kvm-amd drivers/crypto/ccp/ccp; do
+		args+=(-a "/lib/modules/$KVER/kernel/$f.ko.xz")
+	done
+fi
+case ${MODULE:-ours} in ours) module="our kvm.ko" ;; *) module="the in-tree kvm" ;; esac
+echo "Booting the $HOST host (kernel $KVER), then a ${MACHINE:-q35} guest with ${CPUS:-1} CPU(s) on $module"
+rc=0
+"$SRC/scripts/vm.sh" -q -t "${TIMEOUT:-$([ "$HOST" = amd ] && echo 400 || echo 1800)}" "${args[@]}" \
+	-e MODULE="${MODULE:-ours}" -e MACHINE="${MACHINE:-q35}" -e CPUS="${CPUS:-1}" -e MEMORY="${MEMORY:-256}" \
+	-e IRQCHIP="${IRQCHIP:-on}" -e NONCE="$nonce" -e MODULE_PARAMS="${MODULE_PARAMS:-}" \
+	"$SRC/scripts/run-job.sh" 2>"$stage/err" | tee "$stage/out" || rc=$?
+cat "$stage/err" >&2
+far=$(sed -n 's/^RUN: //p' "$stage/out" | tail -n 1)
+up=$(sed -n "s/.*GUEST-UP nonce=$nonce kernel=\([^ ]*\).*/\1/p" "$stage/out" | tail -n 1)
+if [ -n "$up" ] && [ $rc = 0 ]; then
+	echo "make run: Linux $up reached its user space as a guest of $module (${MACHINE:-q35}, ${CPUS:-1} CPU(s)) on $HOST host kernel $KVER, $(elapsed) s"
+	exit 0
+fi
+if [ -n "$own" ] && [ $rc = 0 ]; then
+	echo "make run: your guest ran on $module (${MACHINE:-q35}, ${CPUS:-1} CPU(s)) and ended by itself, host kernel $KVER, $(elapsed) s"
+	exit 0
+fi
+echo "make run: no guest yet. It got this far: ${far:-the host did not come up} (exit code $rc, host kernel $KVER, $(elapsed) s)"
+[ $rc != 0 ] || rc=1
+exit $rc

@@ -1,0 +1,303 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Run the project's tests; TAP-like output, the last line is the summary.
+#
+#   scripts/test.sh                 everything
+#   scripts/test.sh GROUP|TASK...   some of it; --list says what there is
+#
+# Tasks run two at a time (TEST_JOBS=): the machine has two cores, and a test host
+# keeps one of them busy. Each task's output appears when it ends, its log stays in
+# build/test/. QUICK=1 leaves out what takes minutes.
+set -u
+. "$(dirname "$0")/lib.sh"
+cd "$SRC" || exit 1
+
+# name, group, needs kvm.ko?, sentence
+tasks="
+fmt        lint      -    rustfmt finds nothing to change
+lint       lint      -    style rules of scripts/lint.py
+clippy     lint      -    clippy on the model, warnings are errors
+model      model     -    unit and property tests of the model, with the folder's cargo
+module     object    -    kvm.ko builds without a warning
+depends    object    ko   kvm.ko needs no other module
+panic      object    ko   no panic is reachable in kvm.ko
+stack      object    ko   no stack frame of kvm.ko exceeds 1 KiB
+load       host      ko   load and unload 100 times, then the in-tree module
+own        selftests ko   this project's selftests on our module
+upstream   selftests ko   the kernel's selftests on our module
+boots      host      ko   QEMU boots guests on our module
+fuzz       fuzz      -    each fuzz target for some seconds
+seed-lint  harness   -    a seeded file: each rule of lint.py turns red
+seed-mod   harness   -    a seeded module: panic, stack and host log checks turn red
+seed-boot  harness   -    a stale nonce: the boot check turns red
+seed-load  harness   -    a seeded leak: the leak check turns red
+"
+
+ok() { echo "ok - $*"; }
+not_ok() { echo "not ok - $*"; }
+skip() { echo "ok - $1 # SKIP $2"; }
+verdict() { # sentence, exit code
+	if [ "$2" = 0 ]; then ok "$1"; else not_ok "$1"; fi
+}
+in_host() { "$SRC/scripts/in-host.sh" "$@"; }
+# Cargo's own folder for what it builds here: the machine's other cargo must not mix in.
+cargo_host() { in_host env CARGO_TARGET_DIR=$IN_SRC/build/target CARGO_TERM_COLOR=never cargo "$@"; }
+
+task_fmt() {
+	# shellcheck disable=SC2046
+	in_host rustfmt --check --color never --edition 2021 --config-path "$IN_SRC/.rustfmt.toml" --config skip_children=true \
+		$(grep '\.rs$' build/test/files) 2>&1 | head -n 60
+	verdict "rustfmt" "${PIPESTATUS[0]}"
+}
+
+task_lint() {
+	in_host scripts/lint.py --files build/test/files
+	verdict "lint.py" $?
+}
+
+task_clippy() {
+	# precedence: later clippy versions no longer ask for brackets around shifts.
+	cargo_host clippy --quiet --manifest-path rust/model/Cargo.toml -- -D warnings -A clippy::precedence 2>&1
+	verdict "clippy: model" $?
+}
+
+task_model() {
+	local rc=0
+	cargo_host test --manifest-path rust/model/Cargo.toml >build/test/cargo.txt 2>&1 || rc=$?
+	grep -E '^(error|test .* FAILED|---- |thread .*panicked)' build/test/cargo.txt | head -n 40
+	sed -n '/^failures:/,$p' build/test/cargo.txt | head -n 80
+	# Every test counts as one: cargo's result lines are added up.
+	awk '/^test result:/ { p += $4; f += $6; s += $8 } END { print "#count", p + 0, f + 0, s + 0 }' build/test/cargo.txt
+	[ $rc = 0 ] || grep -q '^test result: FAILED' build/test/cargo.txt || {
+		grep -vE '^ *(Compiling|Downloaded)' build/test/cargo.txt | tail -n 40
+		not_ok "cargo test: did not build"
+	}
+}
+
+task_module() {
+	local rc=0
+	# From scratch: a warning shows only when its file is compiled.
+	find rust src -name '*.o' -exec rm -f {} + 2>/dev/null
+	rm -f kvm.ko
+	scripts/build.sh 2>&1 || rc=$?
+	verdict "kvm.ko builds" $rc
+	if [ $rc = 0 ]; then
+		! grep -nE 'warning: |warning\[|WARNING: modpost' build/module.log
+		verdict "no warning from rustc, gcc, objtool or modpost" $?
+	fi
+}
+
+object_check() {
+	in_host scripts/object-check.py "$@"
+}
+task_depends() {
+	object_check depends kvm.ko
+	verdict "kvm.ko depends on no module" $?
+}
+task_panic() {
+	object_check panic kvm.ko scripts/panic-allow.tsv
+	verdict "no reachable panic" $?
+}
+task_stack() {
+	object_check stack kvm.ko 1024
+	verdict "stack frames" $?
+}
+
+task_load() {
+	scripts/vm.sh -q -t 300 selftests/load-job.sh
+	verdict "load, unload, 100 times" $?
+}
+
+task_own() {
+	if [ ! -x selftests/run-own.sh ]; then
+		skip "own selftests" "there are none yet"
+		return
+	fi
+	selftests/run-own.sh
+}
+
+task_upstream() {
+	# Bail out! fails the task by its exit code; its own lines carry the counts.
+	# shellcheck disable=SC2086
+	selftests/run-upstream.sh ${UPSTREAM:-m0 m1 m2}
+}
+
+task_boots() { selftests/run-boots.sh; }
+
+task_fuzz() {
+	local t targets rc
+	if [ ! -d rust/model/fuzz ]; then
+		skip "fuzzing" "there are no targets yet"
+		return
+	fi
+	targets=$(find rust/model/fuzz -path '*/fuzz_targets/*.rs' | sort)
+	for t in $targets; do
+		t=${t##*/}
+		rc=0
+		scripts/fuzz.sh "${t%.rs}" "${TIME:-20}" >"build/test/fuzz-${t%.rs}.txt" 2>&1 || rc=$?
+		[ $rc = 0 ] || tail -n 30 "build/test/fuzz-${t%.rs}.txt"
+		verdict "fuzz ${t%.rs}, ${TIME:-20} s" $rc
+	done
+}
+
+# The command must fail, and for the seeded reason: its output must match the pattern.
+red() { # sentence, pattern, command...
+	local what=$1 pattern=$2 out
+	shift 2
+	if out=$("$@" 2>&1); then
+		printf '%s\n' "$out" | tail -n 5
+		not_ok "$what: the seeded fault was not found"
+	elif ! grep -qE "$pattern" <<<"$out"; then
+		printf '%s\n' "$out" | tail -n 15
+		not_ok "$what: failed for another reason than the seeded one"
+	else
+		ok "$what turns red"
+	fi
+}
+
+task_seed-lint() {
+	red "lint.py" "all .* rules find their fault" in_host scripts/lint.py --seed
+}
+
+seed_module() {
+	mkdir -p build
+	exec 7>build/.seed.lock
+	flock 7
+	in_host make -C "/usr/src/linux-headers-$KVER" M=$IN_SRC/selftests/seed modules >build/test/seed.log 2>&1 || {
+		tail -n 20 build/test/seed.log
+		not_ok "the seeded module builds"
+		return 1
+	}
+	exec 7>&-
+}
+
+task_seed-mod() {
+	seed_module || return
+	red "panic check" 'main::indexes: .*panic_bounds_check' object_check panic selftests/seed/seed.ko
+	red "stack check" 'big_frame: 1[0-9]* bytes' object_check stack selftests/seed/seed.ko 1024
+	local out rc=0
+	out=$(object_check panic selftests/seed/seed.ko)
+	printf '%s\n' "$out" | grep -q 'unreached: ' && rc=1
+	verdict "panic check leaves an unreached panic alone" $rc
+	printf 'nothing_like_it\treason\nindexes\treason\n' >build/test/allow.tsv
+	red "panic check, entry without use in the allow-list" 'nothing_like_it matches nothing' \
+		object_check panic selftests/seed/seed.ko build/test/allow.tsv
+	rc=0
+	scripts/vm.sh -q -c 'insmod /build/src/selftests/seed/seed.ko' >build/test/seed-vm.log 2>&1 || rc=$?
+	if [ $rc = 99 ]; then ok "host log check turns red"; else not_ok "host log check: exit code $rc, not 99"; fi
+}
+
+task_seed-boot() {
+	red "boot check, stale nonce" 'the guest says nonce stale' env SEED_STALE=1 selftests/run-boots.sh --stock first
+}
+
+task_seed-load() {
+	seed_module || return
+	red "leak check" '^leak: ' scripts/vm.sh -q -e SEED=1 selftests/load-job.sh
+}
+
+if [ "${1:-}" = --list ]; then
+	printf '%s' "$tasks"
+	exit 0
+fi
+need_folder
+rm -rf build/test
+mkdir -p build/test
+(git ls-files -co --exclude-standard 2>/dev/null || find . -type f -not -path './build/*' | sed 's|^\./||') |
+	grep -v '^build/' | while IFS= read -r f; do [ -f "$f" ] && echo "$f"; done >build/test/files
+
+# Choose; a task that needs kvm.ko brings the module task along.
+chosen='' needs_ko=''
+while read -r name group ko what; do
+	[ -n "$name" ] || continue
+	pick=''
+	if [ $# = 0 ]; then
+		pick=1
+	else
+		for want; do
+			if [ "$want" = "$name" ] || [ "$want" = "$group" ]; then pick=1; fi
+		done
+	fi
+	[ -n "$pick" ] || continue
+	[ "$ko" != ko ] || needs_ko=1
+	chosen="$chosen$name $ko
+"
+done <<<"$tasks"
+[ -n "$chosen" ] || die "no such group or task: $* (scripts/test.sh --list)"
+if [ -n "$needs_ko" ] && ! grep -q '^module ' <<<"$chosen"; then
+	chosen="module -
+$chosen"
+fi
+# The module first: most of the rest waits for it. Then what takes longest.
+order="module model boots upstream own load seed-mod seed-boot seed-load clippy fuzz"
+sorted=''
+for name in $order; do
+	sorted="$sorted$(grep "^$name " <<<"$chosen")
+"
+done
+chosen=$(printf '%s\n%s' "$sorted" "$chosen" | awk 'NF && !seen[$1]++')
+
+started=$SECONDS
+printf '%s\n' "$chosen" >build/test/queue
+run_tasks() {
+	local name ko t0 rc
+	while :; do
+		# Take the first task that can run now: one that needs kvm.ko waits for the build.
+		read -r name ko < <(
+			exec 6>build/test/.queue.lock
+			flock 6
+			if [ -e build/test/module.tap ] || ! grep -q '^module ' build/test/all; then
+				n=1
+			else
+				n=$(awk '$2 != "ko" { print NR; exit }' build/test/queue)
+			fi
+			if [ -n "$n" ] && [ -s build/test/queue ]; then
+				sed -n "${n}p" build/test/queue
+				sed -i "${n}d" build/test/queue
+			elif [ -s build/test/queue ]; then
+				echo "wait -"
+			fi
+		)
+		[ -n "$name" ] || return 0
+		if [ "$name" = wait ]; then
+			sleep 1
+			continue
+		fi
+		t0=$SECONDS rc=0
+		if [ "$ko" = ko ] && [ ! -e kvm.ko ]; then
+			not_ok "$name: there is no kvm.ko to test" >"build/test/.$name"
+		else
+			("task_$name") >"build/test/.$name" 2>&1 </dev/null || rc=$?
+		fi
+		# A task that dies without a word must not pass for one that ran.
+		grep -qE '^(not )?ok |^#count ' "build/test/.$name" || not_ok "$name: no result (exit code $rc)" >>"build/test/.$name"
+		grep -q '^Bail out!' "build/test/.$name" && not_ok "$name: bailed out" >>"build/test/.$name"
+		mv "build/test/.$name" "build/test/$name.tap"
+		(
+			flock 5
+			echo "# $name ($((SECONDS - t0)) s)"
+			grep -vE '^[0-9]+ passed, |^1\.\.' "build/test/$name.tap" | sed 's/^#count \([0-9]*\) \([0-9]*\) \([0-9]*\)/# \1 passed, \2 failed, \3 skipped by cargo/'
+		) 5>build/test/.print.lock
+		unset name
+	done
+}
+cp build/test/queue build/test/all
+echo "# $(grep -c . build/test/all) tasks, kernel $KVER"
+pids=()
+for ((i = 0; i < ${TEST_JOBS:-2}; i++)); do
+	run_tasks &
+	pids+=($!)
+done
+trap 'kill "${pids[@]}" 2>/dev/null; exit 130' INT TERM
+wait
+
+cat build/test/*.tap | awk -v t=$((SECONDS - started)) '
+	/^#count / { p += $2; f += $3; s += $4 }
+	/^ok .*# SKIP/ { s++; next }
+	/^ok / { p++ }
+	/^not ok / { f++; print "failed: " substr($0, 8) }
+	END {
+		printf "# %d:%02d minutes\n", t / 60, t % 60
+		printf "%d passed, %d failed, %d skipped\n", p, f, s
+		exit f > 0 || p == 0
+	}'

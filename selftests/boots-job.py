@@ -1,0 +1,347 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Runs in the test host: boot the guests of /build/run/tests with QEMU on /dev/kvm.
+
+Each line there is a row of selftests/boots.tsv. One marked line per verdict is
+printed; selftests/run-boots.sh reads them. NONCE is this run's nonce: a guest counts
+as up only when its console repeats it, so an old log or image cannot pass.
+"""
+
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+RUN = os.environ.get("RUN", "/build/run")
+KERNEL = os.environ.get("KERNEL") or f"/boot/vmlinuz-{os.environ['KVER']}"
+INITRD = os.environ.get("INITRD") or f"{RUN}/guest.gz"
+NONCE = os.environ.get("NONCE", "none")
+# The nonce the guests are told. They differ only in the harness's own test.
+TOLD = os.environ.get("TOLD", NONCE)
+
+
+class Failed(Exception):
+    pass
+
+
+class Guest:
+    """One QEMU with its console in a file and its monitor on a socket."""
+
+    count = 0
+
+    def __init__(self, row, do, extra=(), end=None):
+        Guest.count += 1
+        self.row, self.end = row, end or time.monotonic() + row["limit"]
+        base = f"{RUN}/{row['name']}-{Guest.count}"
+        self.console_path, self.qmp_path, self.err_path = f"/tmp/con{Guest.count}", f"/tmp/qmp{Guest.count}", f"{base}.err"
+        open(self.console_path, "w").close()
+        self.seen = 0
+        cmd = self.command(do) + list(extra)
+        with open(self.err_path, "w") as err:
+            self.proc = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=err, stderr=err)
+        self.sock = None
+
+    def command(self, do):
+        r = self.row
+        append = f"console=ttyS0 quiet panic=-1 nonce={TOLD} do={do}"
+        machine = f"{r['machine']},kernel-irqchip={r['irqchip']}"
+        if r["machine"] == "microvm":
+            machine += ",pcie=off,rtc=on,pit=on,pic=on"
+            append += " reboot=t"
+        cmd = ["qemu-system-x86_64", "-accel", "kvm", "-machine", machine, "-cpu", "host",
+               "-smp", str(r["cpus"]), "-m", str(r["memory"]), "-nodefaults", "-display", "none",
+               "-serial", f"file:{self.console_path}",
+               "-qmp", f"unix:{self.qmp_path},server=on,wait=off"]
+        if do != "reboot":
+            cmd.append("-no-reboot")
+        if r["scenario"] == "reset":
+            cmd.remove("-no-reboot")
+        if r["boot"] == "direct":
+            cmd += ["-kernel", KERNEL, "-initrd", INITRD, "-append", append]
+        else:
+            cmd += ["-cdrom", f"{RUN}/guest.iso"]
+        if r["boot"] == "ovmf":
+            vars_ = f"/tmp/vars{Guest.count}"
+            with open("/usr/share/OVMF/OVMF_VARS_4M.fd", "rb") as src, open(vars_, "wb") as dst:
+                dst.write(src.read())
+            cmd += ["-drive", "if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+                    "-drive", f"if=pflash,format=raw,unit=1,file={vars_}"]
+        if r["scenario"] == "blkio":
+            disk = f"/tmp/disk{Guest.count}"
+            with open(disk, "wb") as f:
+                f.truncate(80 << 20)
+            bus = "device" if r["machine"] == "microvm" else "pci"
+            cmd += ["-drive", f"if=none,id=d,format=raw,cache=writeback,file={disk}",
+                    "-device", f"virtio-blk-{bus},drive=d",
+                    "-netdev", "user,id=n", "-device", f"virtio-net-{bus},netdev=n" + (",romfile=" if bus == "pci" else "")]
+        if r["scenario"] == "snap":
+            disk = f"/tmp/disk{Guest.count}"
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)
+            cmd += ["-drive", f"if=none,id=d,format=qcow2,file={disk}", "-device", "virtio-blk-pci,drive=d"]
+        return cmd
+
+    def console(self):
+        with open(self.console_path, errors="replace") as f:
+            return f.read().replace("\r", "")
+
+    def wait(self, pattern, what, times=1):
+        """Wait until the console has the pattern that often."""
+        while True:
+            text = self.console()
+            if found := list(re.finditer(pattern, text, re.M)):
+                if len(found) >= times:
+                    return found[times - 1]
+            if m := re.search(r"GUEST-FAIL.*|Kernel panic.*", text):
+                if not re.match(pattern, m.group(0)) and "sysrq" not in m.group(0):
+                    raise Failed(m.group(0))
+            if self.proc.poll() is not None:
+                time.sleep(0.3)
+                if len(re.findall(pattern, self.console(), re.M)) >= times:
+                    continue
+                raise Failed(f"QEMU ended ({self.proc.returncode}) before {what}")
+            if time.monotonic() > self.end:
+                raise Failed(f"timeout waiting for {what}")
+            time.sleep(0.2)
+
+    def up(self, times=1):
+        m = self.wait(r"^GUEST-UP nonce=(\S+).*$", "the guest's user space", times)
+        if m.group(1) != NONCE:
+            raise Failed(f"the guest says nonce {m.group(1)}, not {NONCE}")
+        cpus = re.search(r"cpus=(\d+)", m.group(0)).group(1)
+        if int(cpus) != self.row["cpus"]:
+            raise Failed(f"{cpus} CPUs in the guest, not {self.row['cpus']}")
+        return m.group(0)
+
+    def ends(self, code=0):
+        try:
+            rc = self.proc.wait(max(1, self.end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            raise Failed("the guest does not power off") from None
+        if rc != code:
+            raise Failed(f"QEMU ended with {rc}")
+
+    def qmp(self, cmd, **args):
+        if self.sock is None:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.connect(self.qmp_path)
+            self.reader = self.sock.makefile()
+            self.reader.readline()
+            self.qmp("qmp_capabilities")
+        msg = {"execute": cmd}
+        if args:
+            msg["arguments"] = {k.replace("_", "-"): v for k, v in args.items()}
+        self.sock.sendall(json.dumps(msg).encode() + b"\n")
+        while True:
+            left = self.end - time.monotonic()
+            if left <= 0 or not select.select([self.sock], [], [], left)[0]:
+                raise Failed(f"the monitor does not answer {cmd}")
+            line = json.loads(self.reader.readline() or '{"error": "end of file"}')
+            if "return" in line:
+                return line["return"]
+            if "error" in line:
+                raise Failed(f"{cmd}: {line['error']}")
+
+    def hmp(self, line):
+        out = self.qmp("human-monitor-command", command_line=line)
+        if "rror" in out:
+            raise Failed(f"{line}: {out.strip()}")
+        return out
+
+    def ticks(self):
+        found = re.findall(r"^GUEST-TICK (\d+)$", self.console(), re.M)
+        return int(found[-1]) if found else 0
+
+    def ticks_on(self, more=3):
+        """The guest makes progress from now on."""
+        now = self.ticks()
+        self.wait(rf"^GUEST-TICK {now + more}$", "progress")
+
+    def stop(self):
+        if self.proc.poll() is None:
+            self.proc.kill()
+        self.proc.wait()
+        if self.sock:
+            self.sock.close()
+        for f in (f"/tmp/disk{Guest.count}", self.qmp_path):
+            if os.path.exists(f):
+                os.unlink(f)
+
+
+def up(row):
+    g = Guest(row, "poweroff")
+    line = g.up()
+    # microvm has no power switch here: its guest ends by a reset.
+    g.ends()
+    return g, line
+
+
+def blkio(row):
+    g = Guest(row, "blk+net")
+    g.up()
+    g.wait(r"^GUEST-OK blk .*$", "the disk")
+    line = g.wait(r"^GUEST-OK net .*$", "the network").group(0)
+    g.ends()
+    return g, line
+
+
+def reboot(row):
+    g = Guest(row, "reboot")
+    g.up()
+    return g, g.up(2)
+
+
+def panic(row):
+    g = Guest(row, "panic")
+    g.up()
+    m = g.wait(r"Kernel panic - not syncing: sysrq", "the panic")
+    g.ends()
+    return g, m.group(0)
+
+
+def reset(row):
+    g = Guest(row, "wait")
+    g.up()
+    g.qmp("system_reset")
+    return g, g.up(2)
+
+
+def pause(row):
+    g = Guest(row, "churn")
+    g.up()
+    g.ticks_on()
+    g.qmp("stop")
+    time.sleep(0.5)
+    before = g.ticks()
+    time.sleep(1.5)
+    if g.ticks() != before:
+        raise Failed("the guest runs while it is stopped")
+    g.qmp("cont")
+    g.ticks_on()
+    return g, f"stopped at {before}, now {g.ticks()}"
+
+
+def snap(row):
+    g = Guest(row, "churn")
+    g.up()
+    g.ticks_on()
+    g.hmp("savevm one")
+    saved = g.ticks()
+    g.ticks_on(8)
+    later = g.ticks()
+    mark = len(g.console())
+    g.hmp("loadvm one")
+    while not (after := re.findall(r"^GUEST-TICK (\d+)$", g.console()[mark:], re.M)):
+        if time.monotonic() > g.end:
+            raise Failed("no life after loadvm")
+        time.sleep(0.2)
+    # A line may be on its way on either side of the snapshot.
+    if not saved <= int(after[0]) <= saved + 4 < later:
+        raise Failed(f"saved at {saved}, ran to {later}, came back at {after[0]}")
+    g.ticks_on(2) if int(after[-1]) > later else g.wait(rf"^GUEST-TICK {later + 2}$", "progress")
+    return g, f"saved at {saved}, ran to {later}, came back at {after[0]}"
+
+
+def migrate(row):
+    g = Guest(row, "churn")
+    target = Guest(row, "churn", ["-incoming", "unix:/tmp/migrate"], g.end)
+    try:
+        g.up()
+        g.ticks_on()
+        g.qmp("migrate", uri="unix:/tmp/migrate")
+        while True:
+            status = g.qmp("query-migrate").get("status")
+            if status == "completed":
+                break
+            if status in ("failed", "cancelled"):
+                raise Failed(f"migration {status}")
+            if time.monotonic() > g.end:
+                raise Failed(f"migration still {status}")
+            time.sleep(0.3)
+        left = g.ticks()
+        g.stop()
+        # Its console continues in the second QEMU's file.
+        target.wait(r"^GUEST-TICK \d+$", "life after migration", 3)
+        if not left - 1 <= int(re.findall(r"^GUEST-TICK (\d+)$", target.console(), re.M)[0]) <= left + 4:
+            raise Failed("the guest did not go on where it was")
+        return target, f"left at {left}, now {target.ticks()}"
+    finally:
+        g.stop()
+
+
+def host_memory():
+    with open("/proc/sys/vm/drop_caches", "w") as f:
+        f.write("3\n")
+    time.sleep(0.5)
+    with open("/proc/meminfo") as f:
+        return sum(int(x.split()[1]) for x in f if re.match(r"Slab|VmallocUsed|Percpu|PageTables|SecPageTables|AnonPages", x))
+
+
+def module_users():
+    with open("/proc/modules") as f:
+        return {x.split()[0]: int(x.split()[2]) for x in f if x.startswith("kvm")}
+
+
+def kill(row):
+    rounds, end = int(os.environ.get("KILLS", "50")), time.monotonic() + row["limit"]
+    idle, before = module_users(), 0
+    for i in range(rounds):
+        if i == 3:
+            before = host_memory()
+        g = Guest(row, "churn", (), end)
+        # At different moments: before the first exit, in the firmware, in the kernel, in user space.
+        if i % 10 == 9:
+            g.up()
+        else:
+            time.sleep(0.15 + 0.35 * (i % 9))
+        g.proc.send_signal(signal.SIGKILL)
+        g.stop()
+        if time.monotonic() > end:
+            raise Failed(f"only {i} of {rounds} rounds in time")
+    time.sleep(1)
+    if module_users() != idle:
+        raise Failed(f"module use before {idle}, after {module_users()}")
+    grown = host_memory() - before
+    if grown > 4096:
+        raise Failed(f"{grown} KiB more in use after {rounds - 3} killed QEMUs")
+    return g, f"{rounds} killed, {grown} KiB more in use"
+
+
+def main():
+    names = ["name", "machine", "cpus", "irqchip", "memory", "boot", "scenario", "limit"]
+    with open(f"{RUN}/tests") as f:
+        rows = [dict(zip(names, line.rstrip("\n").split("\t"))) for line in f]
+    for row in rows:
+        for key in ("cpus", "memory", "limit"):
+            row[key] = int(row[key])
+        with open("/dev/kmsg", "w") as f:
+            f.write(f"<6>selftest: {row['name']}\n")
+        print(f"@START\t{row['name']}", flush=True)
+        t0, guest, rc, what = time.monotonic(), None, 0, ""
+        first = Guest.count + 1
+        try:
+            guest, what = globals()[row["scenario"]](row)
+        except (Failed, OSError, ValueError) as e:
+            rc, what = 1, str(e) or type(e).__name__
+        finally:
+            subprocess.run(["busybox", "killall", "-9", "qemu-system-x86_64"], stderr=subprocess.DEVNULL)
+        if rc:
+            for n in range(first, Guest.count + 1):
+                for path, how in ((f"/tmp/con{n}", 12), (f"{RUN}/{row['name']}-{n}.err", 6)):
+                    if os.path.exists(path):
+                        with open(path, errors="replace") as f:
+                            for line in f.read().replace("\r", "").splitlines()[-how:]:
+                                print("@OUT\t" + re.sub(r"\x1b\[[0-9;]*\w", "", line)[:160])
+        t1 = time.monotonic()
+        print(f"@RESULT\t{row['name']}\t{rc}\t{t0:.1f}\t{t1:.1f}\t{what[:140]}", flush=True)
+        log = subprocess.run(["dmesg"], capture_output=True, text=True).stdout
+        part = log.rsplit(f"selftest: {row['name']}\n", 1)[-1]
+        for line in re.findall(r".*(?:WARNING: |BUG: |Oops|Call Trace:).*", part)[:3]:
+            print(f"@KLOG\t{row['name']}\t{line}", flush=True)
+
+
+main()

@@ -1,0 +1,55 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+# Boot the guests of selftests/boots.tsv with QEMU on our module, as TAP.
+#
+#   selftests/run-boots.sh [--update] [NAME]...   default: all; "first" is the first one
+#
+# MODULE=stock runs them on the in-tree module. SEED_STALE=1 tells the guests another
+# nonce than the one expected: every boot must then fail (make test-harness).
+set -eu
+here=$(cd "$(dirname "$0")" && pwd -P)
+. "$here/../scripts/lib.sh"
+. "$here/runner.sh"
+
+while :; do
+	case ${1:-} in
+	--update) update=1 ;;
+	--stock) MODULE=stock ;;
+	*) break ;;
+	esac
+	shift
+done
+list=$here/boots.tsv
+while IFS=$'\t' read -r name machine cpus irqchip memory boot scenario l e r; do
+	case $name in '#'* | '') continue ;; esac
+	want=''
+	[ $# != 0 ] || want=1
+	for w; do
+		if [ "$w" = "$name" ] || { [ "$w" = first ] && [ ${#todo[@]} = 0 ]; }; then want=1; fi
+	done
+	[ -n "$want" ] || continue
+	[ "$MODULE" != stock ] || e=pass
+	l=$((l * SLOW))
+	expect[$name]=$e baseline[$name]=pass limit[$name]=$l reason[$name]=$r
+	row[$name]="$name	$machine	$cpus	$irqchip	$memory	$boot	$scenario	$l"
+	todo+=("$name")
+done <"$list"
+[ ${#todo[@]} != 0 ] || die "no boot in boots.tsv is called $*"
+
+need_folder
+nonce=$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
+told=$nonce
+[ -z "${SEED_STALE:-}" ] || told=stale
+stage=$(mktemp -d "$SRC/build/boots.XXXXXX")
+trap 'rm -rf "$stage"' EXIT
+RUN_DIR=$stage "$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" guest "$IN_RUN/guest.gz"
+vm_args=(-f "$stage/guest.gz" -e NONCE="$nonce" -e TOLD="$told")
+[ -z "${KILLS:-}" ] || vm_args+=(-e KILLS="$KILLS")
+if printf '%s\n' "${row[@]}" | grep -qP '\t(iso|ovmf)\t'; then
+	RUN_DIR=$stage "$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" iso "$IN_RUN/guest.iso" \
+		"$IN_RUN/guest.gz" "/boot/vmlinuz-$KVER" "console=ttyS0 quiet panic=-1 nonce=$told do=poweroff"
+	vm_args+=(-f "$stage/guest.iso")
+fi
+export MEM=${MEM:-4096}
+run_hosts boots "$here/boots-job.sh"
+finish "$list" 9

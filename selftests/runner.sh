@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=bash disable=SC2034
+# Sourced by run-*.sh: run a list of tests in test hosts, compare each verdict with
+# what the list expects, print TAP.
+#
+# The job in the host prints one marked line per event:
+#   @START name | @OUT text | @RESULT name code t0 t1 note | @KLOG name line | @DONE | @BAIL why
+# code: 0 pass, 4 skip, 124 or 137 timeout, else fail. A test that takes the host down
+# has failed, and the rest go on in a new host.
+
+HOST=${HOST:-amd} MODULE=${MODULE:-ours} update=''
+declare -A expect=() baseline=() limit=() reason=() row=() better=() klog=()
+todo=() vm_args=() pending=()
+passed=0 failed=0 skipped=0 n=0
+
+# Limits are for a machine that does nothing else; SLOW= stretches them. Without it the
+# load of the last minute decides.
+SLOW=${SLOW:-$(awk -v cpus="$(nproc)" '{ f = int($1 / cpus + 0.5); print f < 1 ? 1 : f > 8 ? 8 : f }' /proc/loadavg)}
+
+tap() { # ok|not, text
+	n=$((n + 1))
+	if [ "$1" = ok ]; then echo "ok $n - $2"; else echo "not ok $n - $2"; fi
+}
+
+verdict() { # name, verdict, seconds, note
+	local name=$1 v=$2 text="$prefix/$1 ($2, $3 s${4:+: $4})"
+	if [ -n "${klog[$name]:-}" ]; then
+		tap not "$text: complains in the kernel log"
+		failed=$((failed + 1))
+		return
+	fi
+	case ${expect[$name]}:$v in
+	pass:pass)
+		tap ok "$text"
+		passed=$((passed + 1))
+		;;
+	skip:skip)
+		tap ok "$text # SKIP ${reason[$name]}"
+		skipped=$((skipped + 1))
+		;;
+	*:died)
+		tap not "$text: the host died"
+		failed=$((failed + 1))
+		;;
+	pass:* | skip:fail | skip:timeout)
+		tap not "$text: expected to ${expect[$name]}"
+		failed=$((failed + 1))
+		;;
+	skip:pass | fail:pass | not-yet:pass)
+		tap ok "$text, better than the list says (${expect[$name]})"
+		passed=$((passed + 1))
+		better[$name]=1
+		;;
+	*)
+		tap ok "$text # SKIP ${expect[$name]}: ${reason[$name]}"
+		skipped=$((skipped + 1))
+		;;
+	esac
+}
+
+flush_pending() {
+	[ ${#pending[@]} = 0 ] || verdict "${pending[@]}"
+	pending=()
+}
+
+run_hosts() { # prefix, job
+	prefix=$1
+	local job=$2 boots=0 total t v line tag a b c d e current bail done_ left work
+	work=$(mktemp -d)
+	echo "# $prefix, HOST=$HOST MODULE=$MODULE, ${#todo[@]} tests"
+	while [ ${#todo[@]} != 0 ]; do
+		boots=$((boots + 1))
+		if [ $boots -gt 12 ]; then
+			for t in "${todo[@]}"; do verdict "$t" not-run 0 'too many dead hosts'; done
+			break
+		fi
+		: >"$work/tests"
+		total=$((120 * SLOW))
+		for t in "${todo[@]}"; do
+			printf '%s\n' "${row[$t]}" >>"$work/tests"
+			total=$((total + limit[$t] + 5))
+		done
+		current='' bail='' done_='' left=()
+		while IFS= read -r line; do
+			IFS=$'\t' read -r tag a b c d e <<<"$line"
+			case $tag in
+			@BAIL) bail=$a ;;
+			@START)
+				flush_pending
+				current=$a
+				;;
+			@OUT) echo "#   ${line#@OUT}" ;;
+			@KLOG)
+				klog[$a]=1
+				echo "#   kernel log: $b"
+				;;
+			@RESULT)
+				case $b in
+				0) v=pass ;;
+				4) v=skip ;;
+				124 | 137) v=timeout ;;
+				*) v=fail ;;
+				esac
+				# The verdict waits: a complaint of the kernel's may follow.
+				pending=("$a" "$v" "$(awk -v a="$c" -v b="$d" 'BEGIN { printf "%.1f", b - a }')" "$e")
+				current=''
+				todo=("${todo[@]:1}")
+				;;
+			@DONE)
+				flush_pending
+				done_=1
+				;;
+			*) [ -z "${VERBOSE:-}" ] || echo "#   $line" ;;
+			esac
+		done < <(HOST=$HOST "$SRC/scripts/vm.sh" -q -t "$total" -e MODULE="$MODULE" \
+			-e MODULE_PARAMS="${MODULE_PARAMS:-}" -f "$work/tests" "${vm_args[@]+"${vm_args[@]}"}" \
+			"$job" 2>"$work/vm.err")
+		flush_pending
+		if [ -n "${klog[-]:-}" ]; then
+			verdict_text="$prefix: the module unloads after the tests"
+			tap not "$verdict_text"
+			failed=$((failed + 1))
+		fi
+		[ -z "$done_" ] || break
+		sed 's/^/#   /' "$work/vm.err"
+		if [ -n "$bail" ] || [ -z "$current" ]; then
+			echo "Bail out! ${bail:-the host did not come up, or died between two tests}"
+			rm -rf "$work"
+			exit 1
+		fi
+		verdict "$current" died 0 ''
+		for t in "${todo[@]}"; do [ "$t" = "$current" ] || left+=("$t"); done
+		todo=("${left[@]+"${left[@]}"}")
+	done
+	rm -rf "$work"
+	echo "1..$n"
+}
+
+finish() { # list file, column of expect
+	local list=$1 column=$2 t
+	if [ ${#better[@]} != 0 ] && [ "$MODULE" != stock ]; then
+		if [ -n "$update" ]; then
+			for t in "${!better[@]}"; do
+				awk -F'\t' -v OFS='\t' -v t="$t" -v c="$column" \
+					'$1 == t { $c = "pass"; $NF = "-" } { print }' "$list" >"$list.new"
+				mv "$list.new" "$list"
+			done
+			echo "# ${list##*/} updated: ${!better[*]}"
+		else
+			echo "# better than ${list##*/} says: ${!better[*]} (--update takes it over)"
+		fi
+	fi
+	echo "$passed passed, $failed failed, $skipped skipped"
+	[ $failed = 0 ]
+}
