@@ -77,7 +77,8 @@ struct Timer {
 }
 
 /// The interval timer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(MODULE), derive(Debug))]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Pit {
     channels: [KvmPitChannelState; CHANNELS],
     flags: u32,
