@@ -180,4 +180,8 @@ extern unsigned int kvmrs_param_nx_huge_pages_recovery_period_ms;
 extern int kvmrs_param_pi_inject_timer;
 extern int kvmrs_param_nx_huge_pages;
 
+/* ---- entry (rust/virt) ---- */
+
+#include "vmenter.h"
+
 #endif /* KVM_RS_SHIM_H */

@@ -9,9 +9,12 @@
 //!
 //! A function that reaches hardware state takes [`Loaded`]: that the vCPU is loaded on this CPU. The
 //! scheduler may move the task at any time; the hook reloads the vCPU where it lands, so `Loaded`
-//! stays true. The hook itself sees only [`Vendor::Cpu`], never the `&mut` state.
+//! stays true. The hook itself sees only [`Vendor::Cpu`], never the `&mut` state. What the entry
+//! code of both vendors switches alike is on `Loaded` itself (`crate::entry`): XCR0, IA32_XSS, PKRU
+//! and the breakpoint addresses.
 
 use crate::regs::GuestRegs;
+use crate::tdp::RootRef;
 use host::pin::IrqsOff;
 use host::pin::PinnedCpu;
 use kernel::prelude::*;
@@ -25,6 +28,18 @@ use model::x86::state::Segment;
 pub(crate) mod private {
     /// Keeps [`super::Vendor`] to this crate.
     pub trait Sealed {}
+
+    /// A vCPU with the part that both vendors' entry code shares.
+    #[expect(
+        unreachable_pub,
+        reason = "a bound of the public trait that none but us can name"
+    )]
+    pub trait HasEntry {
+        /// That part.
+        fn entry(&self) -> &crate::entry::Entry;
+        /// That part, to be changed.
+        fn entry_mut(&mut self) -> &mut crate::entry::Entry;
+    }
 }
 
 /// What the hardware of this host offers, in vendor-neutral terms.
@@ -116,12 +131,17 @@ pub enum Trap {
     Pause,
     /// MWAIT and MONITOR.
     Mwait,
-    /// MOV to and from the debug registers.
+    /// MOV to and from the debug registers. While they do not trap, every exit reads the
+    /// breakpoint addresses back, which is slow: switch the trap on again soon.
     DebugRegisters,
     /// CR8 writes, while an interrupt waits for a lower priority.
     Cr8Write,
-    /// RDTSC and RDTSCP.
+    /// RDTSC.
     Rdtsc,
+    /// RDTSCP, on from the start: for guests that were not given it, or with [`Trap::Rdtsc`].
+    Rdtscp,
+    /// INVPCID, on from the start: for guests that were not given it. Exits as `Exit::Undefined`.
+    Invpcid,
     /// INVLPG.
     Invlpg,
     /// Stores and loads of descriptor-table registers, for UMIP emulation.
@@ -173,7 +193,7 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// What all vCPUs of a VM share.
     type Vm: Send + Sync + 'static;
     /// The control block and the registers of one vCPU.
-    type Vcpu: Send + 'static;
+    type Vcpu: private::HasEntry + Send + 'static;
     /// What the scheduler hook needs of a vCPU: atomics only.
     type Cpu: Send + Sync + 'static;
     /// Entry format of the nested page tables.
@@ -184,6 +204,8 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     fn probe() -> Result<Self::Module>;
     /// What the hardware offers.
     fn features(m: &Self::Module) -> &Features;
+    /// The shape of nested page tables with this many levels; EINVAL if the hardware cannot use it.
+    fn tdp_config(m: &Self::Module, levels: u8) -> Result<model::tdp::Config>;
     /// Prepares this CPU after the kernel switched the extension on.
     fn cpu_online(m: &Self::Module, cpu: &PinnedCpu<'_>) -> Result;
     /// Takes everything of ours off this CPU before the kernel switches the extension off.
@@ -215,7 +237,7 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// Why the last entry failed.
     fn entry_failure(l: &Loaded<'_, Self>) -> EntryFailure;
     /// Instruction bytes that the hardware recorded at the exit, at most 15; empty if none.
-    fn insn_bytes(l: &Loaded<'_, Self>) -> &[u8];
+    fn insn_bytes<'a>(l: &'a Loaded<'_, Self>) -> &'a [u8];
     /// RIP of the instruction after the one that exited, if the hardware tells.
     fn next_rip(l: &Loaded<'_, Self>) -> Option<u64>;
 
@@ -269,7 +291,8 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     fn efer(l: &Loaded<'_, Self>) -> u64;
     /// Sets EFER; the caller has checked it. SVME towards the hardware is not the caller's.
     fn set_efer(l: &mut Loaded<'_, Self>, v: u64);
-    /// DR6.
+    /// DR6. While debug registers trap, hardware has an empty one, so that a `#DB` exit tells its
+    /// own conditions and no older ones; they are the payload of the exception.
     fn dr6(l: &Loaded<'_, Self>) -> u64;
     /// Sets DR6.
     fn set_dr6(l: &mut Loaded<'_, Self>, v: u64);
@@ -295,13 +318,15 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     fn set_passthrough(l: &mut Loaded<'_, Self>, msr: PassthroughMsr, a: MsrAccess);
     /// Switches a trap on or off.
     fn set_trap(l: &mut Loaded<'_, Self>, t: Trap, on: bool);
-    /// Which exceptions exit, one bit per vector.
+    /// Which exceptions exit, one bit per vector. Those whose endless delivery would hang the host
+    /// exit always: `#DB`, `#AC` and `#MC`, the last of which the kernel has handled by then.
     fn set_exception_exits(l: &mut Loaded<'_, Self>, bitmap: u32);
     /// Guest TSC = host TSC * `ratio` + `offset`; `ratio` has [`Features::tsc_frac_bits`] fraction
     /// bits and is ignored without scaling.
     fn set_tsc(l: &mut Loaded<'_, Self>, offset: u64, ratio: u64);
-    /// The physical address of the nested tables' root, and how many levels they have.
-    fn set_root(l: &mut Loaded<'_, Self>, root: u64, levels: u8);
+    /// Runs on these nested page tables from the next entry on. False, and nothing changes, if the
+    /// hardware of this vCPU cannot use their shape.
+    fn set_root(l: &mut Loaded<'_, Self>, root: &RootRef<Self>) -> bool;
     /// Forgets all cached translations of this vCPU before the next entry.
     fn flush_guest(l: &mut Loaded<'_, Self>);
 

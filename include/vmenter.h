@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the entry code of both vendors shares with Rust: struct kvmrs_entry, the part of a vCPU that
+ * assembly and C read and write on the way into the guest and back. rust/virt/entry.rs has the same
+ * structure and checks every offset against this one; enter.h checks the constants for assembly.
+ */
+#ifndef KVM_RS_VMENTER_H
+#define KVM_RS_VMENTER_H
+
+/* Offsets for assembly. General-purpose registers are at 8 * their encoding. */
+#define ENTRY_RAX		0x00
+#define ENTRY_RCX		0x08
+#define ENTRY_RDX		0x10
+#define ENTRY_RBX		0x18
+#define ENTRY_RSP		0x20
+#define ENTRY_RBP		0x28
+#define ENTRY_RSI		0x30
+#define ENTRY_RDI		0x38
+#define ENTRY_R8		0x40
+#define ENTRY_R9		0x48
+#define ENTRY_R10		0x50
+#define ENTRY_R11		0x58
+#define ENTRY_R12		0x60
+#define ENTRY_R13		0x68
+#define ENTRY_R14		0x70
+#define ENTRY_R15		0x78
+#define ENTRY_CONTROL_PA	0x80
+#define ENTRY_SPEC_CTRL		0x88
+#define ENTRY_FLAGS		0x90
+
+/* kvmrs_entry.flags */
+/* The guest writes SPEC_CTRL without exits: read it back. */
+#define ENTER_SAVE_SPEC_CTRL	0x01
+/* XCR0 differs from the host's. */
+#define ENTER_XCR0		0x02
+/* IA32_XSS differs from the host's. */
+#define ENTER_XSS		0x04
+/* The guest can use protection keys. */
+#define ENTER_PKRU		0x08
+/* The guest's breakpoint addresses are in use. */
+#define ENTER_DEBUGREGS		0x10
+/* The guest accesses the debug registers without exits: read them back. */
+#define ENTER_SAVE_DEBUGREGS	0x20
+/* VMX: the VMCS has been launched. */
+#define ENTER_VMRESUME		0x40
+/* Any of those that need work besides assembly. */
+#define ENTER_WORK		(ENTER_XCR0 | ENTER_XSS | ENTER_PKRU | ENTER_DEBUGREGS | \
+				 ENTER_SAVE_DEBUGREGS)
+
+#ifndef __ASSEMBLER__
+
+#include <linux/percpu-defs.h>
+#include <linux/types.h>
+
+struct kvmrs_entry {
+	u64 gpr[16];
+	/* Physical address of the VMCB. */
+	u64 control_pa;
+	u64 spec_ctrl;
+	u32 flags;
+	u32 pkru;
+	/* The control block in the direct map. */
+	void *control;
+	u64 xcr0;
+	u64 xss;
+	/* Breakpoint addresses: DR0 to DR3. */
+	u64 dr[4];
+	/* The guest's DEBUGCTL, where hardware does not switch it. */
+	u64 debugctl;
+	/* MSR C001_011F: speculative store bypass on old processors. */
+	u64 virt_spec_ctrl;
+	/* The host's, as found at the entry. */
+	u64 host_debugctl;
+	u32 host_pkru;
+};
+
+/* XCR0 and IA32_XSS of the host: the same on all CPUs. Set by kvmrs_entry_probe(). */
+extern u64 kvmrs_host_xcr0;
+extern u64 kvmrs_host_xss;
+
+/* Reads what of the host's state the entry code restores; once, before any guest runs. */
+void kvmrs_entry_probe(void);
+
+/*
+ * The vCPU with this number, which no other ever had, is going to run on this CPU, and another one
+ * may have before. Preemption is off.
+ */
+void kvmrs_entry_switch(u64 id);
+
+/* ---- SVM (rust/virt/svm/enter.c) ---- */
+
+/* kvmrs_svm_caps() */
+#define SVM_CAP_CPUID		0x0000001	/* CPUID has it */
+#define SVM_CAP_SVM		0x0000002	/* and the kernel lets us use it */
+#define SVM_CAP_NPT		0x0000004
+#define SVM_CAP_NRIPS		0x0000008
+#define SVM_CAP_DECODE_ASSISTS	0x0000010
+#define SVM_CAP_FLUSH_BY_ASID	0x0000020
+#define SVM_CAP_VGIF		0x0000040
+#define SVM_CAP_VNMI		0x0000080
+#define SVM_CAP_CLEAN		0x0000100
+#define SVM_CAP_TSC_RATIO	0x0000200
+#define SVM_CAP_PAUSE_FILTER	0x0000400
+#define SVM_CAP_PAUSE_THRESHOLD	0x0000800
+#define SVM_CAP_V_SPEC_CTRL	0x0001000
+#define SVM_CAP_SPEC_CTRL	0x0002000
+#define SVM_CAP_IBPB		0x0004000
+#define SVM_CAP_FLUSH_L1D	0x0008000
+#define SVM_CAP_LA57		0x0010000
+#define SVM_CAP_GBPAGES		0x0020000
+#define SVM_CAP_MWAIT		0x0040000
+#define SVM_CAP_RDTSCP		0x0080000
+#define SVM_CAP_INVPCID		0x0100000
+#define SVM_CAP_XSAVES		0x0200000
+#define SVM_CAP_INVLPGB		0x0400000
+#define SVM_CAP_HOST_MCE	0x0800000
+
+/* What the boot CPU offers and the kernel did not switch off. */
+u32 kvmrs_svm_caps(void);
+/* Physical-address bits, without those that memory encryption takes. */
+u32 kvmrs_svm_phys_bits(void);
+
+/* Per-CPU state of the SVM backend. */
+struct kvmrs_svm_cpu {
+	/* Where VMRUN and VMSAVE put the host's state: a physical address. */
+	u64 save_pa;
+	/* ASIDs handed out under an older generation are void. */
+	u64 asid_generation;
+	u32 next_asid;
+	u32 max_asid;
+	/* What is in MSR_AMD64_TSC_RATIO; 0 if not known. */
+	u64 tsc_ratio;
+	/* The host's TSC_AUX. */
+	u32 tsc_aux;
+	/* The next entry on this CPU flushes the translations of all ASIDs. */
+	bool flush_all;
+};
+
+/* The kernel switched SVM on here: registers the save page of this CPU. */
+void kvmrs_svm_online(u64 save_pa, bool tsc_ratio);
+/* Undoes it. */
+void kvmrs_svm_offline(bool tsc_ratio);
+/* The same on the way out of the kernel, maybe in an NMI. */
+void kvmrs_svm_emergency(void);
+
+/* This CPU's. Preemption is off. */
+struct kvmrs_svm_cpu *kvmrs_svm_this_cpu(void);
+/* Before the first entry after coming to this CPU: saves what VMRUN does not. IRQs are off. */
+void kvmrs_svm_resident(void);
+/* Sets the multiplier of this CPU. Preemption is off. */
+void kvmrs_svm_set_tsc_ratio(u64 ratio);
+/* Sets TSC_AUX of this CPU to the guest's, or back to the host's. Preemption is off. */
+void kvmrs_svm_load_tsc_aux(u32 aux);
+void kvmrs_svm_restore_tsc_aux(void);
+/* An interrupt for this CPU, so that the next entry ends at once. */
+void kvmrs_svm_kick_self(void);
+/* Can SPEC_CTRL have this value? */
+bool kvmrs_svm_spec_ctrl_legal(u64 value);
+/*
+ * Runs the guest until it exits. IRQs are off before and after; the interrupt or NMI that ended the
+ * run has been handled.
+ */
+void kvmrs_svm_enter(struct kvmrs_entry *entry);
+
+/* ---- nested page tables (rust/virt/tdp/flush.c) ---- */
+
+/*
+ * Makes every CPU that runs a guest on these tables leave it, and waits until all have. `tables` is
+ * what rust/virt/tdp/root.rs put into kvmrs_tdp_running there; it is not looked at. IRQs are on.
+ */
+void kvmrs_tdp_kick(unsigned long tables);
+/*
+ * The tables that a guest on this CPU runs on, or may be about to; 0 outside. Per-CPU: the address is
+ * good for per-CPU accesses only. Written by its CPU alone, with IRQs off.
+ */
+#ifdef __BINDGEN__
+extern unsigned long kvmrs_tdp_running;
+#else
+DECLARE_PER_CPU(unsigned long, kvmrs_tdp_running);
+#endif
+
+#endif /* __ASSEMBLER__ */
+#endif /* KVM_RS_VMENTER_H */
