@@ -1,167 +1,178 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Table pages: from physical address to reference and back, and the lists they travel in.
+//! Table pages: their names, and how an address in an entry becomes one.
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering;
 use host::page::HwPage;
-use kernel::prelude::*;
-use model::tdp::Detached;
+use kernel::bindings;
+use model::tdp::Exclusive;
 use model::tdp::NewTable;
-use model::tdp::Sink;
-use model::tdp::Spare;
+use model::tdp::Tables;
 
-/// A table: 512 entries that hardware and other CPUs change under our feet.
-pub(super) type Table = [AtomicU64; 512];
-
-/// Names a table page by its address in the direct map.
+/// The name of a table: its address in the direct map.
+///
+/// # Invariants
+///
+/// Points to a page made by [`HwPage::new_table`] that has not been freed.
 #[derive(Clone, Copy)]
-pub(super) struct TableRef(pub(super) NonNull<Table>);
+pub(super) struct Table(NonNull<u8>);
 
-impl TableRef {
-    /// The table at physical address `pa`.
-    ///
-    /// # Safety
-    ///
-    /// `pa` is the address of a live table page made by [`HwPage::new_table`].
-    #[inline]
-    pub(super) unsafe fn from_pa(pa: u64) -> Self {
-        // SAFETY: The variable is set at boot and constant after.
-        let base = unsafe { kernel::bindings::page_offset_base };
-        let va = (base as u64).wrapping_add(pa);
-        // SAFETY: The direct map of a page that exists is never at address 0.
-        Self(unsafe { NonNull::new_unchecked(va as *mut Table) })
-    }
-
-    /// The entries.
-    ///
-    /// # Safety
-    ///
-    /// The page stays alive for `'a`.
-    #[inline]
-    pub(super) unsafe fn entries<'a>(self) -> &'a Table {
-        // SAFETY: The page is live by this function's contract, aligned, and full of atomics.
-        unsafe { self.0.as_ref() }
-    }
-
-    /// Takes the page back from the tree.
-    ///
-    /// # Safety
-    ///
-    /// The page came from [`HwPage::into_raw`] of a table page, is in no tree and no list, and no
-    /// CPU can reach it any more.
-    pub(super) unsafe fn into_page(self) -> HwPage {
-        // SAFETY: By this function's contract.
-        unsafe { HwPage::from_raw(self.0.cast(), true) }
-    }
-}
-
-/// Table pages allocated before the MMU lock is taken. Each vCPU has one; its owner tops it up.
-pub struct TableCache {
-    pages: KVec<HwPage>,
-}
-
-/// Pages that one fault can need: one for each level below the root of five-level tables.
-pub const PER_FAULT: usize = 4;
-
-impl TableCache {
-    /// An empty cache.
-    pub const fn new() -> Self {
-        Self { pages: KVec::new() }
-    }
-
-    /// Fills the cache to `n` pages; may sleep. ENOMEM leaves what there is.
-    pub fn top_up(&mut self, n: usize) -> Result {
-        if self.pages.len() >= n {
-            return Ok(());
-        }
-        self.pages.reserve(n.saturating_sub(self.pages.len()), GFP_KERNEL_ACCOUNT)?;
-        while self.pages.len() < n {
-            self.pages.push(HwPage::new_table()?, GFP_KERNEL_ACCOUNT)?;
-        }
-        Ok(())
-    }
-}
-
-impl Default for TableCache {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Spare<TableRef> for TableCache {
-    fn take(&mut self) -> Option<NewTable<TableRef>> {
-        let page = self.pages.pop()?;
+impl Table {
+    /// The name of a page.
+    pub(super) fn of(page: HwPage) -> NewTable<Table> {
         let pa = page.pa();
-        let table = TableRef(page.into_raw().cast());
-        Some(NewTable { table, pa })
+        // INVARIANT: The caller made the page; from here on it is freed by `free` alone.
+        NewTable {
+            table: Table(page.into_raw()),
+            pa,
+        }
     }
 
-    fn put_back(&mut self, t: NewTable<TableRef>) {
-        // SAFETY: `take` made it from a page of ours, and the caller says it is in no tree.
-        let page = unsafe { t.table.into_page() };
-        // There is room for what was taken; a page that does not fit is freed.
-        let _ = self.pages.push_within_capacity(page);
+    /// The table whose host-physical address an entry holds.
+    ///
+    /// # Safety
+    ///
+    /// `pa` must come from an entry of a tree that points to a table, and the table must not have
+    /// been freed.
+    pub(super) unsafe fn at(pa: u64) -> Table {
+        // SAFETY: The variable is set at boot and constant after.
+        let base = unsafe { bindings::page_offset_base } as u64;
+        // INVARIANT: The entry was written with the address that `of` returned.
+        // SAFETY: The direct map starts far above 0, and physical addresses do not make it wrap.
+        Table(unsafe { NonNull::new_unchecked(base.wrapping_add(pa) as *mut u8) })
+    }
+
+    /// Where it is in the direct map.
+    pub(super) fn as_ptr(self) -> NonNull<u8> {
+        self.0
+    }
+
+    /// The 512 entries.
+    #[inline]
+    pub(super) fn words(&self) -> &[AtomicU64; 512] {
+        // SAFETY: By the type invariant this is a live page, aligned, with 512 initialised words
+        // that all parties access atomically.
+        unsafe { self.0.cast::<[AtomicU64; 512]>().as_ref() }
+    }
+
+    /// Frees the page.
+    ///
+    /// # Safety
+    ///
+    /// No entry and no paging-structure cache may refer to it, and nobody may use the name again.
+    pub(super) unsafe fn free(self) {
+        // SAFETY: The page was made by `new_table` (type invariant), and is taken back once (the
+        // caller's promise).
+        drop(unsafe { HwPage::from_raw(self.0, true) });
     }
 }
 
-/// Table pages that left the tree and wait for the flush after which no CPU knows them.
-///
-/// They are chained through their first entry: an aligned address has the low bits clear, so what a
-/// stale paging-structure cache finds there is still a non-present entry of either format.
-///
-/// Dropping the list without [`Freed::free_flushed`] leaks the pages: late is safe, early is not.
-#[must_use = "the pages are leaked if the list is dropped"]
-pub struct Freed {
-    head: Option<TableRef>,
-    /// Pages in the list.
-    count: usize,
+/// The tables of one tree, as the algorithms see them.
+pub(super) struct View<'t> {
+    root: Table,
+    _tree: PhantomData<&'t ()>,
 }
 
-impl Freed {
-    /// An empty list.
-    pub const fn new() -> Self {
-        Self { head: None, count: 0 }
+impl<'t> View<'t> {
+    /// The tables below `root`.
+    ///
+    /// # Safety
+    ///
+    /// No table of the tree may be freed during `'t`.
+    pub(super) unsafe fn new(root: Table) -> View<'t> {
+        View {
+            root,
+            _tree: PhantomData,
+        }
+    }
+}
+
+impl Tables for View<'_> {
+    type Ref = Table;
+
+    #[inline]
+    fn root(&self) -> Table {
+        self.root
     }
 
-    /// How many pages wait.
-    pub fn len(&self) -> usize {
-        self.count
+    #[inline]
+    fn child(&self, pa: u64) -> Table {
+        // SAFETY: The algorithms pass the address in an entry that points to a table, and no table
+        // is freed while this view exists.
+        unsafe { Table::at(pa) }
     }
 
-    /// Does none wait?
-    pub fn is_empty(&self) -> bool {
+    #[inline]
+    fn entry(&self, table: Table, index: usize) -> &AtomicU64 {
+        // SAFETY: The index is in bounds by the mask; the page lives as long as the view.
+        unsafe { &*table.0.cast::<AtomicU64>().as_ptr().add(index & 511) }
+    }
+}
+
+/// The same while nobody else looks at the tables.
+pub(super) struct Alone<'t>(pub(super) View<'t>);
+
+impl Tables for Alone<'_> {
+    type Ref = Table;
+
+    #[inline]
+    fn root(&self) -> Table {
+        self.0.root()
+    }
+
+    #[inline]
+    fn child(&self, pa: u64) -> Table {
+        self.0.child(pa)
+    }
+
+    #[inline]
+    fn entry(&self, table: Table, index: usize) -> &AtomicU64 {
+        self.0.entry(table, index)
+    }
+}
+
+impl Exclusive for Alone<'_> {}
+
+/// Tables that were taken out of a tree and wait for the flush.
+///
+/// They are chained through their first words. Hardware that still has one of them cached may read
+/// the link as an entry: as an address of a page it has no low bits, which is "not present" in both
+/// formats.
+pub(super) struct Removed {
+    head: Option<Table>,
+}
+
+impl Removed {
+    pub(super) const fn new() -> Self {
+        Self { head: None }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
         self.head.is_none()
     }
 
-    /// Frees the pages. The caller has carried out the flush that the removal asked for: every CPU
-    /// that was in the guest has left it since, and flushes before it enters again.
-    pub fn free_flushed(mut self) {
-        while let Some(t) = self.head.take() {
-            // SAFETY: Pages in the list are alive until they are freed here.
-            let next = unsafe { t.entries() }[0].load(Relaxed);
-            self.head = NonNull::new(next as *mut Table).map(TableRef);
-            // SAFETY: The page was detached from its tree, has just left the list, and after the
-            // flush no CPU's caches point to it.
-            drop(unsafe { t.into_page() });
+    /// Frees them.
+    ///
+    /// # Safety
+    ///
+    /// No CPU may have them cached: the flush after their removal has been carried out.
+    pub(super) unsafe fn free(mut self) {
+        while let Some(table) = self.head {
+            let link = table.words()[0].swap(0, Ordering::Relaxed);
+            self.head = NonNull::new(link as *mut u8).map(Table);
+            // SAFETY: The table was taken out of its tree; caches are the caller's promise.
+            unsafe { table.free() };
         }
     }
 }
 
-impl Default for Freed {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Sink<TableRef> for Freed {
-    fn table(&mut self, t: Detached<TableRef>) {
-        let next = self.head.map_or(0, |h| h.0.as_ptr() as u64);
-        // SAFETY: A detached table is alive until it is freed, which only `free_flushed` does.
-        let entries = unsafe { t.table.entries() };
-        entries[0].store(next, Relaxed);
-        self.head = Some(t.table);
-        self.count = self.count.wrapping_add(1);
+impl model::tdp::Sink<Table> for Removed {
+    fn table(&mut self, table: model::tdp::Detached<Table>) {
+        let link = self.head.map_or(0, |t| t.0.as_ptr() as u64);
+        table.table.words()[0].store(link, Ordering::Relaxed);
+        self.head = Some(table.table);
     }
 }

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Forcing guests off a set of nested page tables. */
+
+#include <linux/percpu.h>
+#include <linux/smp.h>
+
+#include "vmenter.h"
+
+DEFINE_PER_CPU(unsigned long, kvmrs_tdp_running);
+
+static bool runs_on(int cpu, void *tables)
+{
+	return READ_ONCE(per_cpu(kvmrs_tdp_running, cpu)) == (unsigned long)tables;
+}
+
+static void nothing(void *unused)
+{
+}
+
+void kvmrs_tdp_kick(unsigned long tables)
+{
+	/* The change of the tables' generation before the looks at where they run. */
+	smp_mb();
+	on_each_cpu_cond(runs_on, nothing, (void *)tables, true);
+}
