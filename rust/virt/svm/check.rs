@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The check that what is claimed to be clean is.
+//!
+//! A setter that forgets its clean bit does no harm where hardware ignores the bits, and makes a
+//! guest go wrong where it does not. With the module parameter `checked` the fields of every group
+//! are compared with what they were after the last exit.
+
+use super::vcpu::Vcpu;
+use core::mem::offset_of;
+use kernel::prelude::*;
+use model::svm::vmcb::clean;
+use model::svm::vmcb::Control;
+use model::svm::vmcb::Save;
+use model::svm::vmcb::Vmcb;
+
+/// A control block as it was after the last exit, in words of 32 bits.
+pub(super) struct Checked {
+    valid: bool,
+    /// No group is reported twice by a vCPU.
+    reported: u32,
+    words: [u32; WORDS],
+}
+
+const WORDS: usize = size_of::<Vmcb>() / 4;
+
+/// A group and the bytes that belong to it (`APM: vol 2, table 15-9`).
+const GROUPS: [(u32, &str, usize, usize); 21] = [
+    (clean::INTERCEPTS, "intercepts", 0, 0x18),
+    control(
+        clean::INTERCEPTS,
+        "pause filter",
+        offset_of!(Control, pause_filter_thresh),
+        4,
+    ),
+    control(
+        clean::INTERCEPTS,
+        "TSC offset",
+        offset_of!(Control, tsc_offset),
+        8,
+    ),
+    control(
+        clean::PERM,
+        "permission maps",
+        offset_of!(Control, iopm_base),
+        16,
+    ),
+    control(clean::ASID, "ASID", offset_of!(Control, asid), 4),
+    control(clean::INTR, "int_ctl", offset_of!(Control, int_ctl), 8),
+    control(clean::NPT, "nested CR3", offset_of!(Control, nested_cr3), 8),
+    control(clean::NPT, "misc_ctl", offset_of!(Control, misc_ctl), 8),
+    save(clean::NPT, "PAT", offset_of!(Save, g_pat), 8),
+    save(clean::CR, "CR4, CR3, CR0", offset_of!(Save, cr4), 24),
+    save(clean::CR, "EFER", offset_of!(Save, efer), 8),
+    save(clean::DR, "DR7, DR6", offset_of!(Save, dr7), 16),
+    save(clean::DT, "GDTR", offset_of!(Save, gdtr), 16),
+    save(clean::DT, "IDTR", offset_of!(Save, idtr), 16),
+    save(clean::SEG, "ES, CS, SS, DS", offset_of!(Save, es), 64),
+    save(clean::SEG, "CPL", 0xc8, 4),
+    save(clean::CR2, "CR2", offset_of!(Save, cr2), 8),
+    save(
+        clean::LBR,
+        "DEBUGCTL and branch records",
+        offset_of!(Save, dbgctl),
+        40,
+    ),
+    control(clean::AVIC, "AVIC", offset_of!(Control, avic_vapic_bar), 8),
+    control(
+        clean::AVIC,
+        "AVIC tables",
+        offset_of!(Control, avic_backing_page),
+        32,
+    ),
+    save(clean::CET, "shadow stack", offset_of!(Save, s_cet), 24),
+];
+
+const fn control(
+    group: u32,
+    name: &'static str,
+    at: usize,
+    len: usize,
+) -> (u32, &'static str, usize, usize) {
+    (group, name, at, len)
+}
+
+const fn save(
+    group: u32,
+    name: &'static str,
+    at: usize,
+    len: usize,
+) -> (u32, &'static str, usize, usize) {
+    (group, name, offset_of!(Vmcb, save) + at, len)
+}
+
+impl Checked {
+    pub(super) fn new() -> Result<KBox<Self>> {
+        let zeroed = KBox::<Self>::init(
+            pin_init::init!(Self {
+                valid: false,
+                reported: 0,
+                words <- pin_init::init_zeroed(),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        Ok(zeroed)
+    }
+}
+
+fn words(vmcb: &Vmcb) -> &[u32; WORDS] {
+    // SAFETY: A control block is a page of initialised bytes, aligned to more than a word.
+    unsafe { &*core::ptr::from_ref(vmcb).cast() }
+}
+
+impl Vcpu {
+    /// Compares what is claimed to be clean with what it was.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn check_clean(&mut self) {
+        let Some(mut checked) = self.checked.take() else {
+            return;
+        };
+        let claimed = self.vmcb().control.clean;
+        if checked.valid {
+            let now = words(self.vmcb());
+            for (group, name, at, len) in GROUPS {
+                if claimed & group == 0 || checked.reported & group != 0 {
+                    continue;
+                }
+                let range = at / 4..(at + len) / 4;
+                if now.get(range.clone()) != checked.words.get(range) {
+                    checked.reported |= group;
+                    pr_err!("VMCB field {name} changed but is claimed to be clean\n");
+                }
+            }
+        }
+        self.checked = Some(checked);
+    }
+
+    /// Keeps what the exit left.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn remember(&mut self) {
+        let Some(mut checked) = self.checked.take() else {
+            return;
+        };
+        checked.words = *words(self.vmcb());
+        checked.valid = true;
+        self.checked = Some(checked);
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Into the guest and back.
+//!
+//! What happens at every entry is here in a straight line. What happens now and then hangs on three
+//! tests: the vCPU came to this CPU ([`Cpu::fresh`](super::vcpu::Cpu)), translations have to go, and
+//! [`work`](super::inject::work) of the event code.
+
+use super::asid::this_cpu;
+use super::vcpu::Cpu;
+use super::vcpu::Vcpu;
+use crate::c;
+use core::sync::atomic::Ordering::Relaxed;
+use host::pin::IrqsOff;
+use model::svm::exit::code;
+use model::svm::exit::is_entry_failure;
+use model::svm::vmcb::tlb;
+
+/// Exit codes after which there is work, as bits from [`code::EXCEPTION`] on.
+const RARE: u64 =
+    bit(code::EXCEPTION + 1) | bit(code::VINTR) | bit(code::IRET) | bit(code::SHUTDOWN);
+
+const fn bit(code: u64) -> u64 {
+    1 << (code - code::EXCEPTION)
+}
+
+#[inline]
+fn is_rare(code: u64) -> bool {
+    let n = code.wrapping_sub(code::EXCEPTION);
+    n < 64 && RARE >> n & 1 != 0
+}
+
+#[inline]
+pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
+    if cpu.fresh.load(Relaxed) {
+        arrive(hw, cpu, irqs);
+    }
+    if let Some(gen) = hw.tlb.begin(&hw.root, irqs) {
+        flush(hw, gen, irqs);
+    }
+    if hw.work != 0 {
+        hw.before_entry();
+    }
+    if hw.checked.is_some() {
+        hw.check_clean();
+    }
+
+    // SAFETY:
+    // 1. Interrupts are off, and the thread stays on this CPU.
+    // 2. SVM is on here: the module part exists, and its owner keeps it on while vCPUs exist. If
+    //    the kernel takes it away on its way down, the fixups of vmenter.S pass over the faults.
+    // 3. `arrive` saved the host's state here since the vCPU came to this CPU.
+    // 4. `entry` names the control block, which lives as long as `hw`, and which this crate alone
+    //    writes: it intercepts what guards the host, has nested paging on, with tables that are kept
+    //    alive by `hw.root`, an ASID other than 0, and permission maps that open nothing but what
+    //    hardware or the entry code switches.
+    // 5. No reference into the control block is alive.
+    unsafe { c::kvmrs_svm_enter((&raw mut hw.entry).cast()) };
+    hw.tlb.end(irqs);
+
+    let claim = hw.m.clean;
+    let control = &mut hw.vmcb_mut().control;
+    control.event_inj = 0;
+    let code = control.exit_code;
+    if is_entry_failure(code) {
+        hw.refused();
+        cpu.load();
+        return;
+    }
+    control.clean = claim;
+    if control.tlb_ctl != tlb::KEEP {
+        hw.flushed(irqs);
+    }
+    hw.asid_new = false;
+    if hw.work != 0 || is_rare(code) {
+        hw.after_exit(code);
+    }
+    if hw.checked.is_some() {
+        hw.remember();
+    }
+}
+
+/// The first entry since the thread came to this CPU, or came back from user space.
+#[cold]
+#[inline(never)]
+fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
+    cpu.fresh.store(false, Relaxed);
+    // SAFETY: Interrupts are off, SVM is on, and the save page of this CPU is registered.
+    unsafe {
+        c::kvmrs_svm_resident();
+        c::kvmrs_entry_switch(hw.id);
+    }
+
+    let here = irqs.cpu_id();
+    if hw.last_cpu != here {
+        hw.last_cpu = here;
+        // This CPU knows nothing of the control block, or what it was long ago.
+        hw.vmcb_mut().control.clean = 0;
+        hw.asid_generation = 0;
+    }
+    let (generation, ratio) = {
+        let pc = this_cpu(irqs);
+        (pc.asid_generation, pc.tsc_ratio)
+    };
+    if hw.asid_generation != generation {
+        hw.take_asid(irqs);
+        hw.tlb.forget();
+    }
+    if hw.m.features.tsc_scaling && ratio != hw.tsc_ratio {
+        // SAFETY: Interrupts are off; any ratio is a legal value within its 40 bits.
+        unsafe { c::kvmrs_svm_set_tsc_ratio(hw.tsc_ratio) };
+    }
+    if hw.m.features.rdtscp && !cpu.tsc_aux.load(Relaxed) {
+        // SAFETY: RDTSCP exists, and with it the MSR; any 32-bit value is legal. `put` restores the
+        // host's before the thread leaves this CPU or returns to user space.
+        unsafe { c::kvmrs_svm_load_tsc_aux(hw.tsc_aux) };
+        cpu.tsc_aux.store(true, Relaxed);
+    }
+}
+
+/// Translations have to go before this entry.
+#[cold]
+#[inline(never)]
+fn flush(hw: &mut Vcpu, gen: u64, irqs: &IrqsOff<'_>) {
+    hw.flush_asid(irqs);
+    hw.tlb.done(gen);
+}
