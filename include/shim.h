@@ -10,12 +10,15 @@
 
 #include <linux/entry-virt.h>
 #include <linux/fs.h>
+#include <linux/irq_work.h>
 #include <linux/mm_types.h>
 #include <linux/rcuwait.h>
 #include <linux/spinlock_types.h>
 #include <linux/syscore_ops.h>
 #include <linux/types.h>
 #include <linux/user-return-notifier.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
 
 /* ---- files (shim/file.c) ---- */
 
@@ -149,6 +152,43 @@ bool gds_ucode_mitigated(void);
 void kvmrs_vcpu_switch_barrier(void);
 /* After a guest ran on this CPU: a branch predictor flush is due before user space runs. */
 void kvmrs_mark_guest_ran(void);
+
+/* ---- time, work and events (shim/event.c) ---- */
+
+/* Initialises a raw spinlock; all of them share one lockdep class. */
+void kvmrs_raw_spin_init(raw_spinlock_t *lock);
+/* Initialises a work item. */
+void kvmrs_init_work(struct work_struct *work, void (*func)(struct work_struct *work));
+/* Initialises a work item that is queued after a delay. */
+void kvmrs_init_delayed_work(struct delayed_work *work, void (*func)(struct work_struct *work));
+/* Initialises an item that interrupts this CPU soon, from any context. */
+void kvmrs_init_irq_work(struct irq_work *work, void (*func)(struct irq_work *work));
+/* A workqueue bound to no CPU, or NULL. */
+struct workqueue_struct *kvmrs_alloc_workqueue(const char *name);
+/* Makes `wait` the only receiver of an eventfd's signals; *signaled if one is pending now. */
+int kvmrs_eventfd_watch(struct file *file, struct wait_queue_entry *wait, bool *signaled);
+/* What the timekeeper says: a clock is offset + (base + ((tsc - last) & mask) * mult >> shift). */
+struct kvmrs_clock {
+	u64 cycle_last;
+	u64 mask;
+	u64 base;
+	u64 offset;
+	u32 mult;
+	u32 shift;
+};
+struct kvmrs_gtod {
+	struct kvmrs_clock mono;
+	struct kvmrs_clock raw;
+	s64 offs_boot;
+	u64 wall_sec;
+	bool tsc;
+};
+/* Follows the timekeeper; `changed` is called inside its update, with interrupts off. */
+int kvmrs_gtod_start(void (*changed)(bool tsc, bool stepped));
+/* Ends that; no call is running when this returns. */
+void kvmrs_gtod_stop(void);
+/* A consistent copy of the last state. */
+void kvmrs_gtod_read(struct kvmrs_gtod *out);
 
 /* ---- parameters (shim/params.c) ---- */
 

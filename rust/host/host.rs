@@ -36,9 +36,11 @@ pub mod preempt;
 pub mod run_page;
 pub mod srcu_box;
 pub mod task;
+pub mod timer;
 pub mod uaccess;
 pub mod uret;
 pub mod wait;
+pub mod work;
 pub mod xstate;
 
 #[allow(

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Timers at a point of monotonic time, and the clocks.
+//!
+//! [`HardTimer`] fires in the timer interrupt itself (LAPIC and TSC-deadline timers), [`SoftTimer`]
+//! in the soft interrupt after it (PIT). A timer may be armed from anywhere, also while it fires;
+//! what was armed last counts.
+
+use core::arch::x86_64::{_mm_lfence, _rdtsc};
+
+use kernel::bindings;
+use kernel::prelude::*;
+use kernel::types::Opaque;
+
+use crate::module::ModuleRef;
+
+/// What a timer does.
+pub trait TimerOps: Send + Sync {
+    /// The timer expired; `now` is the monotonic time, nanoseconds. The result, if any, is when it
+    /// is to fire again. In the interrupt: no sleeping, no cancelling of this timer.
+    fn fired(&self, now: u64) -> Option<u64>;
+}
+
+/// What the kernel calls with the address of the first field.
+#[repr(C)]
+#[pin_data]
+struct Node<T> {
+    #[pin]
+    raw: Opaque<bindings::hrtimer>,
+    ops: T,
+}
+
+/// A timer around `T`; it fires in the timer interrupt if `HARD`.
+#[pin_data(PinnedDrop)]
+pub struct Timer<T: TimerOps, const HARD: bool> {
+    #[pin]
+    node: Node<T>,
+    _module: ModuleRef,
+}
+
+/// A timer that fires in the timer interrupt, with interrupts off.
+pub type HardTimer<T> = Timer<T, true>;
+
+/// A timer that fires in the soft interrupt.
+pub type SoftTimer<T> = Timer<T, false>;
+
+// SAFETY: Timers may be used from any thread; `T` is `Send + Sync`.
+unsafe impl<T: TimerOps, const HARD: bool> Send for Timer<T, HARD> {}
+// SAFETY: As above.
+unsafe impl<T: TimerOps, const HARD: bool> Sync for Timer<T, HARD> {}
+
+/// The outcome of [`Timer::try_cancel`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// The timer was not armed.
+    Idle,
+    /// It was armed and is not any more.
+    Disarmed,
+    /// It fires at this moment on another CPU (or in the caller).
+    Firing,
+}
+
+impl<T: TimerOps, const HARD: bool> Timer<T, HARD> {
+    const MODE: bindings::hrtimer_mode = if HARD {
+        bindings::hrtimer_mode_HRTIMER_MODE_ABS_HARD
+    } else {
+        bindings::hrtimer_mode_HRTIMER_MODE_ABS_SOFT
+    };
+
+    /// Makes a timer, not armed.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` while the module is being unloaded.
+    pub fn new(ops: T) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            node <- pin_init!(Node {
+                raw <- Opaque::ffi_init(|p: *mut bindings::hrtimer| {
+                    // SAFETY: Initialises the timer in place; it is cancelled before it is freed.
+                    unsafe {
+                        bindings::hrtimer_setup(
+                            p,
+                            Some(fired::<T, HARD>),
+                            bindings::CLOCK_MONOTONIC as i32,
+                            Self::MODE,
+                        )
+                    }
+                }),
+                ops,
+            }),
+            _module: ModuleRef::get()?,
+        })
+    }
+
+    /// What the timer was made around.
+    #[inline]
+    pub fn ops(&self) -> &T {
+        &self.node.ops
+    }
+
+    /// Arms the timer for a monotonic time, nanoseconds; if that is past it fires at once. Replaces
+    /// what was armed before.
+    #[inline]
+    pub fn arm(&self, at: u64) {
+        self.node.start(at, Self::MODE);
+    }
+
+    /// Disarms the timer, and waits if it fires right now; whether it was armed. Never while a lock
+    /// is held that [`TimerOps::fired`] takes, nor from there.
+    pub fn cancel(&self) -> bool {
+        // SAFETY: The timer is initialised and pinned.
+        unsafe { bindings::hrtimer_cancel(self.node.raw.get()) != 0 }
+    }
+
+    /// Disarms the timer without waiting. Any context.
+    pub fn try_cancel(&self) -> Cancelled {
+        // SAFETY: The timer is initialised and pinned.
+        match unsafe { bindings::hrtimer_try_to_cancel(self.node.raw.get()) } {
+            0 => Cancelled::Idle,
+            1 => Cancelled::Disarmed,
+            _ => Cancelled::Firing,
+        }
+    }
+
+    /// Whether the timer is armed or fires right now.
+    pub fn is_active(&self) -> bool {
+        // SAFETY: The timer is initialised and pinned.
+        unsafe { bindings::hrtimer_active(self.node.raw.get()) }
+    }
+
+    /// Time until the timer fires, nanoseconds; not positive if it is late. Means something only
+    /// while it is armed.
+    pub fn remaining(&self) -> i64 {
+        // SAFETY: The timer is initialised and pinned.
+        unsafe { bindings::__hrtimer_get_remaining(self.node.raw.get(), false) }
+    }
+
+    /// Moves an armed timer to this CPU, so that it interrupts the vCPU it belongs to. `at` is when
+    /// it was armed for. Waits as [`Self::cancel`] does.
+    pub fn migrate(&self, at: u64) {
+        if self.cancel() {
+            self.arm(at);
+        }
+    }
+}
+
+impl<T> Node<T> {
+    #[inline]
+    fn start(&self, at: u64, mode: bindings::hrtimer_mode) {
+        let at = i64::try_from(at).unwrap_or(i64::MAX);
+        // SAFETY: The timer is initialised and pinned; the function locks.
+        unsafe { bindings::hrtimer_start_range_ns(self.raw.get(), at, 0, mode) };
+    }
+}
+
+#[pinned_drop]
+impl<T: TimerOps, const HARD: bool> PinnedDrop for Timer<T, HARD> {
+    fn drop(self: Pin<&mut Self>) {
+        self.cancel();
+    }
+}
+
+unsafe extern "C" fn fired<T: TimerOps, const HARD: bool>(
+    raw: *mut bindings::hrtimer,
+) -> bindings::hrtimer_restart {
+    // SAFETY: The timer is the first field of a pinned `Node<T>`, which waits for this function
+    // before it goes.
+    let node = unsafe { &*raw.cast::<Node<T>>() };
+    if let Some(at) = node.ops.fired(ktime_get_ns()) {
+        // Started anew and not by the return value: that would change the time of a timer that
+        // another CPU has armed meanwhile.
+        node.start(at, Timer::<T, HARD>::MODE);
+    }
+    bindings::hrtimer_restart::HRTIMER_NORESTART
+}
+
+/// Monotonic time, nanoseconds.
+#[inline]
+pub fn ktime_get_ns() -> u64 {
+    // SAFETY: No requirements.
+    unsafe { bindings::ktime_get() as u64 }
+}
+
+/// Monotonic time with the time spent suspended, nanoseconds.
+pub fn boottime_ns() -> u64 {
+    // SAFETY: No requirements.
+    unsafe { bindings::ktime_get_with_offset(bindings::tk_offsets_TK_OFFS_BOOT) as u64 }
+}
+
+/// Monotonic time at the raw frequency of the clock, nanoseconds.
+pub fn raw_ns() -> u64 {
+    // SAFETY: No requirements.
+    unsafe { bindings::ktime_get_raw() as u64 }
+}
+
+/// Wall-clock time, nanoseconds since 1970.
+pub fn realtime_ns() -> u64 {
+    // SAFETY: No requirements.
+    unsafe { bindings::ktime_get_with_offset(bindings::tk_offsets_TK_OFFS_REAL) as u64 }
+}
+
+/// The time-stamp counter, read possibly ahead of earlier loads.
+#[inline(always)]
+pub fn rdtsc() -> u64 {
+    // SAFETY: The kernel may read it.
+    unsafe { _rdtsc() }
+}
+
+/// The time-stamp counter, read after all earlier loads. SDM: vol 2, RDTSC.
+#[inline(always)]
+pub fn rdtsc_ordered() -> u64 {
+    // SAFETY: As above; LFENCE exists on every 64-bit CPU.
+    unsafe {
+        _mm_lfence();
+        _rdtsc()
+    }
+}
