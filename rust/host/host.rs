@@ -15,6 +15,7 @@ const __LOG_PREFIX: &[u8] = b"kvm\0";
 pub mod clock;
 pub mod cpu;
 pub mod dr;
+pub mod eventfd;
 pub mod fd;
 pub mod fpu;
 pub mod gup;
