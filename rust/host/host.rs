@@ -18,6 +18,7 @@ pub mod dr;
 pub mod eventfd;
 pub mod fd;
 pub mod fpu;
+pub mod gtod;
 pub mod gup;
 pub mod hwvirt;
 pub mod irq_lock;
