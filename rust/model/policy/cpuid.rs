@@ -3,7 +3,7 @@
 //! The answers of `KVM_GET_SUPPORTED_CPUID` and `KVM_GET_EMULATED_CPUID`.
 //!
 //! The list must be usable as it is: a VMM may hand it back through `KVM_SET_CPUID2`, and most
-//! start from it. Leaves carry the host's values where a guest may know them (caches, names),
+//! start from it. Leaves carry the host's values where a guest may know them (caches),
 //! [`Supported`]'s words where bits are features, and zeros elsewhere.
 
 use super::feature::{HostCpuid, Supported};
@@ -222,7 +222,7 @@ impl<H: HostCpuid> Fill<'_, H> {
                 self.word(Word::X1Ecx),
                 self.word(Word::X1Edx),
             ],
-            0x8000_0002..=0x8000_0005 => [eax, ebx, ecx, edx],
+            0x8000_0005 => [eax, ebx, ecx, edx],
             0x8000_0006 => [eax, ebx, ecx, edx & 0xfffc_ffff],
             0x8000_0007 => [0, 0, 0, self.word(Word::X7Edx)],
             0x8000_0008 => [

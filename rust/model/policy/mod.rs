@@ -21,3 +21,7 @@ pub mod pv;
 #[cfg(test)]
 #[path = "tests/mod.rs"]
 mod hosts;
+
+#[cfg(test)]
+#[path = "tests/in_tree.rs"]
+mod in_tree;

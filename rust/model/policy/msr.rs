@@ -402,9 +402,6 @@ impl MsrState {
         self.platform_info = msr::PLATFORM_INFO_CPUID_FAULTING;
         // KVM: any revision that no guest finds too old.
         self.microcode = if host.svm { 0x0100_0065 } else { 0x1_0000_0000 };
-        if host.svm {
-            self.de_cfg = host.de_cfg;
-        }
     }
 
     /// RESET, or INIT (`init`), which keeps most.
