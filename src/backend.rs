@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The one vendor of this machine: probed when the module is loaded, constant afterwards.
+
+use host::hwvirt::CpuHooks;
+use host::hwvirt::X86Virt;
+use host::pin::PinnedCpu;
+use kernel::prelude::*;
+use kernel::sync::SetOnce;
+use virt::svm::Svm;
+use virt::vendor::Features;
+use virt::vendor::Vendor;
+
+/// A vendor with the place where its probed capabilities are kept.
+pub(crate) trait Backend: Vendor {
+    /// Where they are. Empty until the probe succeeded.
+    fn cell() -> &'static SetOnce<Self::Module>;
+
+    /// The extension to switch on.
+    const EXTENSION: X86Virt;
+
+    /// The probed capabilities. EOPNOTSUPP before the probe succeeded, which no file can see.
+    fn module() -> Result<&'static Self::Module> {
+        Self::cell().as_ref().ok_or(EOPNOTSUPP)
+    }
+
+    /// What the hardware offers; nothing at all before the probe.
+    fn host_features() -> Features {
+        match Self::cell().as_ref() {
+            Some(m) => *Self::features(m),
+            None => Features::default(),
+        }
+    }
+}
+
+impl Backend for Svm {
+    const EXTENSION: X86Virt = X86Virt::Svm;
+
+    fn cell() -> &'static SetOnce<Self::Module> {
+        static CELL: SetOnce<<Svm as Vendor>::Module> = SetOnce::new();
+        &CELL
+    }
+}
+
+/// What happens on each CPU when virtualization goes on and off there.
+pub(crate) struct Hooks<V>(core::marker::PhantomData<fn() -> V>);
+
+impl<V> Hooks<V> {
+    /// The hooks.
+    pub(crate) fn new() -> Self {
+        Self(core::marker::PhantomData)
+    }
+}
+
+impl<V: Backend> CpuHooks for Hooks<V> {
+    fn online(&self, cpu: &PinnedCpu<'_>) -> Result {
+        V::cpu_online(V::module()?, cpu)
+    }
+
+    fn offline(&self, cpu: &PinnedCpu<'_>) {
+        if let Some(m) = V::cell().as_ref() {
+            V::cpu_offline(m, cpu);
+        }
+    }
+
+    fn emergency(&self, _cpu: &PinnedCpu<'_>) {
+        if let Some(m) = V::cell().as_ref() {
+            V::cpu_emergency(m);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The VM descriptor. Unknown commands get ENOTTY; a process that did not create the VM gets EIO.
+
+use crate::backend::Backend;
+use crate::irq;
+use crate::irq::chips;
+use crate::irq::routes;
+use crate::pv;
+use crate::vm::bus;
+use crate::vm::caps;
+use crate::vm::dirty;
+use crate::vm::memslot;
+use crate::vm::vcpus::MAX_VCPU_IDS;
+use crate::vm::Vm;
+use core::sync::atomic::Ordering;
+use host::fd::FileOps;
+use host::uaccess::read_user;
+use host::uaccess::write_user;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::sync::ArcBorrow;
+use model::abi;
+use model::irqchip::line::IrqSource;
+
+/// Highest address of the three pages for real mode without unrestricted guest: they end below 4
+/// GiB.
+const MAX_TSS_ADDR: usize = 0xffff_d000;
+/// Where the identity-map page is unless user space says otherwise.
+const IDENTITY_MAP_DEFAULT: u64 = 0xfffb_c000;
+
+impl<V: Backend> FileOps for Vm<V> {
+    fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        let core = this.core();
+        let base = &core.base;
+        base.check_caller()?;
+        match cmd {
+            abi::KVM_CREATE_VCPU => Vm::create_vcpu(&Arc::from(this), arg),
+            abi::KVM_SET_USER_MEMORY_REGION => memslot::set_region(core, &read_user(arg)?),
+            abi::KVM_SET_USER_MEMORY_REGION2 => memslot::set_region2(core, &read_user(arg)?),
+            abi::KVM_GET_DIRTY_LOG => dirty::get(core, &read_user(arg)?),
+            abi::KVM_CLEAR_DIRTY_LOG => dirty::clear(core, &read_user(arg)?),
+            abi::KVM_CHECK_EXTENSION => Ok(match u32::try_from(arg) {
+                Ok(cap) => caps::check::<V>(Some(base), cap),
+                Err(_) => 0,
+            }),
+            abi::KVM_ENABLE_CAP => caps::enable(base, &read_user(arg)?),
+            abi::KVM_SET_TSS_ADDR => {
+                if arg > MAX_TSS_ADDR {
+                    Err(EINVAL)
+                } else {
+                    // Real mode runs directly: the pages are not needed.
+                    Ok(0)
+                }
+            }
+            abi::KVM_SET_IDENTITY_MAP_ADDR => {
+                let v: u64 = read_user(arg)?;
+                let _setup = base.setup.lock();
+                if base.vcpus.count() != 0 {
+                    return Err(EINVAL);
+                }
+                let v = if v == 0 { IDENTITY_MAP_DEFAULT } else { v };
+                base.identity_map.store(v, Ordering::Relaxed);
+                Ok(0)
+            }
+            abi::KVM_SET_NR_MMU_PAGES => {
+                // KVM: a quota of shadow pages. Nested paging has none to limit.
+                if arg < 64 {
+                    Err(EINVAL)
+                } else {
+                    Ok(0)
+                }
+            }
+            abi::KVM_SET_BOOT_CPU_ID => {
+                let mut setup = base.setup.lock();
+                if base.vcpus.count() != 0 {
+                    return Err(EBUSY);
+                }
+                let id = u32::try_from(arg).map_err(|_| EINVAL)?;
+                if id >= setup.max_ids || id > MAX_VCPU_IDS {
+                    return Err(EINVAL);
+                }
+                setup.boot_cpu = id;
+                base.caps.mark_boot_cpu();
+                Ok(0)
+            }
+            abi::KVM_SET_TSC_KHZ => pv::tsc::set_vm_khz::<V>(base, arg),
+            abi::KVM_GET_TSC_KHZ => Ok(base.setup.lock().tsc_khz as isize),
+            abi::KVM_GET_CLOCK => {
+                write_user(arg, &pv::clock::get(base))?;
+                Ok(0)
+            }
+            abi::KVM_SET_CLOCK => pv::clock::set(base, &read_user(arg)?),
+            abi::KVM_CREATE_IRQCHIP => irq::create(base),
+            abi::KVM_IRQ_LINE => {
+                let l: abi::KvmIrqLevel = read_user(arg)?;
+                irq::set_line(base, IrqSource::User, l.irq, l.level != 0, false)?;
+                Ok(0)
+            }
+            abi::KVM_IRQ_LINE_STATUS => {
+                let mut l: abi::KvmIrqLevel = read_user(arg)?;
+                let status = irq::set_line(base, IrqSource::User, l.irq, l.level != 0, true)?;
+                // CAST: the field is a signed number in this use.
+                l.irq = status as u32;
+                write_user(arg, &l)?;
+                Ok(0)
+            }
+            abi::KVM_GET_IRQCHIP => {
+                let mut k: abi::KvmIrqchip = read_user(arg)?;
+                chips::get(base, &mut k)?;
+                write_user(arg, &k)?;
+                Ok(0)
+            }
+            abi::KVM_SET_IRQCHIP => {
+                let k: abi::KvmIrqchip = read_user(arg)?;
+                chips::set(base, &k)?;
+                Ok(0)
+            }
+            abi::KVM_SET_GSI_ROUTING => routes::set(base, arg),
+            abi::KVM_SIGNAL_MSI => routes::signal_msi(base, &read_user(arg)?),
+            abi::KVM_IOEVENTFD => bus::ioeventfd(base, &read_user(arg)?),
+            abi::KVM_REGISTER_COALESCED_MMIO => bus::coalesced(base, &read_user(arg)?, true),
+            abi::KVM_UNREGISTER_COALESCED_MMIO => bus::coalesced(base, &read_user(arg)?, false),
+            _ => Err(ENOTTY),
+        }
+    }
+}

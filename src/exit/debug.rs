@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Debug registers, `#DB`, `#BP`, and user space's debugging of the guest.
+
+use super::emulate;
+use super::raise;
+use crate::backend::Backend;
+use crate::vcpu::event;
+use crate::vcpu::fetch;
+use crate::vcpu::run::Flow;
+use crate::vcpu::user_exit::UserExit;
+use crate::vcpu::Cx;
+use core::ops::ControlFlow::Break;
+use kernel::prelude::*;
+use model::abi;
+use model::abi::KvmGuestDebug;
+use model::exit::DrAccess;
+use model::x86::ctrl::cr4;
+use model::x86::ctrl::dr6;
+use model::x86::ctrl::dr7;
+use model::x86::ctrl::rflags;
+use model::x86::exception;
+use model::x86::exception::Exception;
+use virt::vendor::Trap;
+
+/// Every control bit that KVM_SET_GUEST_DEBUG takes.
+const CONTROL: u32 = abi::KVM_GUESTDBG_ENABLE
+    | abi::KVM_GUESTDBG_SINGLESTEP
+    | abi::KVM_GUESTDBG_USE_SW_BP
+    | abi::KVM_GUESTDBG_USE_HW_BP
+    | abi::KVM_GUESTDBG_INJECT_DB
+    | abi::KVM_GUESTDBG_INJECT_BP;
+
+impl<V: Backend> Cx<'_, '_, V> {
+    /// Gives the hardware the DR7 in force: user space's while it has hardware breakpoints, else
+    /// the guest's. The address registers follow when they are needed.
+    pub(crate) fn update_dr7(&mut self) {
+        let d = &self.st.debug;
+        let user = d.control & abi::KVM_GUESTDBG_USE_HW_BP != 0;
+        let (regs, v) = if user {
+            (d.user_dr, d.user_dr7)
+        } else {
+            (d.dr, d.dr7)
+        };
+        V::set_dr7(self.l, v);
+        self.l.set_breakpoints(regs);
+        V::set_trap(self.l, Trap::DebugRegisters, true);
+    }
+
+    /// RFLAGS as the guest and user space see it: without the TF that single-stepping put there.
+    pub(crate) fn rflags_seen(&self) -> u64 {
+        let f = V::rflags(self.l);
+        if self.st.debug.stepping {
+            f & !rflags::TF
+        } else {
+            f
+        }
+    }
+
+    /// Sets RFLAGS as seen by the guest, keeping our TF.
+    pub(crate) fn set_rflags_seen(&mut self, v: u64) {
+        let tf = if self.st.debug.stepping {
+            rflags::TF
+        } else {
+            0
+        };
+        V::set_rflags(self.l, v | tf);
+    }
+}
+
+/// KVM_SET_GUEST_DEBUG. EBUSY when an exception is to be injected and one is pending.
+pub(crate) fn set<V: Backend>(cx: &mut Cx<'_, '_, V>, d: &KvmGuestDebug) -> Result {
+    if d.control & !CONTROL != 0 {
+        return Err(EINVAL);
+    }
+    let inject = d.control & (abi::KVM_GUESTDBG_INJECT_DB | abi::KVM_GUESTDBG_INJECT_BP);
+    if inject != 0 {
+        if cx.st.events.exception.is_some() {
+            return Err(EBUSY);
+        }
+        let vector = if inject & abi::KVM_GUESTDBG_INJECT_DB != 0 {
+            exception::DB
+        } else {
+            exception::BP
+        };
+        event::raise(cx, Exception::new(vector));
+    }
+    let seen = cx.rflags_seen();
+    let on = d.control & abi::KVM_GUESTDBG_ENABLE != 0;
+    cx.st.debug.control = if on { d.control } else { 0 };
+    let [a, b, c, e, .., v7] = d.arch.debugreg;
+    cx.st.debug.user_dr = [a, b, c, e];
+    cx.st.debug.user_dr7 = v7 & dr7::VOLATILE | dr7::FIXED_1;
+    cx.st.debug.stepping = cx.st.debug.control & abi::KVM_GUESTDBG_SINGLESTEP != 0;
+    cx.set_rflags_seen(seen);
+    cx.update_dr7();
+    cx.update_exception_exits();
+    Ok(())
+}
+
+fn to_user<V: Backend>(cx: &Cx<'_, '_, V>, vector: u8, d6: u64) -> Flow {
+    Break(UserExit::Debug {
+        exception: u32::from(vector),
+        pc: cx.linear_rip(),
+        dr6: d6,
+        dr7: cx.st.debug.user_dr7,
+    })
+}
+
+/// `#DB` in the guest.
+pub(crate) fn db<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &Exception) -> Flow {
+    let user = abi::KVM_GUESTDBG_SINGLESTEP | abi::KVM_GUESTDBG_USE_HW_BP;
+    if cx.st.debug.control & user != 0 {
+        let d6 = V::dr6(cx.l) | e.payload;
+        return to_user(cx, exception::DB, d6);
+    }
+    raise(
+        cx,
+        Exception {
+            vector: exception::DB,
+            error_code: None,
+            // The hardware has put the cause into DR6 itself, or reports it here.
+            payload: (V::dr6(cx.l) ^ dr6::RTM) & !dr6::FIXED_1 | e.payload,
+        },
+    )
+}
+
+/// INT3 under user space's software breakpoints.
+pub(crate) fn bp<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    to_user(cx, exception::BP, 0)
+}
+
+/// MOV to or from a debug register that exited.
+pub(crate) fn dr_access<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &DrAccess) -> Flow {
+    let Some(gpr) = a.gpr else {
+        // Without decode assists the register operand is not known.
+        return emulate::instruction(cx);
+    };
+    if V::cpl(cx.l) != 0 {
+        return raise(cx, Exception::gp0());
+    }
+    if cx.st.debug.dr7 & dr7::GD != 0 {
+        return raise(
+            cx,
+            Exception {
+                vector: exception::DB,
+                error_code: None,
+                payload: dr6::BD,
+            },
+        );
+    }
+    let r = if a.write {
+        let v = cx.gpr(gpr);
+        set_dr(cx, a.dr, v)
+    } else {
+        get_dr(cx, a.dr).map(|v| cx.set_gpr(gpr, v))
+    };
+    match r {
+        Ok(()) => fetch::skip(cx),
+        Err(e) => raise(cx, e),
+    }
+}
+
+/// DR4 and DR5 are DR6 and DR7, unless CR4.DE makes them undefined.
+fn alias<V: Backend>(cx: &Cx<'_, '_, V>, n: u8) -> Result<u8, Exception> {
+    match n {
+        4 | 5 if V::cr4(cx.l) & cr4::DE != 0 => Err(Exception::ud()),
+        4 => Ok(6),
+        5 => Ok(7),
+        _ => Ok(n),
+    }
+}
+
+/// Reads a debug register as the guest sees it.
+pub(crate) fn get_dr<V: Backend>(cx: &Cx<'_, '_, V>, n: u8) -> Result<u64, Exception> {
+    let n = alias(cx, n)?;
+    Ok(match n {
+        6 => V::dr6(cx.l),
+        7 => cx.st.debug.dr7,
+        _ => cx.st.debug.dr.get(usize::from(n)).copied().unwrap_or(0),
+    })
+}
+
+/// Sets a debug register. `#GP` for upper bits (`SDM: vol 3, 17.2.6`).
+pub(crate) fn set_dr<V: Backend>(cx: &mut Cx<'_, '_, V>, n: u8, v: u64) -> Result<(), Exception> {
+    let n = alias(cx, n)?;
+    match n {
+        6 | 7 if v >> 32 != 0 => return Err(Exception::gp0()),
+        6 => V::set_dr6(cx.l, v & dr6::VOLATILE | dr6::FIXED_1),
+        7 => {
+            cx.st.debug.dr7 = v & dr7::VOLATILE | dr7::FIXED_1;
+            cx.update_dr7();
+        }
+        _ => {
+            if let Some(d) = cx.st.debug.dr.get_mut(usize::from(n)) {
+                *d = v;
+            }
+            cx.update_dr7();
+        }
+    }
+    Ok(())
+}

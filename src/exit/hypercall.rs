@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM's hypercalls: VMCALL or VMMCALL with a number in RAX.
+
+use crate::backend::Backend;
+use crate::irq::deliver;
+use crate::vcpu::fetch;
+use crate::vcpu::pending::Pending;
+use crate::vcpu::run::Flow;
+use crate::vcpu::user_exit::UserExit;
+use crate::vcpu::Cx;
+use core::ops::ControlFlow::Break;
+use model::x86::apic::Delivery;
+use model::x86::apic::Message;
+use model::x86::state::gpr;
+use model::x86::state::CodeSize;
+
+/// KVM_HC_VAPIC_POLL_IRQ: nothing to do; that it exits is the point.
+const HC_VAPIC_POLL_IRQ: u64 = 1;
+/// KVM_HC_KICK_CPU.
+const HC_KICK_CPU: u64 = 5;
+/// KVM_HC_SEND_IPI.
+const HC_SEND_IPI: u64 = 10;
+/// KVM_HC_SCHED_YIELD.
+const HC_SCHED_YIELD: u64 = 11;
+/// KVM_HC_MAP_GPA_RANGE.
+const HC_MAP_GPA_RANGE: u64 = 12;
+/// -KVM_ENOSYS.
+const ENOSYS: u64 = (-1000i64) as u64;
+/// -KVM_EPERM.
+const EPERM: u64 = (-1i64) as u64;
+/// -KVM_EINVAL.
+const EINVAL: u64 = (-22i64) as u64;
+
+/// Carries out a hypercall. Unknown numbers get -KVM_ENOSYS, callers outside the kernel -KVM_EPERM.
+pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    let long = cx.code_size() == CodeSize::Bits64;
+    let mask = if long { u64::MAX } else { 0xffff_ffff };
+    let r = &V::regs(cx.l).gpr;
+    let [nr, a0, a1, a2, a3] = [gpr::RAX, gpr::RBX, gpr::RCX, gpr::RDX, gpr::RSI].map(|i| {
+        // PANIC: constants below 16.
+        r.get(i).copied().unwrap_or(0) & mask
+    });
+    if V::cpl(cx.l) != 0 {
+        return answer(cx, EPERM, mask);
+    }
+    let pv = &cx.st.cpuid.features;
+    let result = match nr {
+        HC_VAPIC_POLL_IRQ => 0,
+        HC_KICK_CPU if pv.pv & crate::host_caps::PV_UNHALT != 0 => {
+            kick(cx, a1);
+            0
+        }
+        HC_SEND_IPI if pv.pv & crate::host_caps::PV_SEND_IPI != 0 => send_ipi(cx, a0, a1, a2, a3),
+        HC_SCHED_YIELD if pv.pv & crate::host_caps::PV_SCHED_YIELD != 0 => {
+            host::task::cond_resched();
+            0
+        }
+        HC_MAP_GPA_RANGE if cx.vm.base.caps.hypercall_exits() & (1 << HC_MAP_GPA_RANGE) != 0 => {
+            cx.st.pending = Pending::Hypercall;
+            return Break(UserExit::Hypercall {
+                nr,
+                args: [a0, a1, a2],
+                long,
+            });
+        }
+        _ => ENOSYS,
+    };
+    answer(cx, result, mask)
+}
+
+fn answer<V: Backend>(cx: &mut Cx<'_, '_, V>, v: u64, mask: u64) -> Flow {
+    cx.set_gpr(0, v & mask);
+    fetch::skip(cx)
+}
+
+/// Ends the halt of the vCPU with this APIC id.
+fn kick<V: Backend>(cx: &Cx<'_, '_, V>, apic_id: u64) {
+    let m = Message {
+        // CAST: ids have 32 bits.
+        delivery: Delivery::RemoteRead,
+        ..Message::fixed(apic_id as u32, 0)
+    };
+    deliver::message(&cx.vm.base, &m);
+}
+
+/// Sends a fixed interrupt or NMI to the vCPUs of a bitmap: the number of vCPUs it reached.
+fn send_ipi<V: Backend>(cx: &Cx<'_, '_, V>, low: u64, high: u64, min: u64, icr: u64) -> u64 {
+    // CAST: the command register's low half, and ids of 32 bits.
+    let command = model::x86::apic::Ipi::from_icr(icr as u32, 0).message;
+    if !matches!(command.delivery, Delivery::Fixed | Delivery::Nmi) || icr & (3 << 18) != 0 {
+        return EINVAL;
+    }
+    let mut count = 0u64;
+    for i in 0..128u32 {
+        let word = if i < 64 { low } else { high };
+        if word >> (i & 63) & 1 == 0 {
+            continue;
+        }
+        let m = Message {
+            dest: (min as u32).wrapping_add(i),
+            logical: false,
+            ..command
+        };
+        if deliver::message(&cx.vm.base, &m) > 0 {
+            count = count.wrapping_add(1);
+        }
+    }
+    count
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Device memory: the local APIC, the IOAPIC, registered devices, else user space.
+
+use super::emulate;
+use crate::backend::Backend;
+use crate::irq::chips;
+use crate::vcpu::run::Flow;
+use crate::vcpu::Cx;
+use model::addr::Gpa;
+use model::exit::NestedFault;
+use model::irqchip::lapic::Mode;
+
+/// Bytes of the local APIC's window that have registers.
+const APIC_WINDOW: u64 = 0x1000;
+
+/// A fault on an address without memory, or a write to read-only memory.
+pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flow {
+    let _ = f;
+    emulate::instruction(cx)
+}
+
+/// An access to an address that was marked as device memory.
+pub(crate) fn fast<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Flow {
+    let _ = gpa;
+    emulate::instruction(cx)
+}
+
+impl<V: Backend> Cx<'_, '_, V> {
+    /// Is there memory that can be read, or (`write`) written?
+    pub(crate) fn is_ram(&self, gpa: Gpa, write: bool) -> bool {
+        !self.is_apic(gpa) && self.vm.base.slots.read().hva(gpa.gfn(), write).is_some()
+    }
+
+    /// Is the address in the window of this vCPU's local APIC?
+    fn is_apic(&self, gpa: Gpa) -> bool {
+        match &self.st.apic {
+            Some(a) => a.mode() == Mode::XApic && gpa.0.wrapping_sub(a.window()) < APIC_WINDOW,
+            None => false,
+        }
+    }
+}
+
+/// Reads a device in the kernel; false if there is none.
+pub(crate) fn read<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, buf: &mut [u8]) -> bool {
+    if cx.is_apic(gpa) {
+        let now = cx.now();
+        if let Some(a) = &mut cx.st.apic {
+            // CAST: below 4096.
+            let off = gpa.0.wrapping_sub(a.window()) as u32;
+            a.mmio_read(off, buf, now);
+        }
+        return true;
+    }
+    chips::mmio_read(&cx.vm.base, gpa.0, buf)
+}
+
+/// Writes a device in the kernel; false if there is none.
+pub(crate) fn write<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, data: &[u8]) -> bool {
+    if cx.is_apic(gpa) {
+        let now = cx.now();
+        if let Some(a) = &mut cx.st.apic {
+            // CAST: below 4096.
+            let off = gpa.0.wrapping_sub(a.window()) as u32;
+            let e = a.mmio_write(off, data, now);
+            cx.apply(&e);
+        }
+        return true;
+    }
+    chips::mmio_write(&cx.vm.base, gpa.0, data) || cx.vm.base.bus.mmio_write(gpa.0, data)
+}
+
+impl<V: Backend> Cx<'_, '_, V> {
+    /// Writes a port of a device in the kernel; false if there is none.
+    #[inline]
+    pub(crate) fn port_write(&mut self, port: u16, data: &[u8]) -> bool {
+        chips::port_write(&self.vm.base, port, data)
+            || self.vm.base.bus.port_write(u64::from(port), data)
+    }
+
+    /// Reads a port of a device in the kernel; false if there is none.
+    #[inline]
+    pub(crate) fn port_read(&mut self, port: u16, data: &mut [u8]) -> bool {
+        chips::port_read(&self.vm.base, port, data)
+    }
+
+    /// Is the port a device's in the kernel?
+    pub(crate) fn port_in_kernel(&self, port: u16) -> bool {
+        chips::has_port(&self.vm.base, port) || self.vm.base.bus.has_port(u64::from(port))
+    }
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What each exit asks for: one match, a line per exit.
+
+pub(crate) mod control;
+pub(crate) mod debug;
+pub(crate) mod emulate;
+pub(crate) mod exception;
+pub(crate) mod hypercall;
+pub(crate) mod io;
+pub(crate) mod mmio;
+pub(crate) mod msr;
+
+use crate::backend::Backend;
+use crate::mmu;
+use crate::vcpu::cpuid;
+use crate::vcpu::event;
+use crate::vcpu::fetch;
+use crate::vcpu::halt;
+use crate::vcpu::run::Flow;
+use crate::vcpu::user_exit::UserExit;
+use crate::vcpu::Cx;
+use core::ops::ControlFlow::Break;
+use core::ops::ControlFlow::Continue;
+use model::abi;
+use model::exit::Exit;
+use model::x86::exception::Exception;
+use virt::vendor::Trap;
+
+/// Handles the last exit.
+pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    match V::decode(cx.l) {
+        Exit::HostInterrupt | Exit::HostNmi => Continue(()),
+        Exit::Cpuid => cpuid::execute(cx),
+        Exit::Rdmsr => msr::rdmsr(cx),
+        Exit::Wrmsr => msr::wrmsr(cx),
+        Exit::Io(a) => io::handle(cx, &a),
+        Exit::NestedFault(f) => mmu::handle(cx, &f),
+        Exit::FastMmio(gpa) => mmio::fast(cx, gpa),
+        Exit::Hlt => {
+            fetch::skip(cx)?;
+            halt::hlt(cx)
+        }
+        Exit::InterruptWindow => {
+            event::window_opened(cx, false);
+            Continue(())
+        }
+        Exit::NmiWindow | Exit::Iret => {
+            event::window_opened(cx, true);
+            Continue(())
+        }
+        Exit::Hypercall => hypercall::handle(cx),
+        Exit::Exception(e) => exception::handle(cx, &e),
+        Exit::Cr(a) => control::cr(cx, &a),
+        Exit::Dr(a) => debug::dr_access(cx, &a),
+        Exit::Xsetbv => control::xsetbv(cx),
+        Exit::Pause => {
+            host::task::cond_resched();
+            fetch::skip(cx)
+        }
+        // There is no cache of the guest's own to write back: the host's is coherent.
+        Exit::Invd | Exit::Wbinvd => fetch::skip(cx),
+        Exit::Monitor | Exit::Mwait => control::mwait(cx),
+        Exit::Rdpmc => raise(cx, Exception::gp0()),
+        Exit::Rdtsc | Exit::Rdtscp | Exit::Invlpg(_) | Exit::DescriptorTable { .. } => {
+            emulate::instruction(cx)
+        }
+        Exit::TaskSwitch { .. } => Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION)),
+        Exit::VirtInstruction | Exit::Undefined => raise(cx, Exception::ud()),
+        Exit::Shutdown => Break(UserExit::Shutdown),
+        Exit::TprBelowThreshold => {
+            V::set_trap(cx.l, Trap::Cr8Write, false);
+            Continue(())
+        }
+        Exit::Init | Exit::Sipi | Exit::Smi | Exit::PreemptionTimer | Exit::DirtyLogFull => {
+            Continue(())
+        }
+        Exit::ApicAccess { .. } | Exit::ApicWrite { .. } | Exit::Eoi { .. } => {
+            emulate::instruction(cx)
+        }
+        Exit::BusLock | Exit::NotifyWindow { .. } => Continue(()),
+        Exit::EntryFailed { reason } => {
+            let f = V::entry_failure(cx.l);
+            V::dump(cx.l);
+            Break(UserExit::FailEntry { reason, cpu: f.cpu })
+        }
+        Exit::Unknown { code } => unknown(cx, code),
+    }
+}
+
+/// Queues an exception and goes on.
+pub(crate) fn raise<V: Backend>(cx: &mut Cx<'_, '_, V>, e: Exception) -> Flow {
+    event::raise(cx, e);
+    Continue(())
+}
+
+#[inline(never)]
+fn unknown<V: Backend>(cx: &mut Cx<'_, '_, V>, code: u64) -> Flow {
+    V::dump(cx.l);
+    Break(UserExit::Internal {
+        suberror: abi::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
+        ndata: 2,
+        data: [code, u64::from(host::pin::some_cpu_id()), 0, 0, 0, 0],
+    })
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What this host can give to guests, worked out once when the module is loaded.
+
+use crate::backend::Backend;
+use host::hwvirt::X86Virt;
+use kernel::prelude::*;
+use kernel::sync::SetOnce;
+use model::policy::feature::host_fact;
+use model::policy::feature::raw_features;
+use model::policy::feature::Caps;
+use model::policy::feature::HostCpuid;
+use model::policy::feature::Supported;
+use model::policy::msr;
+use model::policy::msr::HostMsrs;
+use model::policy::msr::MAX_MSRS;
+use model::x86::cpuid::Feature;
+use model::x86::cpuid::FeatureSet;
+use model::x86::cpuid::Regs;
+use model::x86::cpuid::Word;
+use model::x86::ctrl::xcr0;
+
+/// KVM_FEATURE_CLOCKSOURCE.
+pub(crate) const PV_CLOCKSOURCE: u32 = 1 << 0;
+/// KVM_FEATURE_NOP_IO_DELAY.
+pub(crate) const PV_NOP_IO_DELAY: u32 = 1 << 1;
+/// KVM_FEATURE_CLOCKSOURCE2.
+pub(crate) const PV_CLOCKSOURCE2: u32 = 1 << 3;
+/// KVM_FEATURE_PV_UNHALT.
+pub(crate) const PV_UNHALT: u32 = 1 << 7;
+/// KVM_FEATURE_PV_SEND_IPI.
+pub(crate) const PV_SEND_IPI: u32 = 1 << 11;
+/// KVM_FEATURE_POLL_CONTROL.
+pub(crate) const PV_POLL_CONTROL: u32 = 1 << 12;
+/// KVM_FEATURE_PV_SCHED_YIELD.
+pub(crate) const PV_SCHED_YIELD: u32 = 1 << 13;
+/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT.
+pub(crate) const PV_CLOCKSOURCE_STABLE: u32 = 1 << 24;
+
+/// The paravirtual features that are offered.
+const PV: u32 = PV_CLOCKSOURCE
+    | PV_NOP_IO_DELAY
+    | PV_CLOCKSOURCE2
+    | PV_UNHALT
+    | PV_SEND_IPI
+    | PV_POLL_CONTROL
+    | PV_SCHED_YIELD
+    | PV_CLOCKSOURCE_STABLE;
+
+/// Extended state that the backends can switch.
+const XCR0: u64 = xcr0::FP | xcr0::SSE | xcr0::YMM | xcr0::AVX512 | xcr0::PKRU;
+
+/// The host.
+pub(crate) struct HostCaps {
+    /// What CPUID may offer.
+    pub(crate) supported: Supported,
+    /// What MSRs may offer.
+    pub(crate) msrs: HostMsrs,
+    /// The answer of KVM_GET_MSR_INDEX_LIST.
+    pub(crate) msr_list: KVec<u32>,
+}
+
+static CAPS: SetOnce<HostCaps> = SetOnce::new();
+
+/// The host's capabilities; `None` before the module has probed.
+pub(crate) fn get() -> Option<&'static HostCaps> {
+    CAPS.as_ref()
+}
+
+/// This host's CPUID.
+pub(crate) struct Cpu;
+
+impl HostCpuid for Cpu {
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> Regs {
+        let r = host::cpu::cpuid(leaf, subleaf);
+        [r.eax, r.ebx, r.ecx, r.edx]
+    }
+
+    fn kernel(&self, word: Word) -> Option<u32> {
+        // The kernel's numbering of words: `enum cpuid_leafs`.
+        let n = match word {
+            Word::L1Edx => 0,
+            Word::X1Edx => 1,
+            Word::L1Ecx => 4,
+            Word::X1Ecx => 6,
+            Word::L7Ebx => 9,
+            Word::LdS1Eax => 10,
+            Word::L7S1Eax => 12,
+            Word::X8Ebx => 13,
+            Word::XaEdx => 15,
+            Word::L7Ecx => 16,
+            Word::L7Edx => 18,
+            Word::X21Eax => 20,
+            _ => return None,
+        };
+        let mut bits = 0u32;
+        for b in 0..32u32 {
+            if host::cpu::has(n * 32 + b) {
+                bits |= 1 << b;
+            }
+        }
+        Some(bits)
+    }
+}
+
+/// X86_FEATURE_LS_CFG_SSBD.
+const LS_CFG_SSBD: u32 = 7 * 32 + 24;
+/// X86_BUG_SPEC_STORE_BYPASS.
+const BUG_SPEC_STORE_BYPASS: u32 = 22 * 32 + 17;
+/// X86_BUG_NULL_SEG.
+const BUG_NULL_SEG: u32 = 22 * 32 + 10;
+
+/// Works out the capabilities. ENOMEM.
+pub(crate) fn probe<V: Backend>() -> Result {
+    let f = V::host_features();
+    let mut facts = host_fact::NO_EIBRS_PBRSB;
+    if !host::cpu::has(BUG_NULL_SEG) {
+        facts |= host_fact::NULL_SEGMENT_CLEARS_BASE;
+    }
+    if !host::cpu::has(BUG_SPEC_STORE_BYPASS) {
+        facts |= host_fact::NO_SPEC_STORE_BYPASS;
+    }
+    if host::cpu::has(LS_CFG_SSBD) {
+        facts |= host_fact::LS_CFG_SSBD;
+    }
+    let raw = raw_features(&Cpu);
+    let mut disable = FeatureSet::EMPTY;
+    for (have, feature) in [
+        (f.rdtscp, Feature::RDTSCP),
+        (f.rdtscp, Feature::RDPID),
+        (f.invpcid, Feature::INVPCID),
+        (f.xsaves, Feature::XSAVES),
+        (f.umip, Feature::UMIP),
+        // No shadow stacks, last-branch or performance registers are virtualised.
+        (false, Feature::SHSTK),
+        (false, Feature::IBT),
+        (false, Feature::AMX_TILE),
+        (false, Feature::PDCM),
+        (false, Feature::WAITPKG),
+    ] {
+        if !have {
+            disable.assign(feature, true);
+        }
+    }
+    let supported = Supported::probe(
+        &Cpu,
+        &Caps {
+            tdp_levels: f.tdp_levels,
+            xcr0: virt::entry::host_xcr0() & XCR0,
+            xss: 0,
+            enable: FeatureSet::EMPTY,
+            disable,
+            host: facts,
+            pv_features: PV,
+        },
+    );
+    let mut msrs = HostMsrs::new(&supported, &raw);
+    msrs.svm = V::EXTENSION == X86Virt::Svm;
+    msrs.tsc_aux = f.rdtscp;
+    msrs.microcode = u64::from(host::cpu::microcode());
+    let mut list = KBox::new([0u32; MAX_MSRS], GFP_KERNEL)?;
+    let n = msr::msr_list(
+        &supported,
+        &msrs,
+        |i| host::msr::rdmsr_safe(i).is_ok(),
+        &mut list,
+    );
+    let mut msr_list = KVec::with_capacity(n, GFP_KERNEL)?;
+    msr_list.extend_from_slice(list.get(..n).unwrap_or(&[]), GFP_KERNEL)?;
+    // Not empty only when the vendor modules probe again; the host has not changed.
+    CAPS.populate(HostCaps {
+        supported,
+        msrs,
+        msr_list,
+    });
+    Ok(())
+}

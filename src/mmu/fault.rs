@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A fault in the nested page tables: find the memory, map it, or say that it is a device.
+
+use crate::backend::Backend;
+use crate::exit;
+use crate::vcpu::run::Flow;
+use crate::vcpu::user_exit::UserExit;
+use crate::vcpu::Cx;
+use crate::vm::VmCore;
+use core::ops::ControlFlow::Break;
+use core::ops::ControlFlow::Continue;
+use host::gup::FaultErr;
+use host::gup::Want;
+use kernel::prelude::*;
+use model::addr::Gfn;
+use model::exit::NestedFault;
+use model::tdp::FastFault;
+use model::tdp::Map;
+use model::tdp::Prot;
+use virt::tdp::MapAs;
+use virt::tdp::TableCache;
+use virt::tdp::PER_FAULT;
+
+/// What became of an attempt to map a page.
+enum Outcome {
+    /// Mapped, or found mapped.
+    Done,
+    /// Something changed meanwhile.
+    Retry,
+    /// No memory there, or not for writing.
+    Device,
+    /// The host's memory is broken there; the VMM has its signal.
+    Poison,
+    /// A signal came while waiting for the page.
+    Signal,
+    /// The VMM has nothing mapped at the slot's address.
+    Unbacked,
+    /// No memory for page tables.
+    NoMemory,
+}
+
+/// -EHWPOISON.
+fn poison_error() -> Error {
+    Error::from_errno(-133)
+}
+
+/// Handles a fault of the guest.
+pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flow {
+    let gfn = f.gpa.gfn();
+    let want = Prot {
+        r: true,
+        w: f.write,
+        x: f.fetch,
+    };
+    if f.present && !f.reserved && fast(cx, gfn, want) {
+        return Continue(());
+    }
+    loop {
+        match attempt(cx.vm, &mut cx.st.tables, gfn, want, true) {
+            Outcome::Done => return Continue(()),
+            Outcome::Retry => {
+                if host::task::signal_pending() {
+                    return Break(UserExit::Signal);
+                }
+                host::task::cond_resched();
+            }
+            Outcome::Device => return exit::mmio::handle(cx, f),
+            Outcome::Poison => return Break(UserExit::Error(poison_error())),
+            Outcome::Signal => return Break(UserExit::Signal),
+            Outcome::Unbacked => {
+                return Break(UserExit::MemoryFault {
+                    gpa: gfn.gpa().0,
+                    size: model::addr::PAGE_SIZE,
+                });
+            }
+            Outcome::NoMemory => return Break(UserExit::Error(ENOMEM)),
+        }
+    }
+}
+
+/// Resolves a fault that only dirty logging or ageing caused.
+fn fast<V: Backend>(cx: &Cx<'_, '_, V>, gfn: Gfn, want: Prot) -> bool {
+    let g = cx.vm.mmu.read();
+    // A large page made writable would hide later writes from the log.
+    let max_level = if want.w { 1 } else { 3 };
+    match g.root.fast_fault(gfn, want, max_level) {
+        FastFault::Fixed { made_writable } => {
+            if made_writable {
+                cx.vm.base.slots.mark_dirty(gfn);
+            }
+            true
+        }
+        FastFault::Spurious => true,
+        FastFault::Slow => false,
+    }
+}
+
+/// Finds the page that backs `gfn` and maps it.
+fn attempt<V: Backend>(
+    vm: &VmCore<V>,
+    tables: &mut TableCache,
+    gfn: Gfn,
+    want: Prot,
+    interruptible: bool,
+) -> Outcome {
+    let slots = vm.base.slots.read();
+    let Some(slot) = slots.find(gfn) else {
+        return Outcome::Device;
+    };
+    if slot.invalid() {
+        return Outcome::Retry;
+    }
+    if want.w && slot.readonly() {
+        return Outcome::Device;
+    }
+    if tables.top_up(PER_FAULT).is_err() {
+        return Outcome::NoMemory;
+    }
+    let hva = slot.hva_of(gfn);
+    let seq = vm.mmu.sample();
+    let large = !slot.logging();
+    let fault = vm.mmu.fault_in(
+        seq,
+        hva,
+        Want {
+            write: want.w,
+            writable: !slot.readonly(),
+            interruptible,
+            nowait: false,
+            level: large,
+        },
+    );
+    let fault = match fault {
+        Ok(f) => f,
+        Err(FaultErr::Retry) => return Outcome::Retry,
+        Err(FaultErr::Interrupted) => return Outcome::Signal,
+        Err(FaultErr::HwPoison) => return Outcome::Poison,
+        Err(FaultErr::NeedsIo | FaultErr::ReadOnly | FaultErr::Fault) => return Outcome::Unbacked,
+    };
+    let g = vm.mmu.read();
+    let Some(page) = fault.validate(&g) else {
+        return Outcome::Retry;
+    };
+    let writable = page.writable() && !slot.readonly();
+    // Under logging a page becomes writable by a write only, so that the write is seen.
+    let write = writable && (want.w || !slot.logging());
+    let mut level = if large {
+        let most = V::host_features().tdp_max_level;
+        slot.max_level(gfn).min(page.max_level()).min(most)
+    } else {
+        1
+    };
+    while level > 1 && page.at_level(gfn, level).is_none() {
+        level = level.wrapping_sub(1);
+    }
+    let how = MapAs {
+        gfn,
+        level,
+        write,
+        exec: true,
+        logged: writable,
+    };
+    let mut mapped = virt::tdp::map(&g, |t| &t.root, &page, how, tables);
+    if mapped.outcome == Map::NeedsExclusive && level > 1 {
+        // Small pages are in the way of a large one; they do as well.
+        vm.base.stats.add_counts(&mapped.counts);
+        mapped = virt::tdp::map(&g, |t| &t.root, &page, MapAs { level: 1, ..how }, tables);
+    }
+    vm.base.stats.add_counts(&mapped.counts);
+    if write && slot.logging() {
+        slot.mark_dirty(gfn);
+    }
+    if mapped.flush.is_needed() {
+        g.root.flush();
+    }
+    match mapped.outcome {
+        Map::Done | Map::Spurious => Outcome::Done,
+        Map::NoSpare => Outcome::Retry,
+        Map::NeedsExclusive => {
+            drop(g);
+            super::zap::zap_range(vm, gfn, gfn.wrapping_add(1), true);
+            Outcome::Retry
+        }
+        // Beyond what the nested tables reach there is no memory.
+        Map::OutOfRange => Outcome::Device,
+    }
+}

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Nested paging: what is mapped, when, and how large. `virt::tdp` does the memory, `model::tdp` the
+//! table algorithms; here are the decisions.
+//!
+//! The MMU lock is taken for reading to map and to write-protect, for writing to zap. Table pages
+//! are allocated before it is taken. See Documentation/locking.rst.
+
+mod fault;
+pub(crate) mod log;
+mod notify;
+pub(crate) mod zap;
+
+pub(crate) use fault::handle;
+
+use crate::backend::Backend;
+use crate::vcpu::run::Flow;
+use crate::vcpu::user_exit::UserExit;
+use crate::vcpu::Cx;
+use core::ops::ControlFlow::Break;
+use core::ops::ControlFlow::Continue;
+use kernel::prelude::*;
+use model::abi;
+use virt::tdp::Root;
+use virt::vendor::Vendor;
+
+/// What the MMU lock protects.
+pub(crate) struct Tables<V: Vendor> {
+    /// The one tree of the VM.
+    pub(crate) root: Root<V>,
+}
+
+impl<V: Backend> Tables<V> {
+    /// An empty tree of the depth that the hardware of this host wants.
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            root: Root::new(V::module()?, V::host_features().tdp_levels)?,
+        })
+    }
+}
+
+/// Gives the hardware the root if it does not have it.
+#[inline]
+pub(crate) fn load_root<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    if !cx.st.root_loaded {
+        let root = cx.vm.mmu.read().root.handle();
+        if !V::set_root(cx.l, &root) {
+            return Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION));
+        }
+        cx.st.root_loaded = true;
+    }
+    Continue(())
+}
+
+/// The hardware must be given the root again.
+pub(crate) fn forget_root<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    cx.st.root_loaded = false;
+}

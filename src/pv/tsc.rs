@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The guest's time-stamp counter: host TSC plus an offset.
+
+use super::VmClock;
+use crate::backend::Backend;
+use crate::vcpu::Cx;
+use crate::vm::VmBase;
+use core::sync::atomic::Ordering;
+use kernel::prelude::*;
+use model::irqchip::lapic::Now;
+
+/// Writes of the TSC that mean the same moment as the last one, ns: user space restores vCPUs one
+/// after the other, and they shall not drift apart by that.
+const SAME_MOMENT_NS: u64 = 1_000_000_000;
+
+impl<V: Backend> Cx<'_, '_, V> {
+    /// The guest's TSC now.
+    #[inline]
+    pub(crate) fn guest_tsc(&self) -> u64 {
+        host::clock::rdtsc().wrapping_add(self.st.pv.tsc_offset)
+    }
+
+    /// Now, for the local APIC.
+    #[inline]
+    pub(crate) fn now(&self) -> Now {
+        Now {
+            ns: host::clock::now_ns(),
+            tsc: self.guest_tsc(),
+            tsc_khz: self.st.pv.tsc_khz,
+        }
+    }
+}
+
+/// The offset that a new vCPU starts with: all vCPUs of a VM count from the same moment.
+pub(crate) fn initial_offset(c: &VmClock) -> u64 {
+    if !c.tsc_known.swap(true, Ordering::AcqRel) {
+        c.tsc_offset
+            .store(host::clock::rdtsc().wrapping_neg(), Ordering::Release);
+    }
+    c.tsc_offset.load(Ordering::Acquire)
+}
+
+/// Gives the offset to the hardware.
+pub(crate) fn apply<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let offset = cx.st.pv.tsc_offset;
+    let frac = V::host_features().tsc_frac_bits;
+    V::set_tsc(cx.l, offset, 1u64.checked_shl(u32::from(frac)).unwrap_or(1));
+}
+
+fn set_offset<V: Backend>(cx: &mut Cx<'_, '_, V>, offset: u64) {
+    cx.st.pv.tsc_offset = offset;
+    apply(cx);
+    let now = cx.now();
+    if let Some(a) = &mut cx.st.apic {
+        let e = a.tsc_changed(now);
+        cx.apply(&e);
+    }
+    super::clock::refresh(cx);
+}
+
+/// A write of IA32_TSC.
+pub(crate) fn write<V: Backend>(cx: &mut Cx<'_, '_, V>, v: u64, by_user: bool) {
+    let offset = v.wrapping_sub(host::clock::rdtsc());
+    if !by_user {
+        let moved = offset.wrapping_sub(cx.st.pv.tsc_offset);
+        cx.st.msrs.state.tsc_adjust = cx.st.msrs.state.tsc_adjust.wrapping_add(moved);
+        set_offset(cx, offset);
+        return;
+    }
+    // A write by user space that agrees with the VM's other vCPUs up to the time it took to get
+    // here joins them exactly.
+    let c = &cx.vm.base.clock;
+    let shared = c.tsc_offset.load(Ordering::Acquire);
+    // CAST: the distance either way.
+    let apart = offset.wrapping_sub(shared) as i64;
+    let khz = u64::from(cx.st.pv.tsc_khz);
+    let limit = khz.wrapping_mul(SAME_MOMENT_NS / 1_000_000);
+    if v == 0 || apart.unsigned_abs() < limit {
+        set_offset(cx, shared);
+    } else {
+        c.tsc_offset.store(offset, Ordering::Release);
+        set_offset(cx, offset);
+    }
+}
+
+/// A write of IA32_TSC_ADJUST that moves the TSC by `d`.
+pub(crate) fn adjust<V: Backend>(cx: &mut Cx<'_, '_, V>, d: u64) {
+    let offset = cx.st.pv.tsc_offset.wrapping_add(d);
+    set_offset(cx, offset);
+}
+
+/// KVM_SET_TSC_KHZ on a vCPU. 0 means the host's. EINVAL for another frequency than the host's: this
+/// hardware cannot scale.
+pub(crate) fn set_khz<V: Backend>(cx: &mut Cx<'_, '_, V>, khz: usize) -> Result {
+    cx.st.pv.tsc_khz = check(khz)?;
+    Ok(())
+}
+
+/// KVM_SET_TSC_KHZ on a VM: for vCPUs to come. EINVAL after a vCPU.
+pub(crate) fn set_vm_khz<V: Backend>(vm: &VmBase, khz: usize) -> Result<isize> {
+    let mut setup = vm.setup.lock();
+    let khz = check(khz)?;
+    if vm.vcpus.count() != 0 {
+        return Err(EINVAL);
+    }
+    setup.tsc_khz = khz;
+    Ok(0)
+}
+
+/// Frequencies within this of the host's count as the host's (module parameter
+/// `tsc_tolerance_ppm`).
+fn check(khz: usize) -> Result<u32> {
+    let host = host::cpu::tsc_khz();
+    let khz = u32::try_from(khz).map_err(|_| EINVAL)?;
+    if khz == 0 {
+        return Ok(host);
+    }
+    let slack = u64::from(host).wrapping_mul(u64::from(host::params::tsc_tolerance_ppm()));
+    let apart = u64::from(khz.abs_diff(host)).wrapping_mul(1_000_000);
+    if apart <= slack {
+        Ok(khz)
+    } else {
+        Err(EINVAL)
+    }
+}

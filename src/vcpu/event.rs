@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Events on their way into the guest.
+//!
+//! An event is *pending* (it may still be replaced, combined or wait for a window) or *injected* (it
+//! was given to the hardware, or its delivery was cut short by an exit and must be repeated). The
+//! two are separate fields, never one. At most one event is injected at a time.
+
+use super::Cx;
+use crate::backend::Backend;
+use model::exit::Event;
+use model::exit::EventKind;
+use model::x86::ctrl::dr6;
+use model::x86::ctrl::dr7;
+use model::x86::ctrl::rflags;
+use model::x86::exception;
+use model::x86::exception::Combined;
+use model::x86::exception::Exception;
+use virt::vendor::Window;
+
+/// Events of one vCPU. Guarded by the vCPU mutex.
+#[derive(Default)]
+pub(crate) struct Events {
+    /// An exception that waits for the next entry.
+    pub(crate) exception: Option<Exception>,
+    /// Its payload is already in CR2 or DR6.
+    pub(crate) payload_done: bool,
+    /// The event that the hardware holds, or must be given again.
+    pub(crate) injected: Option<Event>,
+    /// NMIs that wait: 0 to 2.
+    pub(crate) nmi_pending: u8,
+    /// A vector queued by KVM_INTERRUPT.
+    pub(crate) user_interrupt: Option<u8>,
+    /// The guest hit a triple fault, to be reported.
+    pub(crate) triple_fault: bool,
+    /// The window exits that were asked for.
+    window_nmi: bool,
+    window_interrupt: bool,
+}
+
+impl Events {
+    /// Queues an exception, combining it with one that is under way (`SDM: vol 3, table 6-5`).
+    pub(crate) fn queue_exception(&mut self, e: Exception) {
+        let first = match (&self.exception, &self.injected) {
+            (Some(p), _) => Some(p.vector),
+            (None, Some(i)) if i.kind == EventKind::Exception => Some(i.vector),
+            _ => None,
+        };
+        let Some(first) = first else {
+            self.set_pending(e);
+            return;
+        };
+        match exception::combine(first, e.vector) {
+            Combined::Second => self.set_pending(e),
+            Combined::DoubleFault => {
+                self.injected = None;
+                self.set_pending(Exception::with_code(exception::DF, 0));
+            }
+            Combined::TripleFault => {
+                self.exception = None;
+                self.injected = None;
+                self.triple_fault = true;
+            }
+        }
+    }
+
+    fn set_pending(&mut self, e: Exception) {
+        if self
+            .injected
+            .is_some_and(|i| i.kind != EventKind::Interrupt && i.kind != EventKind::Nmi)
+        {
+            // The one being delivered will happen again by itself.
+            self.injected = None;
+        }
+        self.exception = Some(e);
+        self.payload_done = false;
+    }
+
+    /// Forgets what an exception or a soft event started; user space rewrote the registers.
+    pub(crate) fn drop_exception(&mut self) {
+        self.exception = None;
+    }
+
+    /// Is anything injected that must be given to the hardware again?
+    #[inline]
+    pub(crate) fn reinjects(&self) -> bool {
+        self.injected.is_some()
+    }
+}
+
+/// Puts what a pending exception changes into the registers: CR2, DR6, DR7.GD.
+///
+/// `SDM: vol 3, 6.15` (page fault), `SDM: vol 3, 17.2.3` (DR6), `SDM: vol 3, 17.2.4` (GD).
+pub(crate) fn deliver_payload<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let Some(e) = cx.st.events.exception else {
+        return;
+    };
+    if cx.st.events.payload_done {
+        return;
+    }
+    cx.st.events.payload_done = true;
+    match e.vector {
+        exception::PF => V::set_cr2(cx.l, e.payload),
+        exception::DB => {
+            // The low four bits are replaced, the others accumulate; the payload has the active-low
+            // bits inverted, as the hardware's own does.
+            let old = V::dr6(cx.l) & !dr6::TRAPS;
+            let low = dr6::RTM | dr6::BUS_LOCK;
+            let new = (old | dr6::FIXED_1 | (e.payload & !low)) & !(e.payload & low);
+            V::set_dr6(cx.l, new);
+            let d7 = V::dr7(cx.l);
+            V::set_dr7(cx.l, d7 & !dr7::GD);
+        }
+        _ => {}
+    }
+}
+
+/// Queues an exception for this vCPU.
+#[inline(never)]
+pub(crate) fn raise<V: Backend>(cx: &mut Cx<'_, '_, V>, e: Exception) {
+    cx.st.events.queue_exception(e);
+}
+
+/// Moves one event into the hardware and asks for windows for the others. Called before each entry.
+pub(crate) fn prepare<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    if cx.st.events.injected.is_none() {
+        choose(cx);
+    }
+    let ev = cx.st.events.injected;
+    V::inject(cx.l, ev.as_ref());
+    cx.update_cr8_trap();
+
+    let nmi = cx.st.events.nmi_pending > 0;
+    if nmi != cx.st.events.window_nmi {
+        cx.st.events.window_nmi = nmi;
+        V::request_window(cx.l, Window::Nmi, nmi);
+    }
+    let intr = cx.has_interrupt() || cx.user_wants_window();
+    if intr != cx.st.events.window_interrupt {
+        cx.st.events.window_interrupt = intr;
+        V::request_window(cx.l, Window::Interrupt, intr);
+    }
+}
+
+fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    if let Some(e) = cx.st.events.exception {
+        deliver_payload(cx);
+        cx.st.events.exception = None;
+        if e.vector != exception::DB && e.vector != exception::BP && e.vector != exception::OF {
+            // A fault will execute the instruction again: do not break on it twice.
+            let f = V::rflags(cx.l);
+            V::set_rflags(cx.l, f | rflags::RF);
+        }
+        let error_code = if cx.protected_mode() {
+            e.error_code
+        } else {
+            None
+        };
+        cx.st.events.injected = Some(Event::exception(&Exception { error_code, ..e }));
+        return;
+    }
+    if cx.st.events.nmi_pending > 0 && V::window_open(cx.l, Window::Nmi) {
+        cx.st.events.nmi_pending = cx.st.events.nmi_pending.saturating_sub(1);
+        V::set_nmi_blocked(cx.l, true);
+        cx.st.events.injected = Some(Event::nmi());
+        return;
+    }
+    if cx.interrupts_allowed() {
+        if let Some(vector) = cx.take_interrupt() {
+            cx.st.events.injected = Some(Event::interrupt(vector));
+        }
+    }
+}
+
+/// Takes back what the last exit kept from being delivered. Called after each exit.
+#[inline]
+pub(crate) fn after_exit<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let aborted = V::aborted(cx.l);
+    if let Some(e) = &aborted {
+        if e.kind == EventKind::Nmi {
+            // The delivery that was cut short had already blocked NMIs; it starts anew.
+            V::set_nmi_blocked(cx.l, true);
+        }
+    }
+    cx.st.events.injected = aborted;
+    cx.sync_cr8();
+}
+
+/// The windows that were asked for were withdrawn by the hardware state being reset.
+pub(crate) fn reset_windows(e: &mut Events) {
+    e.window_nmi = false;
+    e.window_interrupt = false;
+}
+
+/// The hardware reported that the window which was asked for is open.
+pub(crate) fn window_opened<V: Backend>(cx: &mut Cx<'_, '_, V>, nmi: bool) {
+    // `prepare` asks again if the event still has to wait.
+    if nmi {
+        V::request_window(cx.l, Window::Nmi, false);
+        cx.st.events.window_nmi = false;
+    } else {
+        V::request_window(cx.l, Window::Interrupt, false);
+        cx.st.events.window_interrupt = false;
+    }
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The instruction at RIP: its bytes, its length, and stepping over it.
+
+use super::event;
+use super::run::Flow;
+use super::Cx;
+use crate::backend::Backend;
+use core::ops::ControlFlow::Continue;
+use model::addr::Gva;
+use model::emul::len;
+use model::walk::Access;
+use model::x86::ctrl::dr6;
+use model::x86::ctrl::efer;
+use model::x86::ctrl::rflags;
+use model::x86::exception;
+use model::x86::exception::Exception;
+use model::x86::state::CodeSize;
+use model::x86::state::SegReg;
+use model::x86::state::Segment;
+
+/// Most bytes an instruction can have.
+pub(crate) const MAX: usize = 15;
+
+impl<V: Backend> Cx<'_, '_, V> {
+    /// The sizes instructions default to at CS:RIP.
+    pub(crate) fn code_size(&self) -> CodeSize {
+        if !self.protected_mode() || V::rflags(self.l) & rflags::VM != 0 {
+            return CodeSize::Bits16;
+        }
+        let cs = V::seg(self.l, SegReg::Cs);
+        if V::efer(self.l) & efer::LMA != 0 && cs.attr & Segment::L != 0 {
+            CodeSize::Bits64
+        } else if cs.attr & Segment::DB != 0 {
+            CodeSize::Bits32
+        } else {
+            CodeSize::Bits16
+        }
+    }
+
+    /// CS.base + RIP.
+    pub(crate) fn linear_rip(&self) -> u64 {
+        let rip = V::rip(self.l);
+        if self.code_size() == CodeSize::Bits64 {
+            return rip;
+        }
+        V::seg(self.l, SegReg::Cs).base.wrapping_add(rip) & 0xffff_ffff
+    }
+
+    /// The bytes at RIP, up to the end of the page, or beyond it if the instruction needs it. None
+    /// if they cannot be read.
+    pub(crate) fn fetch(&self, buf: &mut [u8; MAX]) -> usize {
+        let at = Gva(self.linear_rip());
+        let access = Access::fetch(V::cpl(self.l));
+        let first = MAX.min(0x1000usize.wrapping_sub(at.offset() as usize));
+        let Some((head, tail)) = buf.split_at_mut_checked(first) else {
+            return 0;
+        };
+        if self.read_linear(at, head, access).is_err() {
+            return 0;
+        }
+        if tail.is_empty() {
+            return MAX;
+        }
+        // Only if the instruction runs into the next page may that page be touched.
+        if len::length(head, self.code_size()).is_ok() {
+            return first;
+        }
+        let next = at.wrapping_add(first as u64);
+        match self.read_linear(next, tail, access) {
+            Ok(()) => MAX,
+            Err(_) => first,
+        }
+    }
+
+    /// RIP behind the instruction that exited: from the hardware, or by decoding it.
+    #[inline]
+    pub(crate) fn next_rip(&self) -> Option<u64> {
+        V::next_rip(self.l).or_else(|| {
+            let len = self.decode_length()?;
+            Some(V::rip(self.l).wrapping_add(u64::from(len)))
+        })
+    }
+
+    /// Length of the instruction at RIP by decoding it.
+    #[inline(never)]
+    fn decode_length(&self) -> Option<u8> {
+        let mut buf = [0; MAX];
+        let n = self.fetch(&mut buf);
+        len::length(buf.get(..n)?, self.code_size()).ok()
+    }
+}
+
+/// Steps over the instruction that exited.
+#[inline]
+pub(crate) fn skip<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    // Without an answer the guest changed its code or tables: let it run into the instruction again.
+    if let Some(next) = cx.next_rip() {
+        advance(cx, next);
+    }
+    Continue(())
+}
+
+/// Sets RIP behind an instruction that was carried out: the shadow ends, and a single step traps.
+#[inline]
+pub(crate) fn advance<V: Backend>(cx: &mut Cx<'_, '_, V>, next: u64) {
+    V::set_rip(cx.l, next);
+    V::set_shadow(cx.l, 0);
+    let f = V::rflags(cx.l);
+    if f & (rflags::TF | rflags::RF) != 0 {
+        V::set_rflags(cx.l, f & !rflags::RF);
+        if f & rflags::TF != 0 {
+            event::raise(
+                cx,
+                Exception {
+                    vector: exception::DB,
+                    error_code: None,
+                    payload: dr6::BS,
+                },
+            );
+        }
+    }
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Blocking: HLT, and waiting for INIT and SIPI.
+
+use super::mp;
+use super::mp::MpState;
+use super::run::Flow;
+use super::user_exit::UserExit;
+use super::Cx;
+use crate::backend::Backend;
+use core::ops::ControlFlow::Break;
+use core::ops::ControlFlow::Continue;
+
+/// HLT. With the local APIC in user space that is user space's to handle.
+pub(crate) fn hlt<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    if !cx.vm.base.irqchip_in_kernel() {
+        return Break(UserExit::Hlt);
+    }
+    cx.st.unhalted = false;
+    cx.st.mp = MpState::Halted;
+    Continue(())
+}
+
+/// Blocks until the vCPU has something to do. Returns to user space for a signal.
+pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    mp::accept(cx).or(Err(())).ok();
+    if wakes(cx) {
+        return Continue(());
+    }
+    if host::task::signal_pending() {
+        return Break(UserExit::Signal);
+    }
+    let polled = poll(cx);
+    if !polled {
+        sleep(cx);
+    }
+    mp::accept(cx).or(Err(())).ok();
+    if wakes(cx) {
+        return Continue(());
+    }
+    if host::task::signal_pending() {
+        return Break(UserExit::Signal);
+    }
+    // Work for the host, or a request: the loop looks and comes back.
+    if host::task::guest_work_likely() && host::task::handle_guest_work().is_err() {
+        return Break(UserExit::Signal);
+    }
+    Continue(())
+}
+
+/// If an event ends the halt, ends it.
+fn wakes<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
+    cx.pull();
+    if cx.st.mp == MpState::Halted && (cx.st.unhalted || cx.has_event()) {
+        cx.st.unhalted = false;
+        cx.st.mp = MpState::Runnable;
+    }
+    cx.st.mp.runs()
+}
+
+/// Spins for a while before sleeping, because waking a sleeper costs more than most waits last.
+/// True if something came.
+fn poll<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
+    let limit_ns = cx.st.halt_poll_ns;
+    if limit_ns == 0 {
+        return false;
+    }
+    let shared = &*cx.vcpu.shared;
+    let start = host::clock::now_ns();
+    loop {
+        if shared.pending.work().any() {
+            cx.st.halt_poll_ns = grow(limit_ns);
+            return true;
+        }
+        if !can_poll() || host::clock::now_ns().wrapping_sub(start) > limit_ns {
+            cx.st.halt_poll_ns = limit_ns / 2;
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+}
+
+/// Does nothing else want the CPU?
+fn can_poll() -> bool {
+    host::task::single_task_running()
+        && !host::task::need_resched()
+        && !host::task::signal_pending()
+}
+
+/// How long to poll after a poll that paid, ns: twice as long, to the module parameter's limit.
+fn grow(ns: u64) -> u64 {
+    ns.wrapping_mul(2)
+        .min(u64::from(host::params::halt_poll_ns()))
+}
+
+fn sleep<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let start = host::clock::now_ns();
+    let shared = cx.vcpu.shared.clone();
+    if !shared.pending.block().any() {
+        shared.wait().block(|| shared.pending.work().any());
+    }
+    shared.pending.leave();
+    let slept = host::clock::now_ns().wrapping_sub(start);
+    let limit = u64::from(host::params::halt_poll_ns());
+    if cx.st.halt_poll_ns == 0 && slept < limit {
+        // A short sleep would have been a good poll.
+        cx.st.halt_poll_ns = (limit / 20).max(1);
+    }
+}
+
+/// Blocks an AP that has not been started, until something is posted to it or a signal comes.
+pub(crate) fn wait_for_init<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    if !cx.st.init_latched {
+        sleep(cx);
+    }
+}

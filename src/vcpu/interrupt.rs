@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU and its interrupts: the local APIC, the PIC behind it, or user space's controller.
+
+use super::state::Apic;
+use super::Cx;
+use crate::backend::Backend;
+use crate::irq::chips;
+use crate::irq::deliver;
+use kernel::prelude::*;
+use model::abi::run as at;
+use model::irqchip::lapic::timer::TimerOp;
+use model::irqchip::lapic::Effects;
+use model::irqchip::lapic::Reset;
+use virt::vendor::Trap;
+use virt::vendor::Window;
+
+impl<V: Backend> Cx<'_, '_, V> {
+    /// Takes what others posted to the mailbox.
+    #[inline]
+    pub(crate) fn pull(&mut self) {
+        let shared = &*self.vcpu.shared;
+        if let Some(apic) = &mut self.st.apic {
+            apic.pull(&shared.pending);
+        }
+        let ev = shared.pending.take_events();
+        if !ev.is_empty() {
+            self.events(ev);
+        }
+    }
+
+    #[inline(never)]
+    fn events(&mut self, ev: model::irqchip::pending::Events) {
+        if ev.init() {
+            self.st.init_latched = true;
+            // An INIT takes the place of a SIPI that came before it.
+            self.st.sipi_latched = None;
+        }
+        if let Some(vector) = ev.sipi() {
+            self.st.sipi_latched = Some(vector);
+        }
+        let nmis = self.st.events.nmi_pending.saturating_add(ev.nmis());
+        // One may wait while another is being handled; more are lost, as in hardware.
+        let most = if V::nmi_blocked(self.l) { 1 } else { 2 };
+        self.st.events.nmi_pending = nmis.min(most);
+        if ev.timer() {
+            let now = self.now();
+            if let Some(apic) = &mut self.st.apic {
+                let e = apic.timer_fired(now);
+                self.apply(&e);
+            }
+        }
+        if ev.unhalt() {
+            self.st.unhalted = true;
+        }
+    }
+
+    /// Does an interrupt wait that the task priority lets through?
+    #[inline]
+    pub(crate) fn has_interrupt(&mut self) -> bool {
+        if self.has_extint() {
+            return true;
+        }
+        match &mut self.st.apic {
+            Some(apic) => apic.next_vector().is_some(),
+            None => false,
+        }
+    }
+
+    /// Does the PIC, or user space's controller, ask for this vCPU?
+    #[inline]
+    fn has_extint(&self) -> bool {
+        if self.st.events.user_interrupt.is_some() {
+            return true;
+        }
+        self.vm.base.irq.pic_output() && self.st.apic.as_ref().is_some_and(Apic::accepts_pic)
+    }
+
+    /// Takes the interrupt that is due.
+    pub(crate) fn take_interrupt(&mut self) -> Option<u8> {
+        if let Some(v) = self.st.events.user_interrupt.take() {
+            return Some(v);
+        }
+        if self.has_extint() {
+            if let Some(v) = chips::acknowledge_pic(&self.vm.base) {
+                return Some(v);
+            }
+        }
+        let apic = self.st.apic.as_mut()?;
+        let v = apic.next_vector()?;
+        apic.ack(v);
+        Some(v)
+    }
+
+    /// Can the guest take an interrupt now?
+    #[inline]
+    pub(crate) fn interrupts_allowed(&self) -> bool {
+        V::window_open(self.l, Window::Interrupt)
+    }
+
+    /// Is there anything that ends a halt?
+    pub(crate) fn has_event(&mut self) -> bool {
+        self.st.events.exception.is_some()
+            || self.st.events.injected.is_some()
+            || self.st.init_latched
+            || (self.st.events.nmi_pending > 0 && V::window_open(self.l, Window::Nmi))
+            || (self.interrupts_allowed() && self.has_interrupt())
+    }
+
+    /// Did user space ask to be told when the guest can take an interrupt?
+    pub(crate) fn user_wants_window(&self) -> bool {
+        !self.vm.base.irqchip_full()
+            && self.vcpu.run.read_u8(at::REQUEST_INTERRUPT_WINDOW) != 0
+            && self.st.apic.as_ref().is_none_or(Apic::accepts_pic)
+    }
+
+    /// Could user space queue an interrupt that would be taken at once?
+    pub(crate) fn ready_for_interrupt(&self) -> bool {
+        self.interrupts_allowed()
+            && !self.st.events.reinjects()
+            && self.st.events.exception.is_none()
+            && self.st.events.user_interrupt.is_none()
+    }
+
+    /// Makes CR8 writes exit while an interrupt waits for a lower priority than the task's.
+    pub(crate) fn update_cr8_trap(&mut self) {
+        let Some(apic) = &mut self.st.apic else {
+            return;
+        };
+        let trap = match apic.highest_requested() {
+            // Masked by the task priority: its class is not above the priority's.
+            Some(v) => u64::from(v >> 4) <= V::cr8(self.l),
+            None => false,
+        };
+        if trap != self.st.cr8_trap {
+            self.st.cr8_trap = trap;
+            V::set_trap(self.l, Trap::Cr8Write, trap);
+        }
+    }
+
+    /// Brings the APIC's task priority up to what the guest wrote to CR8 without an exit.
+    #[inline]
+    pub(crate) fn sync_cr8(&mut self) {
+        let hw = V::cr8(self.l);
+        if let Some(apic) = &mut self.st.apic {
+            if u64::from(apic.cr8()) != hw {
+                // CAST: four bits.
+                let e = apic.set_cr8(hw as u8);
+                self.apply(&e);
+            }
+        }
+    }
+
+    /// CR8.
+    pub(crate) fn cr8(&self) -> u64 {
+        match &self.st.apic {
+            Some(apic) => u64::from(apic.cr8()),
+            None => V::cr8(self.l),
+        }
+    }
+
+    /// Sets CR8.
+    pub(crate) fn set_cr8(&mut self, v: u64) {
+        V::set_cr8(self.l, v);
+        self.sync_cr8();
+    }
+
+    /// Carries out what an APIC access means for the rest of the machine.
+    pub(crate) fn apply(&mut self, e: &Effects) {
+        let shared = self.vcpu.shared.clone();
+        if let Some(apic) = &self.st.apic {
+            if e.publish {
+                apic.publish(&shared.published);
+            }
+            V::set_cr8(self.l, u64::from(apic.cr8()));
+            if let Some(ipi) = &e.ipi {
+                let from = apic.sender(shared.index);
+                deliver::ipi(&self.vm.base, ipi, from);
+            }
+        }
+        match e.timer {
+            Some(TimerOp::Arm { ns, .. }) => self.vcpu.timer.arm(ns),
+            Some(TimerOp::Disarm) => {
+                self.vcpu.timer.cancel();
+            }
+            None => {}
+        }
+        if let Some(eoi) = &e.eoi {
+            if self.vm.base.irqchip_full() {
+                chips::eoi(&self.vm.base, eoi);
+            } else {
+                self.st.user_eoi(&self.vm.base, eoi);
+            }
+        }
+        if e.mode {
+            self.cpuid_runtime();
+        }
+    }
+
+    /// RESET or INIT of the local APIC.
+    pub(crate) fn reset_apic(&mut self, init: bool) {
+        let why = if init { Reset::Init } else { Reset::Power };
+        let shared = self.vcpu.shared.clone();
+        if let Some(apic) = &mut self.st.apic {
+            let e = apic.reset(why, &shared.pending);
+            self.apply(&e);
+        }
+    }
+
+    /// IA32_APIC_BASE set by user space. EINVAL for a value that cannot be.
+    pub(crate) fn set_apic_base_host(&mut self, v: u64) -> Result {
+        let reserved = self.st.cpuid.features.reserved_gpa_bits();
+        match &mut self.st.apic {
+            Some(apic) => {
+                let e = apic.set_base(v, reserved, true).map_err(|_| EINVAL)?;
+                self.apply(&e);
+            }
+            None => self.st.plain_apic_base = v,
+        }
+        self.cpuid_runtime();
+        Ok(())
+    }
+
+    /// CPUID bits follow CR4, the APIC base and XCR0.
+    pub(crate) fn cpuid_runtime(&mut self) {
+        let cr4 = V::cr4(self.l);
+        let base = self.st.apic_base();
+        let xcr0 = self.st.xcr0;
+        self.st.cpuid.update_runtime(cr4, base, xcr0);
+    }
+}
+
+/// KVM_INTERRUPT. EINVAL for no vector, ENXIO with the whole controller in the kernel, EEXIST when
+/// one is queued already and the local APIC is in the kernel.
+pub(crate) fn queue<V: Backend>(cx: &mut Cx<'_, '_, V>, irq: u32) -> Result {
+    let vector = u8::try_from(irq).map_err(|_| EINVAL)?;
+    if cx.vm.base.irqchip_full() {
+        return Err(ENXIO);
+    }
+    if cx.vm.base.irqchip_in_kernel() && cx.st.events.user_interrupt.is_some() {
+        return Err(EEXIST);
+    }
+    cx.st.events.user_interrupt = Some(vector);
+    cx.vcpu
+        .shared
+        .request_and_kick(super::shared::Request::Event);
+    Ok(())
+}
+
+/// KVM_GET_LAPIC. EINVAL without a local APIC in the kernel.
+pub(crate) fn get_lapic<V: Backend>(cx: &mut Cx<'_, '_, V>, arg: usize) -> Result {
+    let now = cx.now();
+    let shared = cx.vcpu.shared.clone();
+    let mut image = KBox::new(model::abi::KvmLapicState::zeroed(), GFP_KERNEL_ACCOUNT)?;
+    let apic = cx.st.apic.as_mut().ok_or(EINVAL)?;
+    let e = apic.save(&mut image.regs, &shared.pending, now);
+    cx.apply(&e);
+    host::uaccess::write_user(arg, &*image)
+}
+
+/// KVM_SET_LAPIC. EINVAL without a local APIC in the kernel, or for an id that is not this vCPU's.
+pub(crate) fn set_lapic<V: Backend>(cx: &mut Cx<'_, '_, V>, arg: usize) -> Result {
+    let now = cx.now();
+    let shared = cx.vcpu.shared.clone();
+    let bytes = host::uaccess::read_user_vec::<u8>(arg, model::irqchip::lapic::STATE_SIZE)?;
+    let image = bytes.first_chunk().ok_or(EFAULT)?;
+    let apic = cx.st.apic.as_mut().ok_or(EINVAL)?;
+    let e = apic
+        .restore(image, &shared.pending, now)
+        .map_err(|_| EINVAL)?;
+    cx.apply(&e);
+    Ok(())
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What user space was asked to finish, and finishing it when KVM_RUN is called again.
+
+use super::fetch;
+use super::run::Flow;
+use super::Cx;
+use crate::backend::Backend;
+use crate::exit;
+use core::ops::ControlFlow::Continue;
+use model::abi::run as at;
+use model::emul::log::IoKey;
+use model::x86::exception::Exception;
+
+/// What KVM_RUN has to finish when it is called again.
+#[derive(Clone, Copy, Default)]
+pub(crate) enum Pending {
+    /// Nothing.
+    #[default]
+    None,
+    /// An IN instruction: put the data into RAX and step over it.
+    In {
+        /// Bytes: 1, 2 or 4.
+        size: u8,
+        /// Linear address of the instruction.
+        rip: u64,
+        /// RIP behind it.
+        next: u64,
+    },
+    /// An OUT instruction: step over it.
+    Out {
+        /// Linear address of the instruction.
+        rip: u64,
+        /// RIP behind it.
+        next: u64,
+    },
+    /// A memory-mapped access of an instruction that is emulated again.
+    Mmio {
+        /// What was asked.
+        key: IoKey,
+        /// The data, for a write.
+        data: u64,
+    },
+    /// A port access of an instruction that is emulated again.
+    EmulatedPort {
+        /// What was asked.
+        key: IoKey,
+    },
+    /// RDMSR.
+    Rdmsr,
+    /// WRMSR.
+    Wrmsr,
+    /// A hypercall: its result goes to RAX.
+    Hypercall,
+}
+
+/// Finishes what was pending.
+pub(crate) fn complete<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    match core::mem::take(&mut cx.st.pending) {
+        Pending::None => Continue(()),
+        Pending::In { size, rip, next } => {
+            // User space may have moved the vCPU elsewhere meanwhile.
+            if cx.linear_rip() == rip {
+                let mut data = [0u8; 4];
+                if let Some(d) = data.get_mut(..usize::from(size)) {
+                    cx.vcpu.pio.read_bytes(0, d);
+                }
+                exit::io::set_in_result(cx, size, u32::from_le_bytes(data));
+                fetch::advance(cx, next);
+            }
+            Continue(())
+        }
+        Pending::Out { rip, next } => {
+            if cx.linear_rip() == rip {
+                fetch::advance(cx, next);
+            }
+            Continue(())
+        }
+        Pending::Mmio { key, data } => {
+            let bytes = if key.write {
+                data
+            } else {
+                cx.vcpu.run.read_u64(at::MMIO_DATA)
+            };
+            exit::emulate::finished(cx, key, &bytes.to_le_bytes())
+        }
+        Pending::EmulatedPort { key } => exit::emulate::port_finished(cx, key),
+        Pending::Rdmsr => {
+            if cx.vcpu.run.read_u8(at::MSR_ERROR) != 0 {
+                return exit::raise(cx, Exception::gp0());
+            }
+            let v = cx.vcpu.run.read_u64(at::MSR_DATA);
+            exit::msr::set_result(cx, v);
+            fetch::skip(cx)
+        }
+        Pending::Wrmsr => {
+            if cx.vcpu.run.read_u8(at::MSR_ERROR) != 0 {
+                return exit::raise(cx, Exception::gp0());
+            }
+            fetch::skip(cx)
+        }
+        Pending::Hypercall => {
+            let v = cx.vcpu.run.read_u64(at::HYPERCALL_RET);
+            cx.set_gpr(0, v);
+            fetch::skip(cx)
+        }
+    }
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! General-purpose and debug registers, events and MP state as ioctls exchange them.
+
+use super::event;
+use super::mp;
+use super::Cx;
+use crate::backend::Backend;
+use kernel::prelude::*;
+use model::abi;
+use model::abi::KvmDebugregs;
+use model::abi::KvmEventException;
+use model::abi::KvmEventInterrupt;
+use model::abi::KvmEventNmi;
+use model::abi::KvmEventTripleFault;
+use model::abi::KvmRegs;
+use model::abi::KvmVcpuEvents;
+use model::exit::Event;
+use model::exit::EventKind;
+use model::x86::ctrl::dr6;
+use model::x86::ctrl::dr7;
+use model::x86::ctrl::rflags;
+use model::x86::exception;
+use model::x86::exception::Exception;
+use model::x86::state;
+
+/// KVM_GET_REGS.
+pub(crate) fn get_regs<V: Backend>(cx: &Cx<'_, '_, V>) -> KvmRegs {
+    let [rax, rcx, rdx, rbx, _, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] =
+        V::regs(cx.l).gpr;
+    KvmRegs {
+        rax,
+        rbx,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        rsp: V::rsp(cx.l),
+        rbp,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+        rip: V::rip(cx.l),
+        rflags: cx.rflags_seen(),
+    }
+}
+
+/// KVM_SET_REGS. A pending exception belonged to the old registers and is dropped.
+pub(crate) fn set_regs<V: Backend>(cx: &mut Cx<'_, '_, V>, r: &KvmRegs) {
+    V::regs_mut(cx.l).gpr = [
+        r.rax, r.rcx, r.rdx, r.rbx, r.rsp, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12,
+        r.r13, r.r14, r.r15,
+    ];
+    V::set_rsp(cx.l, r.rsp);
+    V::set_rip(cx.l, r.rip);
+    cx.set_rflags_seen(r.rflags | rflags::FIXED);
+    cx.st.events.drop_exception();
+}
+
+/// KVM_GET_DEBUGREGS.
+pub(crate) fn get_debugregs<V: Backend>(cx: &Cx<'_, '_, V>) -> KvmDebugregs {
+    let mut d = KvmDebugregs::zeroed();
+    d.db = cx.st.debug.dr;
+    d.dr6 = V::dr6(cx.l);
+    d.dr7 = cx.st.debug.dr7;
+    d
+}
+
+/// KVM_SET_DEBUGREGS. EINVAL for flags or for values that cannot be.
+pub(crate) fn set_debugregs<V: Backend>(cx: &mut Cx<'_, '_, V>, d: &KvmDebugregs) -> Result {
+    if d.flags != 0 || d.dr6 >> 32 != 0 || d.dr7 >> 32 != 0 {
+        return Err(EINVAL);
+    }
+    cx.st.debug.dr = d.db;
+    V::set_dr6(cx.l, d.dr6 & dr6::VOLATILE | dr6::FIXED_1);
+    cx.st.debug.dr7 = d.dr7 & dr7::VOLATILE | dr7::FIXED_1;
+    cx.update_dr7();
+    Ok(())
+}
+
+/// KVM_GET_VCPU_EVENTS.
+pub(crate) fn get_events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmVcpuEvents {
+    cx.pull();
+    let mut e = KvmVcpuEvents::zeroed();
+    let payload = cx.vm.base.caps.exception_payload();
+    if cx.st.events.exception.is_some() && !payload {
+        // KVM: without the capability user space never sees a payload, so it goes into CR2 or DR6
+        // now and the exception counts as injected too.
+        event::deliver_payload(cx);
+    }
+    let ev = &cx.st.events;
+    let injected = ev.injected.filter(|i| i.kind == EventKind::Exception);
+    if let Some(p) = ev.exception {
+        e.exception = KvmEventException {
+            injected: u8::from(!payload),
+            nr: p.vector,
+            has_error_code: u8::from(p.error_code.is_some()),
+            pending: 1,
+            error_code: p.error_code.unwrap_or(0),
+        };
+        e.exception_has_payload = u8::from(!ev.payload_done);
+        e.exception_payload = if ev.payload_done { 0 } else { p.payload };
+    } else if let Some(i) = injected {
+        e.exception = KvmEventException {
+            injected: 1,
+            nr: i.vector,
+            has_error_code: u8::from(i.error_code.is_some()),
+            pending: u8::from(!payload),
+            error_code: i.error_code.unwrap_or(0),
+        };
+    }
+    let interrupt = match ev.injected {
+        Some(i) if matches!(i.kind, EventKind::Interrupt | EventKind::SoftInterrupt) => {
+            (1, i.vector, u8::from(i.kind == EventKind::SoftInterrupt))
+        }
+        _ => match ev.user_interrupt {
+            Some(v) => (1, v, 0),
+            None => (0, 0, 0),
+        },
+    };
+    e.interrupt = KvmEventInterrupt {
+        injected: interrupt.0,
+        nr: interrupt.1,
+        soft: interrupt.2,
+        shadow: shadow_to_abi(V::shadow(cx.l)),
+    };
+    e.nmi = KvmEventNmi {
+        injected: u8::from(ev.injected.is_some_and(|i| i.kind == EventKind::Nmi)),
+        pending: ev.nmi_pending,
+        masked: u8::from(V::nmi_blocked(cx.l)),
+        pad: 0,
+    };
+    e.flags = abi::KVM_VCPUEVENT_VALID_NMI_PENDING | abi::KVM_VCPUEVENT_VALID_SHADOW;
+    if payload {
+        e.flags |= abi::KVM_VCPUEVENT_VALID_PAYLOAD;
+    }
+    if cx.vm.base.caps.triple_fault_event() {
+        e.flags |= abi::KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+        e.triple_fault = KvmEventTripleFault {
+            pending: u8::from(ev.triple_fault),
+        };
+    }
+    e
+}
+
+/// KVM_SET_VCPU_EVENTS. EINVAL changes nothing.
+pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) -> Result {
+    let mut allowed = abi::KVM_VCPUEVENT_VALID_NMI_PENDING
+        | abi::KVM_VCPUEVENT_VALID_SIPI_VECTOR
+        | abi::KVM_VCPUEVENT_VALID_SHADOW;
+    let payload_cap = cx.vm.base.caps.exception_payload();
+    if payload_cap {
+        allowed |= abi::KVM_VCPUEVENT_VALID_PAYLOAD;
+    }
+    if cx.vm.base.caps.triple_fault_event() {
+        allowed |= abi::KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
+    }
+    if e.flags & !allowed != 0 {
+        return Err(EINVAL);
+    }
+    let x = &e.exception;
+    let (pending, injected) = if e.flags & abi::KVM_VCPUEVENT_VALID_PAYLOAD != 0 {
+        (x.pending != 0, x.injected != 0)
+    } else {
+        // Without payloads, pending and injected mean the same.
+        (false, x.injected != 0 || x.pending != 0)
+    };
+    if pending && injected {
+        return Err(EINVAL);
+    }
+    if (pending || injected) && (x.nr > 31 || x.nr == exception::NMI) {
+        return Err(EINVAL);
+    }
+    if e.nmi.injected != 0 && e.interrupt.injected != 0 {
+        return Err(EINVAL);
+    }
+
+    cx.pull();
+    let error_code = (x.has_error_code != 0).then_some(x.error_code);
+    let has_payload =
+        e.flags & abi::KVM_VCPUEVENT_VALID_PAYLOAD != 0 && e.exception_has_payload != 0;
+    let ev = &mut cx.st.events;
+    ev.exception = pending.then_some(Exception {
+        vector: x.nr,
+        error_code,
+        payload: e.exception_payload,
+    });
+    ev.payload_done = !has_payload;
+    ev.injected = None;
+    ev.user_interrupt = None;
+    if injected {
+        ev.injected = Some(Event {
+            kind: EventKind::Exception,
+            vector: x.nr,
+            error_code,
+            insn_len: 0,
+        });
+    } else if e.nmi.injected != 0 {
+        ev.injected = Some(Event::nmi());
+    } else if e.interrupt.injected != 0 {
+        ev.injected = Some(Event {
+            kind: if e.interrupt.soft != 0 {
+                EventKind::SoftInterrupt
+            } else {
+                EventKind::Interrupt
+            },
+            vector: e.interrupt.nr,
+            error_code: None,
+            insn_len: 0,
+        });
+    }
+    if e.flags & abi::KVM_VCPUEVENT_VALID_SHADOW != 0 {
+        V::set_shadow(cx.l, shadow_from_abi(e.interrupt.shadow));
+    }
+    if e.flags & abi::KVM_VCPUEVENT_VALID_NMI_PENDING != 0 {
+        cx.st.events.nmi_pending = e.nmi.pending.min(2);
+    }
+    V::set_nmi_blocked(cx.l, e.nmi.masked != 0);
+    if e.flags & abi::KVM_VCPUEVENT_VALID_SIPI_VECTOR != 0 {
+        mp::set_sipi_vector(cx.st, e.sipi_vector);
+    }
+    if e.flags & abi::KVM_VCPUEVENT_VALID_TRIPLE_FAULT != 0 {
+        cx.st.events.triple_fault = e.triple_fault.pending != 0;
+    }
+    Ok(())
+}
+
+/// The header numbers the two shadows the other way round.
+fn shadow_to_abi(s: u8) -> u8 {
+    let mut r = 0;
+    if s & state::SHADOW_STI != 0 {
+        r |= abi::KVM_X86_SHADOW_INT_STI;
+    }
+    if s & state::SHADOW_MOV_SS != 0 {
+        r |= abi::KVM_X86_SHADOW_INT_MOV_SS;
+    }
+    r
+}
+
+fn shadow_from_abi(s: u8) -> u8 {
+    let mut r = 0;
+    if s & abi::KVM_X86_SHADOW_INT_STI != 0 {
+        r |= state::SHADOW_STI;
+    }
+    if s & abi::KVM_X86_SHADOW_INT_MOV_SS != 0 {
+        r |= state::SHADOW_MOV_SS;
+    }
+    r
+}

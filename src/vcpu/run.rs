@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM_RUN: into the guest, out of it, and around again until user space is needed.
+
+use super::event;
+use super::fpu;
+use super::halt;
+use super::mp;
+use super::pending;
+use super::shared::Request;
+use super::sync;
+use super::user_exit::UserExit;
+use super::Cx;
+use super::Vcpu;
+use crate::backend::Backend;
+use crate::exit;
+use crate::vm::VmCore;
+use core::ops::ControlFlow;
+use core::ops::ControlFlow::Break;
+use core::ops::ControlFlow::Continue;
+use kernel::prelude::*;
+use model::abi;
+use model::abi::run as at;
+use model::x86::ctrl::rflags;
+
+/// What a handler says: go on with the guest, or return to user space.
+pub(crate) type Flow = ControlFlow<UserExit>;
+
+/// KVM_RUN.
+pub(crate) fn run<V: Backend>(vm: &VmCore<V>, vcpu: &Vcpu<V>) -> Result<isize> {
+    vcpu.with(vm, |cx| {
+        let exit = run_loaded(cx);
+        let r = exit.store(vcpu);
+        after_run(cx);
+        host::task::run_returns_to_user();
+        r
+    })?
+}
+
+fn run_loaded<V: Backend>(cx: &mut Cx<'_, '_, V>) -> UserExit {
+    let run = &cx.vcpu.run;
+    // Read once: user space may change it while we look.
+    let immediate = run.read_u8(at::IMMEDIATE_EXIT) != 0;
+    run.write(at::FLAGS, &0u16);
+
+    if cx.st.mp == mp::MpState::Uninitialized {
+        if immediate {
+            return UserExit::Error(EINTR);
+        }
+        halt::wait_for_init(cx);
+        if mp::accept(cx).is_err() {
+            return UserExit::Nothing;
+        }
+        if host::task::signal_pending() {
+            return UserExit::Signal;
+        }
+        return UserExit::Error(EAGAIN);
+    }
+    if let Err(e) = sync::load(cx) {
+        return UserExit::Error(e);
+    }
+    if !cx.vm.base.irqchip_in_kernel() {
+        let cr8 = run.read_u64(at::CR8);
+        if cr8 > 15 {
+            return UserExit::Error(EINVAL);
+        }
+        V::set_cr8(cx.l, cr8);
+    }
+    cx.st.ran = true;
+    let r = fpu::with_loaded(cx, |cx| match pending::complete(cx) {
+        Break(e) => e,
+        Continue(()) if immediate => UserExit::Error(EINTR),
+        Continue(()) => main_loop(cx),
+    });
+    r.unwrap_or_else(UserExit::Error)
+}
+
+/// Runs the guest until user space is needed.
+fn main_loop<V: Backend>(cx: &mut Cx<'_, '_, V>) -> UserExit {
+    cx.vcpu.run.write(at::EXIT_REASON, &abi::KVM_EXIT_UNKNOWN);
+    loop {
+        match once(cx) {
+            Continue(()) => {}
+            Break(e) => return e,
+        }
+    }
+}
+
+/// One entry and what its exit asks for.
+fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    let work = cx.vcpu.shared.pending.work();
+    if work.any() {
+        if work.requests {
+            requests(cx)?;
+        }
+        cx.pull();
+    }
+    if !cx.st.mp.runs() {
+        halt::block(cx)?;
+        if !cx.st.mp.runs() {
+            return Continue(());
+        }
+    }
+    if let Some(vector) = cx.st.eoi_exit.take() {
+        return Break(UserExit::Eoi { vector });
+    }
+    if cx.st.events.triple_fault {
+        cx.st.events.triple_fault = false;
+        return Break(UserExit::Shutdown);
+    }
+    if !cx.vm.base.irqchip_in_kernel() {
+        user_irqchip(cx)?;
+    }
+    crate::mmu::load_root(cx)?;
+    event::prepare(cx);
+    if !enter(cx) {
+        if host::task::guest_work_likely() && host::task::handle_guest_work().is_err() {
+            return Break(UserExit::Signal);
+        }
+        return Continue(());
+    }
+    event::after_exit(cx);
+    exit::handle(cx)
+}
+
+/// Enters the guest unless something came up; says whether the guest ran.
+#[inline]
+fn enter<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
+    let shared = &*cx.vcpu.shared;
+    let l = &mut *cx.l;
+    host::pin::with_irqs_off(|irqs| {
+        if shared.pending.enter_guest().any() || host::task::guest_work_pending(irqs) {
+            shared.pending.leave();
+            return false;
+        }
+        V::enter(l, irqs);
+        shared.pending.leave();
+        true
+    })
+}
+
+fn requests<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    let shared = cx.vcpu.shared.clone();
+    if shared.take(Request::Dead) {
+        return Break(UserExit::Error(EIO));
+    }
+    if shared.take(Request::NewRoot) {
+        crate::mmu::forget_root(cx);
+    }
+    if shared.take(Request::Tsc) {
+        crate::pv::tsc::apply(cx);
+    }
+    if shared.take(Request::ClockUpdate) {
+        crate::pv::clock::update(cx);
+    }
+    // Event needs no action of its own: the loop looks at events anyway.
+    let _ = shared.take(Request::Event);
+    Continue(())
+}
+
+/// With the interrupt controller in user space: leave when it asked to be told that the guest can
+/// take an interrupt.
+fn user_irqchip<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    if cx.user_wants_window() && cx.ready_for_interrupt() {
+        return Break(UserExit::IrqWindow);
+    }
+    Continue(())
+}
+
+/// Writes what user space may look at after each return.
+fn after_run<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let run = &cx.vcpu.run;
+    let if_flag = V::rflags(cx.l) & rflags::IF != 0;
+    run.write(at::IF_FLAG, &u8::from(if_flag));
+    run.write(at::CR8, &cx.cr8());
+    run.write(at::APIC_BASE, &cx.st.apic_base());
+    let ready = cx.vm.base.irqchip_full() || cx.ready_for_interrupt();
+    run.write(at::READY_FOR_INTERRUPT_INJECTION, &u8::from(ready));
+    sync::store(cx);
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The part of a vCPU's state that is ours and not the hardware's. Guarded by the vCPU mutex.
+
+use super::cpuid::Cpuid;
+use super::event::Events;
+use super::fpu::Fpu;
+use super::mp::MpState;
+use super::msr::Msrs;
+use super::pending::Pending;
+use crate::backend::Backend;
+use crate::exit::emulate::Emul;
+use crate::pv::tsc;
+use crate::pv::PvState;
+use crate::vm::VmBase;
+use crate::vm::VmCore;
+use core::ops::Deref;
+use host::page::HwPage;
+use kernel::prelude::*;
+use model::abi;
+use model::irqchip::lapic;
+use model::irqchip::lapic::ApicWords;
+use model::irqchip::lapic::Eoi;
+use model::irqchip::lapic::LocalApic;
+use model::x86::apic::base;
+use model::x86::ctrl::dr7;
+use model::x86::ctrl::xcr0;
+use virt::tdp::TableCache;
+
+/// The register page of a local APIC.
+pub(crate) struct ApicMem(HwPage);
+
+impl Deref for ApicMem {
+    type Target = ApicWords;
+
+    #[inline]
+    fn deref(&self) -> &ApicWords {
+        self.0.words32()
+    }
+}
+
+/// A local APIC with its page.
+pub(crate) type Apic = LocalApic<ApicMem>;
+
+/// Debug registers of the guest, and user space's debugging of it.
+pub(crate) struct Debug {
+    /// DR0 to DR3 as the guest has them.
+    pub(crate) dr: [u64; 4],
+    /// DR7 as the guest has it.
+    pub(crate) dr7: u64,
+    /// KVM_GUESTDBG_*; 0 when user space does not debug.
+    pub(crate) control: u32,
+    /// User space's own breakpoints: DR0 to DR3 and DR7.
+    pub(crate) user_dr: [u64; 4],
+    /// User space's DR7.
+    pub(crate) user_dr7: u64,
+    /// RFLAGS.TF was set by us for single-stepping.
+    pub(crate) stepping: bool,
+}
+
+/// The state.
+pub(crate) struct State {
+    /// The bootstrap processor?
+    pub(crate) is_bsp: bool,
+    /// KVM_RUN was called once: CPUID is fixed now.
+    pub(crate) ran: bool,
+    /// Whether it runs.
+    pub(crate) mp: MpState,
+    /// An INIT that has not been acted on.
+    pub(crate) init_latched: bool,
+    /// A SIPI that has not been acted on.
+    pub(crate) sipi_latched: Option<u8>,
+    /// The vector that KVM_SET_VCPU_EVENTS brought.
+    pub(crate) sipi_vector: u8,
+    /// A paravirtual kick arrived.
+    pub(crate) unhalted: bool,
+    /// How long HLT polls before it sleeps, ns.
+    pub(crate) halt_poll_ns: u64,
+    /// Events on their way to the guest.
+    pub(crate) events: Events,
+    /// What user space was asked to finish.
+    pub(crate) pending: Pending,
+    /// CPUID.
+    pub(crate) cpuid: Cpuid,
+    /// MSRs.
+    pub(crate) msrs: Msrs,
+    /// The local APIC, when it is in the kernel.
+    pub(crate) apic: Option<Apic>,
+    /// IA32_APIC_BASE, when it is not.
+    pub(crate) plain_apic_base: u64,
+    /// CR8 writes exit.
+    pub(crate) cr8_trap: bool,
+    /// XCR0.
+    pub(crate) xcr0: u64,
+    /// FPU registers.
+    pub(crate) fpu: Fpu,
+    /// Debugging.
+    pub(crate) debug: Debug,
+    /// Spare table pages.
+    pub(crate) tables: TableCache,
+    /// The hardware has the root of the nested tables.
+    pub(crate) root_loaded: bool,
+    /// The emulator's workspace.
+    pub(crate) emul: Emul,
+    /// Paravirtual features.
+    pub(crate) pv: PvState,
+    /// Signals blocked during KVM_RUN.
+    pub(crate) signal_mask: Option<u64>,
+    /// Vectors whose EOI user space's IOAPIC must hear of, to be reported at the next exit.
+    pub(crate) eoi_exit: Option<u8>,
+    /// TPR accesses are reported to user space.
+    pub(crate) report_tpr: bool,
+}
+
+impl State {
+    /// The state before RESET.
+    pub(crate) fn new<V: Backend>(
+        vm: &VmCore<V>,
+        id: u32,
+        bsp: bool,
+        tsc_khz: u32,
+    ) -> Result<Self> {
+        let apic = if vm.base.irqchip_in_kernel() {
+            let mut cfg = lapic::Config::new(id, bsp);
+            cfg.ids32 = vm.base.caps.x2apic_32bit_ids();
+            cfg.lint0_reenabled = vm.base.caps.quirk(abi::KVM_X86_QUIRK_LINT0_REENABLED);
+            cfg.min_period_ns = u64::from(host::params::min_timer_period_us()).wrapping_mul(1000);
+            Some(LocalApic::new(ApicMem(HwPage::new()?), cfg))
+        } else {
+            None
+        };
+        let mut msrs = Msrs::new()?;
+        if vm.base.caps.quirk(abi::KVM_X86_QUIRK_STUFF_FEATURE_MSRS) {
+            msrs.stuff_features();
+        }
+        let mut plain = base::ENABLE | model::x86::apic::DEFAULT_BASE;
+        if bsp {
+            plain |= base::BSP;
+        }
+        Ok(Self {
+            is_bsp: bsp,
+            ran: false,
+            mp: MpState::Uninitialized,
+            init_latched: false,
+            sipi_latched: None,
+            sipi_vector: 0,
+            unhalted: false,
+            halt_poll_ns: 0,
+            events: Events::default(),
+            pending: Pending::None,
+            cpuid: Cpuid::new(),
+            msrs,
+            apic,
+            plain_apic_base: plain,
+            cr8_trap: false,
+            xcr0: xcr0::FP,
+            fpu: Fpu::new()?,
+            debug: Debug {
+                dr: [0; 4],
+                dr7: dr7::INIT,
+                control: 0,
+                user_dr: [0; 4],
+                user_dr7: 0,
+                stepping: false,
+            },
+            tables: TableCache::new(),
+            root_loaded: false,
+            emul: Emul::new()?,
+            pv: PvState::new(tsc_khz, tsc::initial_offset(&vm.base.clock)),
+            signal_mask: None,
+            eoi_exit: None,
+            report_tpr: false,
+        })
+    }
+
+    /// RESET or INIT of what is here. XCR0, the FPU and most MSRs survive INIT
+    /// (`SDM: vol 3, table 9-1`).
+    pub(crate) fn reset(&mut self, init: bool) {
+        self.cr8_trap = false;
+        self.root_loaded = false;
+        self.debug.dr = [0; 4];
+        self.debug.dr7 = dr7::INIT;
+        self.pending = Pending::None;
+        self.emul.reset();
+        if !init {
+            self.xcr0 = xcr0::FP;
+        }
+        self.msrs.reset(init);
+        self.pv.reset();
+    }
+
+    /// IA32_APIC_BASE.
+    pub(crate) fn apic_base(&self) -> u64 {
+        match &self.apic {
+            Some(a) => a.base(),
+            None => self.plain_apic_base,
+        }
+    }
+
+    /// Could IA32_APIC_BASE have this value?
+    pub(crate) fn valid_apic_base(&self, v: u64) -> bool {
+        let mode = v & (base::ENABLE | base::X2APIC);
+        v & self.cpuid.features.reserved_gpa_bits() == 0
+            && v & base::RESERVED_LOW == 0
+            && mode != base::X2APIC
+            && (self.apic.is_some() || mode & base::X2APIC == 0 || v == self.plain_apic_base)
+    }
+
+    /// An EOI that user space's IOAPIC may wait for.
+    pub(crate) fn user_eoi(&mut self, vm: &VmBase, e: &Eoi) {
+        if e.level && crate::irq::user_waits_for(vm, e.vector) {
+            self.eoi_exit = Some(e.vector);
+        }
+    }
+}

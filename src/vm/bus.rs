@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ports and device memory that the kernel answers without user space: ioeventfds, which signal an
+//! eventfd on a write, and coalesced zones, whose writes are collected in a ring.
+//!
+//! Both are looked up on the way of every access that no chip takes, so they are published under
+//! SRCU and replaced as a whole; registrations are rare.
+
+use super::VmBase;
+use host::eventfd::EventFd;
+use host::irq_lock::IrqSpinLock;
+use host::run_page::SharedPage;
+use host::srcu_box::SrcuBox;
+use host::srcu_box::SrcuDomain;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::sync::Mutex;
+use model::abi;
+use model::abi::KvmCoalescedMmio;
+use model::abi::KvmCoalescedMmioRing;
+use model::abi::KvmCoalescedMmioZone;
+use model::abi::KvmIoeventfd;
+
+/// Most registrations of one kind.
+const MAX: usize = 1000;
+
+/// Where an access goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Space {
+    Port,
+    Memory,
+}
+
+/// An ioeventfd.
+#[derive(Clone)]
+struct Event {
+    space: Space,
+    addr: u64,
+    /// Bytes; 0 matches any length.
+    len: u32,
+    /// The value that must be written, if one must.
+    datamatch: Option<u64>,
+    fd: Arc<EventFd>,
+}
+
+impl Event {
+    fn matches(&self, space: Space, addr: u64, data: &[u8]) -> bool {
+        if self.space != space || self.addr != addr {
+            return false;
+        }
+        if self.len == 0 {
+            return true;
+        }
+        if self.len as usize != data.len() {
+            return false;
+        }
+        let Some(want) = self.datamatch else {
+            return true;
+        };
+        let mut v = [0u8; 8];
+        for (to, from) in v.iter_mut().zip(data) {
+            *to = *from;
+        }
+        u64::from_le_bytes(v) == want
+    }
+
+    /// Would this and `o` fire for the same write?
+    fn clashes(&self, o: &Event) -> bool {
+        self.space == o.space
+            && self.addr == o.addr
+            && (self.len == 0
+                || o.len == 0
+                || (self.len == o.len
+                    && (self.datamatch.is_none()
+                        || o.datamatch.is_none()
+                        || self.datamatch == o.datamatch)))
+    }
+}
+
+/// What is registered, immutable once published.
+struct Registered {
+    events: KVec<Event>,
+    zones: KVec<KvmCoalescedMmioZone>,
+}
+
+impl Registered {
+    fn copy(&self) -> Result<KBox<Registered>> {
+        let mut events = KVec::with_capacity(self.events.len(), GFP_KERNEL_ACCOUNT)?;
+        for e in &self.events {
+            events.push(e.clone(), GFP_KERNEL_ACCOUNT)?;
+        }
+        let mut zones = KVec::new();
+        zones.extend_from_slice(&self.zones, GFP_KERNEL_ACCOUNT)?;
+        Ok(KBox::new(Registered { events, zones }, GFP_KERNEL_ACCOUNT)?)
+    }
+}
+
+/// The buses of a VM.
+#[pin_data]
+pub(crate) struct Buses {
+    registered: SrcuBox<Registered>,
+    /// Serialises registrations.
+    #[pin]
+    lock: Mutex<()>,
+    /// The ring of collected writes, mapped by every vCPU.
+    ring: SharedPage,
+    /// Serialises producers of the ring.
+    #[pin]
+    ring_lock: IrqSpinLock<()>,
+}
+
+impl Buses {
+    /// Nothing registered.
+    pub(crate) fn new(domain: Arc<SrcuDomain>) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            registered: SrcuBox::new(domain, KBox::new(Registered {
+                events: KVec::new(),
+                zones: KVec::new(),
+            }, GFP_KERNEL_ACCOUNT)?),
+            lock <- new_mutex!((), "kvm->bus_lock"),
+            ring: SharedPage::new()?,
+            ring_lock <- IrqSpinLock::new((), c"kvm->ring_lock", kernel::static_lock_class!()),
+        }? Error)
+    }
+
+    /// The page of the coalesced ring.
+    pub(crate) fn coalesced_page(&self) -> Option<&SharedPage> {
+        Some(&self.ring)
+    }
+
+    fn write(&self, space: Space, addr: u64, data: &[u8]) -> bool {
+        let r = self.registered.read();
+        if let Some(e) = r.events.iter().find(|e| e.matches(space, addr, data)) {
+            e.fd.signal();
+            return true;
+        }
+        let pio = u32::from(space == Space::Port);
+        let hit = r.zones.iter().any(|z| {
+            let off = addr.wrapping_sub(z.addr);
+            // CAST: at most 8.
+            z.pio == pio && off < u64::from(z.size) && off + data.len() as u64 <= u64::from(z.size)
+        });
+        hit && self.collect(addr, pio, data)
+    }
+
+    /// Puts a write into the ring; false if it is full.
+    fn collect(&self, addr: u64, pio: u32, data: &[u8]) -> bool {
+        let _g = self.ring_lock.lock();
+        let head: KvmCoalescedMmioRing = self.ring.read(0);
+        // User space advances `first`; `last` is ours, but it can write that too.
+        let last = head.last % abi::KVM_COALESCED_MMIO_MAX;
+        let next = (last + 1) % abi::KVM_COALESCED_MMIO_MAX;
+        if next == head.first % abi::KVM_COALESCED_MMIO_MAX {
+            return false;
+        }
+        let mut entry = KvmCoalescedMmio::zeroed();
+        entry.phys_addr = addr;
+        // CAST: at most 8.
+        entry.len = data.len() as u32;
+        entry.pio = pio;
+        for (to, from) in entry.data.iter_mut().zip(data) {
+            *to = *from;
+        }
+        let at = size_of::<KvmCoalescedMmioRing>()
+            .wrapping_add((last as usize).wrapping_mul(size_of::<KvmCoalescedMmio>()));
+        self.ring.write(at, &entry);
+        // The entry is whole before the index says so.
+        core::sync::atomic::fence(core::sync::atomic::Ordering::Release);
+        self.ring
+            .write(core::mem::offset_of!(KvmCoalescedMmioRing, last), &next);
+        true
+    }
+
+    /// A write to device memory; false if nothing is registered there.
+    #[inline]
+    pub(crate) fn mmio_write(&self, gpa: u64, data: &[u8]) -> bool {
+        self.write(Space::Memory, gpa, data)
+    }
+
+    /// A write to a port.
+    #[inline]
+    pub(crate) fn port_write(&self, port: u64, data: &[u8]) -> bool {
+        self.write(Space::Port, port, data)
+    }
+
+    /// Is anything registered at a port?
+    pub(crate) fn has_port(&self, port: u64) -> bool {
+        let r = self.registered.read();
+        r.events
+            .iter()
+            .any(|e| e.space == Space::Port && e.addr == port)
+            || r.zones
+                .iter()
+                .any(|z| z.pio != 0 && port.wrapping_sub(z.addr) < u64::from(z.size))
+    }
+}
+
+/// KVM_IOEVENTFD.
+pub(crate) fn ioeventfd(vm: &VmBase, k: &KvmIoeventfd) -> Result<isize> {
+    if k.flags & !abi::KVM_IOEVENTFD_VALID_FLAG_MASK != 0 || !matches!(k.len, 0 | 1 | 2 | 4 | 8) {
+        return Err(EINVAL);
+    }
+    if k.addr.checked_add(u64::from(k.len)).is_none() {
+        return Err(EINVAL);
+    }
+    let matched = k.flags & abi::KVM_IOEVENTFD_FLAG_DATAMATCH != 0;
+    if k.len == 0 && matched {
+        return Err(EINVAL);
+    }
+    let e = Event {
+        space: if k.flags & abi::KVM_IOEVENTFD_FLAG_PIO != 0 {
+            Space::Port
+        } else {
+            Space::Memory
+        },
+        addr: k.addr,
+        len: k.len,
+        datamatch: matched.then_some(k.datamatch),
+        fd: Arc::new(EventFd::from_fd(k.fd)?, GFP_KERNEL_ACCOUNT)?,
+    };
+    let bus = &vm.bus;
+    let _lock = bus.lock.lock();
+    let mut new = bus.registered.read().copy()?;
+    if k.flags & abi::KVM_IOEVENTFD_FLAG_DEASSIGN != 0 {
+        let same = |o: &Event| {
+            o.space == e.space
+                && o.addr == e.addr
+                && o.len == e.len
+                && o.datamatch == e.datamatch
+                && *o.fd == *e.fd
+        };
+        let before = new.events.len();
+        new.events.retain(|o| !same(o));
+        if new.events.len() == before {
+            return Err(ENOENT);
+        }
+    } else {
+        if new.events.iter().any(|o| o.clashes(&e)) {
+            return Err(EEXIST);
+        }
+        new.events.push(e, GFP_KERNEL_ACCOUNT)?;
+    }
+    drop(bus.registered.replace(new));
+    Ok(0)
+}
+
+/// KVM_REGISTER_COALESCED_MMIO and KVM_UNREGISTER_COALESCED_MMIO. Removing what is not there is
+/// fine.
+pub(crate) fn coalesced(vm: &VmBase, z: &KvmCoalescedMmioZone, add: bool) -> Result<isize> {
+    if z.pio > 1 {
+        return Err(EINVAL);
+    }
+    let bus = &vm.bus;
+    let _lock = bus.lock.lock();
+    let mut new = bus.registered.read().copy()?;
+    if add {
+        if new.zones.len() >= MAX {
+            return Err(ENOSPC);
+        }
+        new.zones.push(*z, GFP_KERNEL_ACCOUNT)?;
+    } else {
+        // KVM: every zone that lies inside the one named goes.
+        new.zones.retain(|o| {
+            let off = o.addr.wrapping_sub(z.addr);
+            !(o.pio == z.pio
+                && off < u64::from(z.size)
+                && off.wrapping_add(u64::from(o.size)) <= u64::from(z.size))
+        });
+    }
+    drop(bus.registered.replace(new));
+    Ok(0)
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Capabilities: what KVM_CHECK_EXTENSION answers and what KVM_ENABLE_CAP changed.
+//!
+//! A capability that is not listed does not exist here yet and answers 0.
+
+use super::vcpus;
+use super::VmBase;
+use crate::backend::Backend;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+use kernel::prelude::*;
+use model::abi;
+use model::abi::KvmEnableCap;
+
+/// Slots per address space, without the ones kept for the module itself.
+pub(crate) const USER_SLOTS: u32 = 32764;
+/// Routes of a VM.
+pub(crate) const MAX_ROUTES: u32 = 4096;
+/// Banks of the machine-check architecture.
+pub(crate) const MCE_BANKS: u32 = 32;
+
+/// The quirks that KVM_CAP_DISABLE_QUIRKS2 can switch off here.
+const QUIRKS: u64 = abi::KVM_X86_QUIRK_LINT0_REENABLED
+    | abi::KVM_X86_QUIRK_CD_NW_CLEARED
+    | abi::KVM_X86_QUIRK_LAPIC_MMIO_HOLE
+    | abi::KVM_X86_QUIRK_OUT_7E_INC_RIP
+    | abi::KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT
+    | abi::KVM_X86_QUIRK_FIX_HYPERCALL_INSN
+    | abi::KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS
+    | abi::KVM_X86_QUIRK_SLOT_ZAP_ALL
+    | abi::KVM_X86_QUIRK_STUFF_FEATURE_MSRS;
+
+/// Bits of `flags` in [`VmCaps`].
+mod flag {
+    pub(super) const EXCEPTION_PAYLOAD: u32 = 1 << 0;
+    pub(super) const TRIPLE_FAULT_EVENT: u32 = 1 << 1;
+    pub(super) const EXIT_ON_EMULATION_FAILURE: u32 = 1 << 2;
+    pub(super) const PLATFORM_INFO_OFF: u32 = 1 << 3;
+    pub(super) const X2APIC_32BIT_IDS: u32 = 1 << 4;
+    pub(super) const X2APIC_NO_BROADCAST_QUIRK: u32 = 1 << 5;
+    pub(super) const MAX_VCPU_ID_SET: u32 = 1 << 6;
+    pub(super) const BOOT_CPU_SET: u32 = 1 << 7;
+}
+
+/// What user space enabled on a VM.
+pub(crate) struct VmCaps {
+    flags: AtomicU32,
+    quirks_off: AtomicU64,
+    user_msr: AtomicU32,
+    manual_dirty: AtomicU64,
+    disabled_exits: AtomicU64,
+    hypercall_exits: AtomicU64,
+}
+
+impl VmCaps {
+    /// Nothing enabled.
+    pub(crate) fn new() -> Self {
+        Self {
+            flags: AtomicU32::new(0),
+            quirks_off: AtomicU64::new(0),
+            user_msr: AtomicU32::new(0),
+            manual_dirty: AtomicU64::new(0),
+            disabled_exits: AtomicU64::new(0),
+            hypercall_exits: AtomicU64::new(0),
+        }
+    }
+
+    #[inline]
+    fn has(&self, f: u32) -> bool {
+        self.flags.load(Relaxed) & f != 0
+    }
+
+    fn set(&self, f: u32, on: bool) {
+        if on {
+            self.flags.fetch_or(f, Relaxed);
+        } else {
+            self.flags.fetch_and(!f, Relaxed);
+        }
+    }
+
+    /// Exceptions carry their payload separately in KVM_GET_VCPU_EVENTS.
+    pub(crate) fn exception_payload(&self) -> bool {
+        self.has(flag::EXCEPTION_PAYLOAD)
+    }
+
+    /// KVM_GET_VCPU_EVENTS reports triple faults.
+    pub(crate) fn triple_fault_event(&self) -> bool {
+        self.has(flag::TRIPLE_FAULT_EVENT)
+    }
+
+    /// An instruction that cannot be emulated always exits to user space.
+    pub(crate) fn exit_on_emulation_failure(&self) -> bool {
+        self.has(flag::EXIT_ON_EMULATION_FAILURE)
+    }
+
+    /// The guest may read MSR_PLATFORM_INFO.
+    pub(crate) fn platform_info(&self) -> bool {
+        !self.has(flag::PLATFORM_INFO_OFF)
+    }
+
+    /// x2APIC ids have 32 bits in the ABI.
+    pub(crate) fn x2apic_32bit_ids(&self) -> bool {
+        self.has(flag::X2APIC_32BIT_IDS)
+    }
+
+    /// 0xff is an ordinary x2APIC id.
+    pub(crate) fn no_broadcast_quirk(&self) -> bool {
+        self.has(flag::X2APIC_NO_BROADCAST_QUIRK)
+    }
+
+    /// Is this quirk in force?
+    pub(crate) fn quirk(&self, q: u64) -> bool {
+        self.quirks_off.load(Relaxed) & q == 0
+    }
+
+    /// Why MSR accesses exit to user space: KVM_MSR_EXIT_REASON_*.
+    pub(crate) fn user_msr(&self) -> u32 {
+        self.user_msr.load(Relaxed)
+    }
+
+    /// KVM_DIRTY_LOG_* of manual protection.
+    pub(crate) fn manual_dirty(&self) -> u64 {
+        self.manual_dirty.load(Relaxed)
+    }
+
+    /// KVM_X86_DISABLE_EXITS_*.
+    pub(crate) fn disabled_exits(&self) -> u64 {
+        self.disabled_exits.load(Relaxed)
+    }
+
+    /// Hypercalls that exit to user space, one bit per number.
+    pub(crate) fn hypercall_exits(&self) -> u64 {
+        self.hypercall_exits.load(Relaxed)
+    }
+
+    /// The boot CPU was chosen: remembered so that a later choice is refused after a vCPU.
+    pub(crate) fn mark_boot_cpu(&self) {
+        self.set(flag::BOOT_CPU_SET, true);
+    }
+}
+
+/// KVM_CHECK_EXTENSION, on /dev/kvm (`vm` is `None`) or on a VM.
+pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
+    let f = V::host_features();
+    match cap {
+        abi::KVM_CAP_IRQCHIP
+        | abi::KVM_CAP_HLT
+        | abi::KVM_CAP_MMU_SHADOW_CACHE_CONTROL
+        | abi::KVM_CAP_USER_MEMORY
+        | abi::KVM_CAP_SET_TSS_ADDR
+        | abi::KVM_CAP_EXT_CPUID
+        | abi::KVM_CAP_NOP_IO_DELAY
+        | abi::KVM_CAP_MP_STATE
+        | abi::KVM_CAP_SYNC_MMU
+        | abi::KVM_CAP_DESTROY_MEMORY_REGION_WORKS
+        | abi::KVM_CAP_USER_NMI
+        | abi::KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
+        | abi::KVM_CAP_SET_BOOT_CPU_ID
+        | abi::KVM_CAP_SET_IDENTITY_MAP_ADDR
+        | abi::KVM_CAP_INTERNAL_ERROR_DATA
+        | abi::KVM_CAP_VCPU_EVENTS
+        | abi::KVM_CAP_PCI_SEGMENT
+        | abi::KVM_CAP_DEBUGREGS
+        | abi::KVM_CAP_X86_ROBUST_SINGLESTEP
+        | abi::KVM_CAP_ENABLE_CAP
+        | abi::KVM_CAP_XSAVE
+        | abi::KVM_CAP_GET_TSC_KHZ
+        | abi::KVM_CAP_READONLY_MEM
+        | abi::KVM_CAP_ENABLE_CAP_VM
+        | abi::KVM_CAP_CHECK_EXTENSION_VM
+        | abi::KVM_CAP_SPLIT_IRQCHIP
+        | abi::KVM_CAP_IMMEDIATE_EXIT
+        | abi::KVM_CAP_GET_MSR_FEATURES
+        | abi::KVM_CAP_MSR_PLATFORM_INFO
+        | abi::KVM_CAP_EXCEPTION_PAYLOAD
+        | abi::KVM_CAP_LAST_CPU
+        | abi::KVM_CAP_SREGS2
+        | abi::KVM_CAP_EXIT_ON_EMULATION_FAILURE
+        | abi::KVM_CAP_X86_TRIPLE_FAULT_EVENT
+        | abi::KVM_CAP_USER_MEMORY2
+        | abi::KVM_CAP_TSC_DEADLINE_TIMER
+        | abi::KVM_CAP_SIGNAL_MSI => 1,
+        abi::KVM_CAP_NR_VCPUS => host::cpu::num_online().min(vcpus::MAX_VCPUS) as isize,
+        abi::KVM_CAP_MAX_VCPUS => vcpus::MAX_VCPUS as isize,
+        abi::KVM_CAP_MAX_VCPU_ID => vcpus::MAX_VCPU_IDS as isize,
+        abi::KVM_CAP_NR_MEMSLOTS => USER_SLOTS as isize,
+        abi::KVM_CAP_MCE => MCE_BANKS as isize,
+        abi::KVM_CAP_IRQ_ROUTING => MAX_ROUTES as isize,
+        abi::KVM_CAP_XCRS => isize::from(virt::entry::host_xcr0() != 0),
+        abi::KVM_CAP_TSC_CONTROL | abi::KVM_CAP_VM_TSC_CONTROL => isize::from(f.tsc_scaling),
+        abi::KVM_CAP_SYNC_REGS => abi::KVM_SYNC_X86_VALID_FIELDS as isize,
+        abi::KVM_CAP_VM_TYPES => 1 << abi::KVM_X86_DEFAULT_VM,
+        abi::KVM_CAP_XSAVE2 => crate::vcpu::fpu::xsave_size() as isize,
+        abi::KVM_CAP_X2APIC_API => {
+            let all =
+                abi::KVM_X2APIC_API_USE_32BIT_IDS | abi::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+            all as isize
+        }
+        abi::KVM_CAP_DISABLE_QUIRKS2 => QUIRKS as isize,
+        abi::KVM_CAP_DISABLE_QUIRKS => 1,
+        abi::KVM_CAP_COALESCED_MMIO => abi::KVM_COALESCED_MMIO_PAGE_OFFSET as isize,
+        _ => {
+            let _ = vm;
+            0
+        }
+    }
+}
+
+/// KVM_ENABLE_CAP on a VM. EINVAL for what does not exist or cannot be enabled now.
+pub(crate) fn enable(vm: &VmBase, e: &KvmEnableCap) -> Result<isize> {
+    if e.flags != 0 {
+        return Err(EINVAL);
+    }
+    let [arg, ..] = e.args;
+    let caps = &vm.caps;
+    match e.cap {
+        abi::KVM_CAP_DISABLE_QUIRKS => {
+            caps.quirks_off.fetch_or(arg & QUIRKS, Relaxed);
+        }
+        abi::KVM_CAP_DISABLE_QUIRKS2 => {
+            if arg & !QUIRKS != 0 {
+                return Err(EINVAL);
+            }
+            caps.quirks_off.fetch_or(arg, Relaxed);
+        }
+        abi::KVM_CAP_SPLIT_IRQCHIP => return crate::irq::enable_split(vm, arg),
+        abi::KVM_CAP_X2APIC_API => {
+            let known =
+                abi::KVM_X2APIC_API_USE_32BIT_IDS | abi::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+            if arg & !known != 0 {
+                return Err(EINVAL);
+            }
+            if arg & abi::KVM_X2APIC_API_USE_32BIT_IDS != 0 {
+                caps.set(flag::X2APIC_32BIT_IDS, true);
+            }
+            if arg & abi::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK != 0 {
+                caps.set(flag::X2APIC_NO_BROADCAST_QUIRK, true);
+            }
+        }
+        abi::KVM_CAP_MSR_PLATFORM_INFO => caps.set(flag::PLATFORM_INFO_OFF, arg == 0),
+        abi::KVM_CAP_EXCEPTION_PAYLOAD => caps.set(flag::EXCEPTION_PAYLOAD, arg != 0),
+        abi::KVM_CAP_X86_TRIPLE_FAULT_EVENT => caps.set(flag::TRIPLE_FAULT_EVENT, arg != 0),
+        abi::KVM_CAP_EXIT_ON_EMULATION_FAILURE => {
+            if arg & !1 != 0 {
+                return Err(EINVAL);
+            }
+            caps.set(flag::EXIT_ON_EMULATION_FAILURE, arg != 0);
+        }
+        abi::KVM_CAP_MAX_VCPU_ID => {
+            let mut setup = vm.setup.lock();
+            let max = u32::try_from(arg).map_err(|_| EINVAL)?;
+            if max > vcpus::MAX_VCPU_IDS || max == 0 {
+                return Err(EINVAL);
+            }
+            if caps.has(flag::MAX_VCPU_ID_SET) {
+                // Setting the same value again is allowed.
+                return if setup.max_ids == max {
+                    Ok(0)
+                } else {
+                    Err(EINVAL)
+                };
+            }
+            if vm.vcpus.count() != 0 || (caps.has(flag::BOOT_CPU_SET) && setup.boot_cpu >= max) {
+                return Err(EINVAL);
+            }
+            setup.max_ids = max;
+            caps.set(flag::MAX_VCPU_ID_SET, true);
+        }
+        _ => return Err(EINVAL),
+    }
+    Ok(0)
+}

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Guest-physical memory as the module itself reads and writes it: through the slots, at the user
+//! addresses behind them.
+
+use super::memslot::SlotSet;
+use super::VmBase;
+use host::uaccess;
+use host::uaccess::Swapped;
+use kernel::prelude::*;
+use model::addr::Gpa;
+use model::addr::Hva;
+use model::addr::PAGE_SIZE;
+use model::walk::GuestMem;
+use zerocopy::FromBytes;
+use zerocopy::Immutable;
+use zerocopy::IntoBytes;
+
+/// Guest memory for the page walker. Holds one version of the slots.
+pub(crate) struct Memory<'a> {
+    set: &'a SlotSet,
+}
+
+impl<'a> Memory<'a> {
+    /// Memory as these slots have it.
+    pub(crate) fn new(set: &'a SlotSet) -> Self {
+        Self { set }
+    }
+
+    fn hva(&self, gpa: Gpa, write: bool) -> Result<Hva> {
+        let (hva, slot) = self.set.hva(gpa.gfn(), write).ok_or(EFAULT)?;
+        if write {
+            slot.mark_dirty(gpa.gfn());
+        }
+        Ok(hva.wrapping_add(gpa.offset()))
+    }
+}
+
+impl GuestMem for Memory<'_> {
+    type Error = Error;
+
+    #[inline]
+    fn read_u32(&mut self, gpa: Gpa) -> Result<u32> {
+        uaccess::read_hva(self.hva(gpa, false)?)
+    }
+
+    #[inline]
+    fn read_u64(&mut self, gpa: Gpa) -> Result<u64> {
+        uaccess::read_hva(self.hva(gpa, false)?)
+    }
+
+    fn cmpxchg_u32(&mut self, gpa: Gpa, old: u32, new: u32) -> Result<bool> {
+        match self.hva(gpa, true) {
+            Ok(h) => Ok(matches!(
+                uaccess::cmpxchg_hva32(h, old, new)?,
+                Swapped::Stored
+            )),
+            // Setting a bit in read-only memory has no effect.
+            Err(_) => Ok(true),
+        }
+    }
+
+    fn cmpxchg_u64(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<bool> {
+        match self.hva(gpa, true) {
+            Ok(h) => Ok(matches!(
+                uaccess::cmpxchg_hva64(h, old, new)?,
+                Swapped::Stored
+            )),
+            Err(_) => Ok(true),
+        }
+    }
+}
+
+impl VmBase {
+    /// Reads guest memory. EFAULT where there is none.
+    pub(crate) fn read_guest(&self, gpa: Gpa, buf: &mut [u8]) -> Result {
+        let set = self.slots.read();
+        let mut at = gpa;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let n = in_page(at, rest.len());
+            let (now, later) = rest.split_at_mut_checked(n).ok_or(EFAULT)?;
+            let (hva, _) = set.hva(at.gfn(), false).ok_or(EFAULT)?;
+            uaccess::copy_from_hva(hva.wrapping_add(at.offset()), now)?;
+            at = at.wrapping_add(n as u64);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Writes guest memory and marks it dirty. EFAULT where there is none, or only for reading.
+    pub(crate) fn write_guest(&self, gpa: Gpa, data: &[u8]) -> Result {
+        let set = self.slots.read();
+        let mut at = gpa;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let n = in_page(at, rest.len());
+            let (now, later) = rest.split_at_checked(n).ok_or(EFAULT)?;
+            let (hva, slot) = set.hva(at.gfn(), true).ok_or(EFAULT)?;
+            uaccess::copy_to_hva(hva.wrapping_add(at.offset()), now)?;
+            slot.mark_dirty(at.gfn());
+            at = at.wrapping_add(n as u64);
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// Reads a value from guest memory.
+    pub(crate) fn read_guest_val<T: FromBytes + IntoBytes>(&self, gpa: Gpa) -> Result<T> {
+        let mut v = T::new_zeroed();
+        self.read_guest(gpa, v.as_mut_bytes())?;
+        Ok(v)
+    }
+
+    /// Writes a value to guest memory.
+    pub(crate) fn write_guest_val<T: IntoBytes + Immutable>(&self, gpa: Gpa, v: &T) -> Result {
+        self.write_guest(gpa, v.as_bytes())
+    }
+
+    /// Replaces 8 aligned bytes of guest memory if they are `old`; false if they are not.
+    pub(crate) fn cmpxchg_guest(&self, gpa: Gpa, old: &[u8], new: &[u8]) -> Result<bool> {
+        let set = self.slots.read();
+        let (hva, slot) = set.hva(gpa.gfn(), true).ok_or(EFAULT)?;
+        let hva = hva.wrapping_add(gpa.offset());
+        let done = match (old, new) {
+            ([o], [n]) => matches!(uaccess::cmpxchg_hva8(hva, *o, *n)?, Swapped::Stored),
+            _ => match (old.len(), gpa.0 % old.len().max(1) as u64) {
+                (2, 0) => {
+                    let (o, n) = (word::<2>(old), word::<2>(new));
+                    let r =
+                        uaccess::cmpxchg_hva16(hva, u16::from_le_bytes(o), u16::from_le_bytes(n))?;
+                    matches!(r, Swapped::Stored)
+                }
+                (4, 0) => {
+                    let (o, n) = (word::<4>(old), word::<4>(new));
+                    let r =
+                        uaccess::cmpxchg_hva32(hva, u32::from_le_bytes(o), u32::from_le_bytes(n))?;
+                    matches!(r, Swapped::Stored)
+                }
+                (8, 0) => {
+                    let (o, n) = (word::<8>(old), word::<8>(new));
+                    let r =
+                        uaccess::cmpxchg_hva64(hva, u64::from_le_bytes(o), u64::from_le_bytes(n))?;
+                    matches!(r, Swapped::Stored)
+                }
+                _ => return Err(EINVAL),
+            },
+        };
+        if done {
+            slot.mark_dirty(gpa.gfn());
+        }
+        Ok(done)
+    }
+}
+
+fn word<const N: usize>(b: &[u8]) -> [u8; N] {
+    b.first_chunk::<N>().copied().unwrap_or([0; N])
+}
+
+/// How many of `len` bytes from `gpa` on lie in its page.
+fn in_page(gpa: Gpa, len: usize) -> usize {
+    // CAST: at most a page.
+    len.min(PAGE_SIZE.wrapping_sub(gpa.offset()) as usize)
+}
