@@ -155,8 +155,6 @@ void kvmrs_mark_guest_ran(void);
 
 /* ---- time, work and events (shim/event.c) ---- */
 
-/* Initialises a raw spinlock; all of them share one lockdep class. */
-void kvmrs_raw_spin_init(raw_spinlock_t *lock);
 /* Initialises a work item. */
 void kvmrs_init_work(struct work_struct *work, void (*func)(struct work_struct *work));
 /* Initialises a work item that is queued after a delay. */

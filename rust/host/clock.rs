@@ -27,6 +27,13 @@ pub fn real_ns() -> u64 {
     unsafe { bindings::ktime_get_real() as u64 }
 }
 
+/// The monotonic clock at the raw frequency of its hardware, ns.
+#[inline]
+pub fn raw_ns() -> u64 {
+    // SAFETY: No requirements.
+    unsafe { bindings::ktime_get_raw() as u64 }
+}
+
 /// This CPU's time-stamp counter. Not read before the instructions in front of it have completed.
 #[inline]
 pub fn rdtsc() -> u64 {

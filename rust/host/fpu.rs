@@ -131,16 +131,16 @@ impl GuestFpu {
     /// Sets the x87 and SSE registers from an image of FXSAVE64, except MXCSR, whose reserved bits
     /// fault: it stays as it is.
     pub fn write_fxsave(&mut self, image: &[u8; 512]) {
-        const MXCSR: core::ops::Range<usize> = 24..32;
-        const USED: usize = 416;
+        // Control words and pointers up to MXCSR; the registers after MXCSR and its mask.
+        const PARTS: [core::ops::Range<usize>; 2] = [0..24, 32..416];
         // SAFETY: As in `read_fxsave`; `self` is borrowed mutably, so the registers are nowhere
         // else.
         let state = unsafe { &mut *self.raw.get_mut().fpstate };
         // SAFETY: As above.
         let regs = unsafe { &mut *(&raw mut state.regs).cast::<[u8; MIN_IMAGE]>() };
-        for (i, (to, from)) in regs.iter_mut().zip(image).enumerate().take(USED) {
-            if !MXCSR.contains(&i) {
-                *to = *from;
+        for part in PARTS {
+            if let (Some(to), Some(from)) = (regs.get_mut(part.clone()), image.get(part)) {
+                to.copy_from_slice(from);
             }
         }
         // The components are no longer in their initial state.

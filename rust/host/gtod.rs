@@ -13,8 +13,8 @@ use kernel::ffi::c_void;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
+use crate::clock::rdtsc;
 use crate::shim;
-use crate::timer::rdtsc_ordered;
 
 /// What happens when the timekeeper's state changes.
 pub trait GtodEvents: Send + Sync + 'static {
@@ -128,7 +128,7 @@ impl Snapshot {
             return None;
         }
         // The counters of two CPUs may differ by a little; time must not go backwards for that.
-        let tsc = rdtsc_ordered().max(clock.cycle_last);
+        let tsc = rdtsc().max(clock.cycle_last);
         let cycles = tsc.wrapping_sub(clock.cycle_last) & clock.mask;
         let scaled = cycles
             .wrapping_mul(u64::from(clock.mult))

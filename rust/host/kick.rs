@@ -79,19 +79,22 @@ impl CpuSet {
 
     /// Takes all CPUs out.
     pub fn clear(&self) {
-        let used = (nr_cpu_ids() as usize).div_ceil(WORD);
-        for word in self.words.iter().take(used) {
+        for word in self.used() {
             word.store(0, Ordering::Relaxed);
         }
     }
 
     /// Whether no CPU is in the set.
     pub fn is_empty(&self) -> bool {
-        let used = (nr_cpu_ids() as usize).div_ceil(WORD);
-        self.words
+        self.used()
             .iter()
-            .take(used)
             .all(|word| word.load(Ordering::Relaxed) == 0)
+    }
+
+    /// The words that CPUs of this machine can be in.
+    fn used(&self) -> &[AtomicUsize] {
+        let used = (nr_cpu_ids() as usize).div_ceil(WORD);
+        self.words.get(..used).unwrap_or(&*self.words)
     }
 }
 

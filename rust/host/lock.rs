@@ -1,23 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! [`KillableMutex`]: a mutex whose waiter can be killed. [`IrqSpinLock`]: a spinlock that interrupt
-//! handlers take as well.
+//! [`KillableMutex`]: a mutex whose waiter can be killed.
 //!
 //! What an ioctl waits for may take as long as another thread runs a guest, so the wait must end
-//! when the waiter is killed. Interrupt handlers (timers, eventfd wakeups) need a lock that spins in
-//! every kernel configuration and turns interrupts off. The kernel crate has neither.
-
-use core::cell::UnsafeCell;
-use core::ops::{Deref, DerefMut};
+//! when the waiter is killed. The kernel crate's mutex has no such lock function.
 
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::lock::mutex::MutexGuard;
 use kernel::sync::{LockClassKey, Mutex};
-use kernel::types::{NotThreadSafe, Opaque};
 
 use crate::fd::check;
-use crate::shim;
 
 /// A kernel mutex with a killable lock function besides the plain one.
 #[pin_data]
@@ -65,76 +58,5 @@ impl<T> KillableMutex<T> {
         check(unsafe { bindings::mutex_lock_killable(raw) })?;
         // SAFETY: We own the mutex now, and the guard takes that over.
         Ok(unsafe { MutexGuard::new(&self.inner, ()) })
-    }
-}
-
-/// A raw spinlock around `T`, taken with interrupts off.
-#[pin_data]
-pub struct IrqSpinLock<T> {
-    #[pin]
-    raw: Opaque<bindings::raw_spinlock_t>,
-    data: UnsafeCell<T>,
-}
-
-// SAFETY: Moving the lock moves the value.
-unsafe impl<T: Send> Send for IrqSpinLock<T> {}
-// SAFETY: One thread at a time has the value.
-unsafe impl<T: Send> Sync for IrqSpinLock<T> {}
-
-/// The lock is held and interrupts are off; they come on again with its release if they were on.
-/// Release several in the reverse order of taking them.
-#[must_use = "the lock is released when the guard is dropped"]
-pub struct IrqSpinGuard<'a, T> {
-    lock: &'a IrqSpinLock<T>,
-    flags: usize,
-    _here: NotThreadSafe,
-}
-
-impl<T> IrqSpinLock<T> {
-    /// Initialises the lock around `value`.
-    pub fn new(value: T) -> impl PinInit<Self> {
-        pin_init!(Self {
-            // SAFETY: Initialises the lock in place.
-            raw <- Opaque::ffi_init(|p| unsafe { shim::kvmrs_raw_spin_init(p) }),
-            data: UnsafeCell::new(value),
-        })
-    }
-
-    /// Takes the lock. Any context but a non-maskable interrupt.
-    #[inline]
-    pub fn lock(&self) -> IrqSpinGuard<'_, T> {
-        // SAFETY: Initialised and pinned; the guard releases it.
-        let flags = unsafe { bindings::_raw_spin_lock_irqsave(self.raw.get()) };
-        IrqSpinGuard {
-            lock: self,
-            flags,
-            _here: NotThreadSafe,
-        }
-    }
-}
-
-impl<T> Deref for IrqSpinGuard<'_, T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        // SAFETY: The lock is held.
-        unsafe { &*self.lock.data.get() }
-    }
-}
-
-impl<T> DerefMut for IrqSpinGuard<'_, T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: The lock is held.
-        unsafe { &mut *self.lock.data.get() }
-    }
-}
-
-impl<T> Drop for IrqSpinGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: The guard owns the lock, and has the flags it was taken with.
-        unsafe { bindings::_raw_spin_unlock_irqrestore(self.lock.raw.get(), self.flags) };
     }
 }

@@ -36,7 +36,9 @@ impl<T> PerCpu<T> {
         let n = nr_cpu_ids();
         let mut slots = KVVec::with_capacity(n as usize, GFP_KERNEL)?;
         for cpu in 0..n {
-            slots.push(Slot(init(cpu)?), GFP_KERNEL)?;
+            slots
+                .push_within_capacity(Slot(init(cpu)?))
+                .map_err(|_| ENOMEM)?;
         }
         Ok(Self { slots })
     }

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Timers at a point of monotonic time, and the clocks.
+//! Timers at a point of monotonic time.
 //!
 //! [`HardTimer`] fires in the timer interrupt itself (LAPIC and TSC-deadline timers), [`SoftTimer`]
 //! in the soft interrupt after it (PIT). A timer may be armed from anywhere, also while it fires;
 //! what was armed last counts.
 
-use core::arch::x86_64::{_mm_lfence, _rdtsc};
-
 use kernel::bindings;
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
+use crate::clock::now_ns;
 use crate::module::ModuleRef;
 
 /// What a timer does.
@@ -166,52 +165,10 @@ unsafe extern "C" fn fired<T: TimerOps, const HARD: bool>(
     // SAFETY: The timer is the first field of a pinned `Node<T>`, which waits for this function
     // before it goes.
     let node = unsafe { &*raw.cast::<Node<T>>() };
-    if let Some(at) = node.ops.fired(ktime_get_ns()) {
+    if let Some(at) = node.ops.fired(now_ns()) {
         // Started anew and not by the return value: that would change the time of a timer that
         // another CPU has armed meanwhile.
         node.start(at, Timer::<T, HARD>::MODE);
     }
     bindings::hrtimer_restart::HRTIMER_NORESTART
-}
-
-/// Monotonic time, nanoseconds.
-#[inline]
-pub fn ktime_get_ns() -> u64 {
-    // SAFETY: No requirements.
-    unsafe { bindings::ktime_get() as u64 }
-}
-
-/// Monotonic time with the time spent suspended, nanoseconds.
-pub fn boottime_ns() -> u64 {
-    // SAFETY: No requirements.
-    unsafe { bindings::ktime_get_with_offset(bindings::tk_offsets_TK_OFFS_BOOT) as u64 }
-}
-
-/// Monotonic time at the raw frequency of the clock, nanoseconds.
-pub fn raw_ns() -> u64 {
-    // SAFETY: No requirements.
-    unsafe { bindings::ktime_get_raw() as u64 }
-}
-
-/// Wall-clock time, nanoseconds since 1970.
-pub fn realtime_ns() -> u64 {
-    // SAFETY: No requirements.
-    unsafe { bindings::ktime_get_with_offset(bindings::tk_offsets_TK_OFFS_REAL) as u64 }
-}
-
-/// The time-stamp counter, read possibly ahead of earlier loads.
-#[inline(always)]
-pub fn rdtsc() -> u64 {
-    // SAFETY: The kernel may read it.
-    unsafe { _rdtsc() }
-}
-
-/// The time-stamp counter, read after all earlier loads. SDM: vol 2, RDTSC.
-#[inline(always)]
-pub fn rdtsc_ordered() -> u64 {
-    // SAFETY: As above; LFENCE exists on every 64-bit CPU.
-    unsafe {
-        _mm_lfence();
-        _rdtsc()
-    }
 }

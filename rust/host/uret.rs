@@ -39,27 +39,32 @@ pub enum UretMsr {
     TsxCtrl,
 }
 
-/// The numbers, in the order of [`UretMsr`].
-const NUMBERS: [u32; 6] = [
-    0xc000_0081,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0084,
-    0xc000_0103,
-    0x122,
+/// All of them, in the order of their declaration.
+const ALL: [UretMsr; 6] = [
+    UretMsr::Star,
+    UretMsr::Lstar,
+    UretMsr::Cstar,
+    UretMsr::SyscallMask,
+    UretMsr::TscAux,
+    UretMsr::TsxCtrl,
 ];
 
 impl UretMsr {
     /// The MSR's number.
     pub const fn number(self) -> u32 {
         match self {
-            Self::Star => NUMBERS[0],
-            Self::Lstar => NUMBERS[1],
-            Self::Cstar => NUMBERS[2],
-            Self::SyscallMask => NUMBERS[3],
-            Self::TscAux => NUMBERS[4],
-            Self::TsxCtrl => NUMBERS[5],
+            Self::Star => 0xc000_0081,
+            Self::Lstar => 0xc000_0082,
+            Self::Cstar => 0xc000_0083,
+            Self::SyscallMask => 0xc000_0084,
+            Self::TscAux => 0xc000_0103,
+            Self::TsxCtrl => 0x122,
         }
+    }
+
+    /// The MSR's bit in a set.
+    const fn bit(self) -> u8 {
+        1u8.wrapping_shl(self as u32)
     }
 }
 
@@ -122,13 +127,12 @@ impl UserReturnMsrs {
         })?;
         let mut present = 0;
         with_preempt_off(|_| {
-            for (i, &msr) in NUMBERS.iter().enumerate() {
+            for msr in ALL {
+                let number = msr.number();
                 // SAFETY: Writes back what was read, on the same CPU.
-                if rdmsr_safe(msr)
-                    .and_then(|v| unsafe { wrmsr_safe(msr, v) })
-                    .is_ok()
-                {
-                    present |= 1 << i;
+                let rewrite = |value| unsafe { wrmsr_safe(number, value) };
+                if rdmsr_safe(number).and_then(rewrite).is_ok() {
+                    present |= msr.bit();
                 }
             }
         });
@@ -141,7 +145,7 @@ impl UserReturnMsrs {
     /// Whether the CPU has the MSR (and lets it be written).
     #[inline]
     pub fn exists(&self, msr: UretMsr) -> bool {
-        self.present & 1 << msr as u8 != 0
+        self.present & msr.bit() != 0
     }
 
     /// Puts the bits of `mask` of a guest value into an MSR of this CPU until it returns to user
@@ -198,11 +202,11 @@ impl UserReturnMsrs {
 
     /// Reads the host's values on this CPU, which has no guest values in it yet.
     fn learn(&self, here: &Cpu) {
-        for (i, (slot, &msr)) in here.slots.iter().zip(&NUMBERS).enumerate() {
-            if self.present & 1 << i == 0 {
+        for (slot, msr) in here.slots.iter().zip(ALL) {
+            if !self.exists(msr) {
                 continue;
             }
-            if let Ok(value) = rdmsr_safe(msr) {
+            if let Ok(value) = rdmsr_safe(msr.number()) {
                 slot.host.store(value, Ordering::Relaxed);
                 slot.current.store(value, Ordering::Relaxed);
             }
@@ -239,11 +243,11 @@ impl Cpu {
         }
         // SAFETY: Registered on this CPU; interrupts are off.
         unsafe { shim::user_return_notifier_unregister(self.notifier.get()) };
-        for (slot, &msr) in self.slots.iter().zip(&NUMBERS) {
+        for (slot, msr) in self.slots.iter().zip(ALL) {
             let host = slot.host.load(Ordering::Relaxed);
             if slot.current.swap(host, Ordering::Relaxed) != host {
                 // SAFETY: The value the register had before the guest's.
-                let _ = unsafe { wrmsr_safe(msr, host) };
+                let _ = unsafe { wrmsr_safe(msr.number(), host) };
             }
         }
     }

@@ -12,11 +12,6 @@
 
 #include "shim.h"
 
-void kvmrs_raw_spin_init(raw_spinlock_t *lock)
-{
-	raw_spin_lock_init(lock);
-}
-
 void kvmrs_init_work(struct work_struct *work, void (*func)(struct work_struct *work))
 {
 	INIT_WORK(work, func);
