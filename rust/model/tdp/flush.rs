@@ -22,11 +22,11 @@
 //! out, after which it sees the new generation at its next entry. No flag is ever cleared by
 //! anyone but its owner, so no request can be lost between "seen" and "done".
 
-use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::SeqCst;
-
 use super::entry::Level;
 use crate::addr::Gfn;
+use crate::sync::store_then_load;
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::SeqCst;
 
 /// The translations an operation made stale. See the module documentation of [`super`] for when to
 /// act on it.
@@ -83,7 +83,14 @@ pub struct FlushGen(AtomicU64);
 
 impl FlushGen {
     /// The first generation.
+    #[cfg(not(all(loom, test)))]
     pub const fn new() -> Self {
+        FlushGen(AtomicU64::new(1))
+    }
+
+    /// The first generation.
+    #[cfg(all(loom, test))]
+    pub fn new() -> Self {
         FlushGen(AtomicU64::new(1))
     }
 
@@ -91,7 +98,9 @@ impl FlushGen {
     /// changed and before looking at the vCPUs' modes; it is a full barrier. Returns the new
     /// generation.
     pub fn bump(&self) -> u64 {
-        self.0.fetch_add(1, SeqCst).wrapping_add(1)
+        let gen = self.0.fetch_add(1, SeqCst).wrapping_add(1);
+        store_then_load();
+        gen
     }
 
     /// The generation now.
@@ -141,7 +150,37 @@ impl TlbState {
     }
 }
 
-#[cfg(test)]
+/// Explores the interleavings: `RUSTFLAGS="--cfg loom" cargo test --release --lib loom`.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use crate::sync::AtomicU32;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// The requester sees the vCPU in the guest, or the vCPU sees the request.
+    #[test]
+    fn a_request_is_seen_or_the_vcpu_is() {
+        loom::model(|| {
+            let gen = Arc::new(FlushGen::new());
+            let mode = Arc::new(AtomicU32::new(0));
+            let (g, m) = (gen.clone(), mode.clone());
+            let vcpu = thread::spawn(move || {
+                let mut tlb = TlbState::new();
+                tlb.acknowledge(1);
+                m.store(1, SeqCst);
+                store_then_load();
+                tlb.pending(&g)
+            });
+            let wanted = gen.bump();
+            let seen = mode.load(SeqCst) == 1;
+            let flushed = vcpu.join().unwrap() == Some(wanted);
+            assert!(seen || flushed);
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use core::sync::atomic::AtomicBool;
