@@ -270,7 +270,7 @@ impl<T: Deref<Target = [u32]>> ApicMap<T> {
                 Logical::X2Apic => {
                     let first = m.dest >> 16 << 4;
                     (0..16u32)
-                        .filter(|bit| m.dest >> bit & 1 != 0)
+                        .filter(|bit| (m.dest >> bit) & 1 != 0)
                         .all(|bit| self.add_by_id(&mut list, first | bit))
                 }
             }
@@ -308,7 +308,7 @@ impl<T: Deref<Target = [u32]>> ApicMap<T> {
     fn add_slots(&self, list: &mut List, first: u32, bits: u32) {
         let slots = self.slots.iter().skip(first as usize);
         for (bit, &vcpu) in (0..8u32).zip(slots) {
-            if bits >> bit & 1 != 0 && vcpu != NOBODY {
+            if (bits >> bit) & 1 != 0 && vcpu != NOBODY {
                 list.push(vcpu);
             }
         }
@@ -429,7 +429,8 @@ impl<'a, P: Peers + ?Sized> Targets<'a, P> {
                 .eligible()
                 .min_by_key(|&v| peers.published(v).map_or(u32::MAX, |p| p.arbitration()));
         }
-        let count = self.eligible().count();
+        // `count()` would check for overflow.
+        let count = self.eligible().fold(0usize, |n, _| n.wrapping_add(1));
         let nth = usize::from(self.ipi.message.vector).checked_rem(count)?;
         self.position = 0;
         let chosen = self.eligible().nth(nth);

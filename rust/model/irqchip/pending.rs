@@ -357,7 +357,7 @@ impl Pending {
 
     /// Whether this vector was posted and not yet taken.
     pub fn has_vector(&self, vector: u8) -> bool {
-        word(&self.pir, vector).load(Acquire) & 1 << (vector & 63) != 0
+        word(&self.pir, vector).load(Acquire) & (1 << (vector & 63)) != 0
     }
 
     // The owner.
@@ -420,7 +420,7 @@ impl Pending {
     /// hardware moved from the PIR to the IRR, past [`Pending::take_vectors`].
     #[inline]
     pub fn is_level(&self, vector: u8) -> bool {
-        word(&self.level, vector).load(Relaxed) & 1 << (vector & 63) != 0
+        word(&self.level, vector).load(Relaxed) & (1 << (vector & 63)) != 0
     }
 
     /// Owner: takes all posted events. What cannot be acted upon yet is the owner's to remember.
@@ -455,7 +455,7 @@ impl Pending {
     /// Sets the interrupt that hardware posters send: its vector and the CPU, `ndst` as the
     /// descriptor encodes it (SDM: vol 3, 31.6).
     pub fn set_notification(&self, vector: u8, ndst: u32) {
-        let new = u64::from(ndst) << 32 | u64::from(vector) << 16;
+        let new = (u64::from(ndst) << 32) | (u64::from(vector) << 16);
         self.update_control(|c| c & !NOTIFICATION | new);
     }
 

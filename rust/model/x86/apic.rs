@@ -360,7 +360,7 @@ impl Ipi {
 /// below. SDM: vol 3, 11.12.10.2.
 #[inline]
 pub const fn x2apic_ldr(id: u32) -> u32 {
-    (id >> 4) << 16 | 1 << (id & 0xf)
+    ((id >> 4) << 16) | (1 << (id & 0xf))
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl Msi {
         let ext = (self.address_lo >> address::EXTENDED_SHIFT) & address::EXTENDED_MASK;
         Self {
             address_lo: self.address_lo & !(address::EXTENDED_MASK << address::EXTENDED_SHIFT),
-            address_hi: self.address_hi | ext << 8,
+            address_hi: self.address_hi | (ext << 8),
             data: self.data,
         }
     }

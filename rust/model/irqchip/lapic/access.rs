@@ -166,7 +166,7 @@ impl<P: Storage> LocalApic<P> {
     /// Reads an x2APIC MSR, 0x800 to 0x8ff. The time matters only to the current count.
     pub fn read_msr(&mut self, index: u32, now: Now) -> Result<u64, Gp> {
         match self.msr_offset(index)? {
-            reg::ICR => Ok(self.x2apic_icr()),
+            reg::ICR => Ok(self.icr()),
             offset => Ok(u64::from(self.read_reg(offset, now)?)),
         }
     }
@@ -174,7 +174,7 @@ impl<P: Storage> LocalApic<P> {
     /// Writes an x2APIC MSR, 0x800 to 0x8ff.
     pub fn write_msr(&mut self, index: u32, value: u64, now: Now) -> Result<Effects, Gp> {
         match self.msr_offset(index)? {
-            reg::ICR => self.write_x2apic_icr(value),
+            reg::ICR => self.write_icr(value),
             offset => self.write_reg(offset, u32::try_from(value).map_err(|_| Gp)?, now),
         }
     }
@@ -182,7 +182,7 @@ impl<P: Storage> LocalApic<P> {
     /// What follows from a register write that hardware has carried out in the page (AVIC, APICv).
     pub fn written(&mut self, offset: u32, now: Now) -> Effects {
         let result = if offset == reg::ICR && self.mode() == Mode::X2Apic {
-            self.write_x2apic_icr(self.x2apic_icr())
+            self.write_icr(self.icr())
         } else {
             self.write_reg(offset, self.page().read(offset), now)
         };
@@ -203,7 +203,9 @@ impl<P: Storage> LocalApic<P> {
 
     /// Reads the register at `offset`, a multiple of 16. `Err` if there is none to read.
     pub fn read_reg(&mut self, offset: u32, now: Now) -> Result<u32, Gp> {
-        if offset & 0xf != 0 || offset > reg::SELF_IPI || self.readable() >> (offset >> 4) & 1 == 0
+        if offset & 0xf != 0
+            || offset > reg::SELF_IPI
+            || (self.readable() >> (offset >> 4)) & 1 == 0
         {
             return Err(Gp);
         }

@@ -21,9 +21,10 @@ use crate::x86::apic::Trigger;
 use crate::x86::apic::FIRST_LEGAL_VECTOR;
 
 impl<P: Storage> LocalApic<P> {
-    /// Writes the x2APIC interrupt command register, MSR 0x830. SDM: vol 3, 11.12.9.
+    /// Writes the 64-bit interrupt command register: MSR 0x830 in x2APIC mode (SDM: vol 3, 11.12.9),
+    /// in other modes Hyper-V's MSR, whose destination is where the xAPIC has it.
     #[inline]
-    pub fn write_x2apic_icr(&mut self, value: u64) -> Result<Effects, Gp> {
+    pub fn write_icr(&mut self, value: u64) -> Result<Effects, Gp> {
         if value & icr::X2APIC_RESERVED != 0 {
             return Err(Gp);
         }
@@ -33,18 +34,22 @@ impl<P: Storage> LocalApic<P> {
         let page = self.page();
         page.write(reg::ICR, low);
         page.write(self.icr_high(), high);
-        Ok(self.send(Ipi::from_icr(low, high)))
+        let dest = match self.mode() {
+            Mode::X2Apic => high,
+            Mode::XApic | Mode::Disabled => high >> 24,
+        };
+        Ok(self.send(Ipi::from_icr(low, dest)))
     }
 
-    /// The x2APIC interrupt command register.
-    pub(super) fn x2apic_icr(&self) -> u64 {
+    /// The 64-bit interrupt command register.
+    pub fn icr(&self) -> u64 {
         let page = self.page();
-        u64::from(page.read(reg::ICR)) | u64::from(page.read(self.icr_high())) << 32
+        u64::from(page.read(reg::ICR)) | (u64::from(page.read(self.icr_high())) << 32)
     }
 
-    /// Where the upper half of the x2APIC ICR is in the page.
+    /// Where the upper half of the 64-bit ICR is in the page.
     pub(super) fn icr_high(&self) -> u32 {
-        if self.cfg.icr_split {
+        if self.cfg.icr_split || self.mode() != Mode::X2Apic {
             reg::ICR2
         } else {
             reg::ICR + 4

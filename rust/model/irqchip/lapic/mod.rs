@@ -35,6 +35,7 @@ pub mod timer;
 mod vectors;
 
 pub use access::Lvt;
+pub use access::Raised;
 pub use regs::ApicPage;
 pub use regs::ApicWords;
 pub use regs::Storage;
@@ -408,9 +409,9 @@ impl<P: Storage> LocalApic<P> {
         // the SDM has disabling lose them all (vol 3, 11.4.3).
         if new_mode != Mode::Disabled {
             self.write_id();
-            if old & base::X2APIC != 0 || new_mode == Mode::X2Apic {
-                self.write_mode_dependent_ldr(new_mode);
-            }
+        }
+        if changed & base::X2APIC != 0 {
+            self.write_ldr(new_mode);
         }
         Ok(Effects {
             enabled: changed & value & base::ENABLE != 0,
@@ -461,7 +462,8 @@ impl<P: Storage> LocalApic<P> {
         self.page().write(reg::ID, id);
     }
 
-    fn write_mode_dependent_ldr(&self, mode: Mode) {
+    /// The logical ID on entering and leaving x2APIC mode.
+    fn write_ldr(&self, mode: Mode) {
         let ldr = match mode {
             Mode::X2Apic => x2apic_ldr(self.cfg.id),
             Mode::XApic | Mode::Disabled => 0,
@@ -470,7 +472,7 @@ impl<P: Storage> LocalApic<P> {
     }
 
     fn write_version(&self) {
-        let mut v = version::INTEGRATED | self.cfg.max_lvt() << 16;
+        let mut v = version::INTEGRATED | (self.cfg.max_lvt() << 16);
         if self.cfg.x2apic && self.cfg.directed_eoi_offered {
             v |= version::DIRECTED_EOI;
         }

@@ -128,11 +128,11 @@ impl Published {
         };
         self.lint0.store(f.lint0, Relaxed);
         self.address.store(
-            u64::from(f.ldr) << LDR_SHIFT
-                | u64::from(f.xapic_id) << XAPIC_ID_SHIFT
+            (u64::from(f.ldr) << LDR_SHIFT)
+                | (u64::from(f.xapic_id) << XAPIC_ID_SHIFT)
                 | enabled
-                | model << MODEL_SHIFT
-                | mode << MODE_SHIFT,
+                | (model << MODEL_SHIFT)
+                | (mode << MODE_SHIFT),
             Release,
         );
     }
@@ -151,12 +151,12 @@ impl Published {
             id: self.id,
             xapic_id: (w >> XAPIC_ID_SHIFT) as u8,
             ldr: (w >> LDR_SHIFT) as u32,
-            model: match w >> MODEL_SHIFT & 3 {
+            model: match (w >> MODEL_SHIFT) & 3 {
                 0 => LogicalModel::Flat,
                 1 => LogicalModel::Cluster,
                 _ => LogicalModel::Undefined,
             },
-            mode: match w >> MODE_SHIFT & 3 {
+            mode: match (w >> MODE_SHIFT) & 3 {
                 0 => Mode::Disabled,
                 1 => Mode::XApic,
                 _ => Mode::X2Apic,

@@ -99,7 +99,7 @@ impl ApicPage<'_> {
             let word = self.bank_word(bank, index).load(Relaxed);
             if word != 0 {
                 let low = (word.leading_zeros() & 31) ^ 31;
-                return Some((index << 5 | low) as u8);
+                return Some(((index << 5) | low) as u8);
             }
             *hint &= !(1u8 << (index & 7));
         }

@@ -62,7 +62,7 @@ impl Divider {
 
     /// Length of one count, ns.
     fn tick(self, bus_cycle: u64) -> u64 {
-        bus_cycle.saturating_mul(1 << self.log2)
+        bus_cycle.saturating_mul(1u64.wrapping_shl(self.log2))
     }
 }
 

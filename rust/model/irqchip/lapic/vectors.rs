@@ -59,7 +59,7 @@ impl<P: Storage> LocalApic<P> {
                 let shift = half << 5;
                 let mut new = (irr >> shift) as u32;
                 let level = (level >> shift) as u32;
-                let index = i << 1 | half;
+                let index = (i << 1) | half;
                 if index == 0 {
                     let mask = (1 << FIRST_LEGAL_VECTOR) - 1;
                     illegal = new & mask != 0;
@@ -260,7 +260,7 @@ impl<P: Storage> LocalApic<P> {
         let tpr = self.page().read(reg::TPR) & 0xff;
         let irr = self.highest_requested().unwrap_or(0);
         let isr = self.highest_in_service().unwrap_or(0);
-        tpr | u32::from(isr & 0xf0) << 8 | u32::from(irr) << 24
+        tpr | (u32::from(isr & 0xf0) << 8) | (u32::from(irr) << 24)
     }
 
     /// Brings the processor priority up to date. SDM: vol 3, 11.8.3.1.

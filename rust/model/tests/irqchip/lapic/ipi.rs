@@ -47,6 +47,18 @@ fn the_x2apic_command_register_has_64_bits() {
 }
 
 #[test]
+fn hyper_v_writes_64_bits_in_xapic_mode() {
+    let mut cfg = Config::new(0, true);
+    cfg.icr_split = false;
+    let (mut apic, _) = enabled(cfg);
+    let ipi = apic.write_icr(0x0500_0000_0000_4841).unwrap().ipi.unwrap();
+    assert_eq!((ipi.message.dest, ipi.message.logical), (5, true));
+    assert_eq!(apic.icr(), 0x0500_0000_0000_4841);
+    assert_eq!(read(&mut apic, reg::ICR2), 0x0500_0000);
+    assert_eq!(apic.write_icr(1 << 31), Err(Gp));
+}
+
+#[test]
 fn self_ipis() {
     let (mut apic, _) = x2apic(Config::new(0, true));
     let e = apic.write_msr(0x83f, 0x7a, at(0)).unwrap();

@@ -125,6 +125,24 @@ fn transitions_of_the_mode() {
 }
 
 #[test]
+fn the_logical_id_does_not_outlive_x2apic_mode() {
+    let (mut apic, _) = x2apic(Config::new(0x21, false));
+    assert_eq!(read(&mut apic, reg::LDR), 0x0002_0002);
+    let _ = apic.set_base(DEFAULT_BASE, RESERVED, false).unwrap();
+    let on = DEFAULT_BASE | base::ENABLE;
+    let _ = apic.set_base(on, RESERVED, false).unwrap();
+    assert_eq!(read(&mut apic, reg::LDR), 0);
+    let _ = write(&mut apic, reg::LDR, 0x0400_0000);
+    let _ = apic.set_base(DEFAULT_BASE, RESERVED, false).unwrap();
+    let _ = apic.set_base(on, RESERVED, false).unwrap();
+    assert_eq!(
+        read(&mut apic, reg::LDR),
+        0x0400_0000,
+        "KVM: nothing else is reset"
+    );
+}
+
+#[test]
 fn reserved_bits_of_the_base_fault() {
     let (mut apic, _) = after_reset(Config::new(0, true));
     let old = apic.base();
