@@ -1,43 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The emulator against this machine's own CPU.
-//!
-//! Random 64-bit instructions run twice from the same random registers, flags and memory: once on
-//! the CPU, in a page of generated code, and once in the emulator. Registers, memory, whether it
-//! divided by zero, and every flag the manual defines must come out the same.
-//! `NATIVE_CASES` sets the number of instructions (default 200000).
+//! What to run: templates of instructions, and random cases made from them.
 
-#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
-
-use model::addr::Gva;
-use model::emul::cpu::{Access, Bus, Flow, Stop, SystemOp};
-use model::emul::emulate;
-use model::x86::ctrl::{cr0, cr4, efer, rflags};
-use model::x86::exception::{Exception, DE};
-use model::x86::state::{CpuState, SegReg, Segment};
-use std::sync::atomic::{AtomicU64, Ordering};
+use model::x86::ctrl::rflags;
 
 /// xorshift64*: the cases are the same in every run.
-struct Rng(u64);
+pub struct Rng(pub u64);
 
 impl Rng {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         (self.next() >> 33) % n
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 
     /// A value that is often near a boundary.
-    fn value(&mut self) -> u64 {
+    pub fn value(&mut self) -> u64 {
         let v = self.next();
         match self.below(8) {
             0 => v & 0xff,
@@ -58,11 +45,12 @@ const AF: u64 = rflags::AF;
 const ZF: u64 = rflags::ZF;
 const SF: u64 = rflags::SF;
 const OF: u64 = rflags::OF;
-const ALL: u64 = rflags::STATUS;
+/// The flags that are compared.
+pub const ALL: u64 = rflags::STATUS;
 
 /// Which flags an instruction leaves undefined.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Undef {
+pub enum Undef {
     Flags(u64),
     Shift,
     Rotate,
@@ -72,7 +60,7 @@ use Undef::{Double, Flags, Rotate, Shift};
 
 /// How the template goes on after the opcode.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Form {
+pub enum Form {
     /// Nothing; the low three bits of the opcode may name a register.
     Plain,
     OpReg,
@@ -87,7 +75,7 @@ enum Form {
 use Form::{Group, GroupMem, Mem, OpReg, Plain, Rm};
 
 #[derive(Clone, Copy, Debug)]
-struct Template {
+pub struct Template {
     prefix: &'static [u8],
     op: &'static [u8],
     form: Form,
@@ -143,7 +131,7 @@ const BT: Undef = Flags(OF | SF | AF | PF);
 const SCAN: Undef = Flags(CF | OF | SF | AF | PF);
 const CNT: Undef = Flags(OF | SF | AF | PF);
 
-fn templates() -> Vec<Template> {
+pub fn templates() -> Vec<Template> {
     let mut v = Vec::new();
     const ALU: [[&[u8]; 6]; 8] = [
         [&[0x00], &[0x01], &[0x02], &[0x03], &[0x04], &[0x05]],
@@ -334,18 +322,18 @@ fn templates() -> Vec<Template> {
 }
 
 /// Size of the memory an instruction can reach, and where pointers into it start.
-const MEM: usize = 2048;
+pub const MEM: usize = 2048;
 const MID: u64 = 1024;
 
 /// A generated case.
 #[derive(Clone, Debug)]
-struct Case {
-    bytes: Vec<u8>,
-    gpr: [u64; 16],
-    flags: u64,
-    undef: u64,
+pub struct Case {
+    pub bytes: Vec<u8>,
+    pub gpr: [u64; 16],
+    pub flags: u64,
+    pub undef: u64,
     /// The destination is undefined too (16-bit double shifts by more than 16).
-    skip: bool,
+    pub skip: bool,
 }
 
 fn is_string(t: &Template) -> bool {
@@ -353,7 +341,7 @@ fn is_string(t: &Template) -> bool {
 }
 
 /// Makes an instruction of `t` and a state for it; `mem` is the address of the memory.
-fn generate(t: &Template, rng: &mut Rng, mem: u64) -> Option<Case> {
+pub fn generate(t: &Template, rng: &mut Rng, mem: u64) -> Option<Case> {
     let mut gpr = [0u64; 16];
     for r in &mut gpr {
         *r = rng.value();
@@ -541,348 +529,4 @@ fn generate(t: &Template, rng: &mut Rng, mem: u64) -> Option<Case> {
         undef,
         skip,
     })
-}
-
-/// What a run leaves behind.
-#[derive(Clone, Debug, PartialEq)]
-struct Outcome {
-    gpr: [u64; 16],
-    flags: u64,
-    mem: Vec<u8>,
-    divided: bool,
-}
-
-/// Where the signal handler resumes, and whether it ran.
-static RESUME: AtomicU64 = AtomicU64::new(0);
-static FAULTED: AtomicU64 = AtomicU64::new(0);
-
-extern "C" fn on_fpe(_: libc::c_int, _: *mut libc::siginfo_t, uc: *mut libc::c_void) {
-    let uc = uc.cast::<libc::ucontext_t>();
-    // SAFETY: the kernel passes the interrupted context to an SA_SIGINFO handler.
-    unsafe {
-        (*uc).uc_mcontext.gregs[libc::REG_RIP as usize] = RESUME.load(Ordering::Relaxed) as i64
-    };
-    FAULTED.store(1, Ordering::Relaxed);
-}
-
-/// A mapping with code at 0, register values at 4096 and test memory at 8192.
-struct Machine {
-    base: *mut u8,
-}
-
-const REGS: usize = 4096;
-const FLAGS_AT: usize = REGS + 16 * 8;
-const RSP_AT: usize = FLAGS_AT + 8;
-const MEM_AT: usize = 8192;
-const TOTAL: usize = MEM_AT + 4096;
-
-impl Machine {
-    fn new() -> Self {
-        let prot = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a fresh anonymous mapping; the alternate stack outlives the handler's use of it.
-        unsafe {
-            let base = libc::mmap(std::ptr::null_mut(), TOTAL, prot, kind, -1, 0);
-            assert_ne!(base, libc::MAP_FAILED);
-            let stack = Box::leak(vec![0u8; 65536].into_boxed_slice());
-            let ss = libc::stack_t {
-                ss_sp: stack.as_mut_ptr().cast(),
-                ss_flags: 0,
-                ss_size: stack.len(),
-            };
-            assert_eq!(libc::sigaltstack(&ss, std::ptr::null_mut()), 0);
-            let mut sa: libc::sigaction = std::mem::zeroed();
-            sa.sa_sigaction = on_fpe as *const () as usize;
-            sa.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            // The other two mean that a case is badly made; it then shows up as a difference.
-            for signal in [libc::SIGFPE, libc::SIGSEGV, libc::SIGILL] {
-                assert_eq!(libc::sigaction(signal, &sa, std::ptr::null_mut()), 0);
-            }
-            Self { base: base.cast() }
-        }
-    }
-
-    fn mem_addr(&self) -> u64 {
-        self.base as u64 + MEM_AT as u64
-    }
-
-    fn put64(&self, at: usize, v: u64) {
-        // SAFETY: inside the mapping, aligned.
-        unsafe { self.base.add(at).cast::<u64>().write(v) }
-    }
-
-    fn get64(&self, at: usize) -> u64 {
-        // SAFETY: inside the mapping, aligned.
-        unsafe { self.base.add(at).cast::<u64>().read() }
-    }
-
-    fn emit(&self, at: &mut usize, bytes: &[u8]) {
-        assert!(*at + bytes.len() < REGS);
-        // SAFETY: inside the code page.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.base.add(*at), bytes.len()) };
-        *at += bytes.len();
-    }
-
-    /// `op` with a RIP-relative operand at offset `to` of the mapping.
-    fn emit_rel(&self, at: &mut usize, op: &[u8], to: usize) {
-        self.emit(at, op);
-        let disp = to as i32 - (*at as i32 + 4);
-        self.emit(at, &disp.to_le_bytes());
-    }
-
-    fn run(&self, case: &Case, mem: &[u8]) -> Outcome {
-        for (i, v) in case.gpr.iter().enumerate() {
-            self.put64(REGS + i * 8, *v);
-        }
-        self.put64(FLAGS_AT, case.flags);
-        // SAFETY: inside the mapping.
-        unsafe { std::ptr::copy_nonoverlapping(mem.as_ptr(), self.base.add(MEM_AT), MEM) };
-
-        let mut at = 0;
-        // Callee-saved registers and the stack pointer.
-        self.emit(
-            &mut at,
-            &[0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57],
-        );
-        self.emit_rel(&mut at, &[0xff, 0x35], FLAGS_AT);
-        self.emit(&mut at, &[0x9d]);
-        self.emit_rel(&mut at, &[0x48, 0x89, 0x25], RSP_AT);
-        for r in 0..16u8 {
-            let rex = 0x48 | ((r >> 3) << 2);
-            self.emit_rel(
-                &mut at,
-                &[rex, 0x8b, 0x05 | ((r & 7) << 3)],
-                REGS + r as usize * 8,
-            );
-        }
-        self.emit(&mut at, &case.bytes);
-        RESUME.store(self.base as u64 + at as u64, Ordering::Relaxed);
-        FAULTED.store(0, Ordering::Relaxed);
-        for r in 0..16u8 {
-            let rex = 0x48 | ((r >> 3) << 2);
-            self.emit_rel(
-                &mut at,
-                &[rex, 0x89, 0x05 | ((r & 7) << 3)],
-                REGS + r as usize * 8,
-            );
-        }
-        self.emit_rel(&mut at, &[0x48, 0x8b, 0x25], RSP_AT);
-        self.emit(&mut at, &[0x9c]);
-        self.emit_rel(&mut at, &[0x8f, 0x05], FLAGS_AT);
-        self.emit(&mut at, &[0xfc]);
-        self.emit(
-            &mut at,
-            &[
-                0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3,
-            ],
-        );
-
-        // SAFETY: the code above follows the C calling convention, and the tested instruction
-        // touches only registers and the test memory.
-        unsafe {
-            let f: extern "C" fn() = std::mem::transmute(self.base);
-            f();
-        }
-        let mut gpr = [0; 16];
-        for (i, v) in gpr.iter_mut().enumerate() {
-            *v = self.get64(REGS + i * 8);
-        }
-        // SAFETY: inside the mapping.
-        let mem = unsafe { std::slice::from_raw_parts(self.base.add(MEM_AT), MEM) }.to_vec();
-        Outcome {
-            gpr,
-            flags: self.get64(FLAGS_AT),
-            mem,
-            divided: FAULTED.load(Ordering::Relaxed) != 0,
-        }
-    }
-}
-
-/// Flat memory at `at`; nothing else.
-struct Flat {
-    at: u64,
-    mem: Vec<u8>,
-}
-
-impl Flat {
-    fn slice(&mut self, gva: Gva, len: usize) -> &mut [u8] {
-        let off = (gva.0 - self.at) as usize;
-        &mut self.mem[off..off + len]
-    }
-}
-
-impl Bus for Flat {
-    fn fetch(&mut self, _: Gva, _: &mut [u8], _: Access) -> Result<(), Stop> {
-        Err(Stop::UNHANDLED) // All bytes were given.
-    }
-    fn read(&mut self, at: Gva, buf: &mut [u8], _: Access) -> Result<(), Stop> {
-        buf.copy_from_slice(self.slice(at, buf.len()));
-        Ok(())
-    }
-    fn write(&mut self, at: Gva, data: &[u8], _: Access) -> Result<(), Stop> {
-        self.slice(at, data.len()).copy_from_slice(data);
-        Ok(())
-    }
-    fn check_write(&mut self, at: Gva, len: u32, _: Access) -> Result<(), Stop> {
-        self.slice(at, len as usize);
-        Ok(())
-    }
-    fn cmpxchg(&mut self, at: Gva, old: &[u8], new: &[u8], _: Access) -> Result<bool, Stop> {
-        let m = self.slice(at, old.len());
-        assert_eq!(m, old);
-        m.copy_from_slice(new);
-        Ok(true)
-    }
-    fn port_in(&mut self, _: u16, _: &mut [u8]) -> Result<(), Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn port_out(&mut self, _: u16, _: &[u8]) -> Result<(), Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn rdmsr(&mut self, _: &CpuState, _: u32) -> Result<u64, Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn wrmsr(&mut self, _: &mut CpuState, _: u32, _: u64) -> Result<(), Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn rdtsc(&mut self) -> Result<u64, Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn rdpmc(&mut self, _: u32) -> Result<u64, Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn cpuid(&mut self, _: &CpuState, _: u32, _: u32) -> Result<[u32; 4], Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn set_cr(&mut self, _: &mut CpuState, _: u8, _: u64) -> Result<(), Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn set_dr(&mut self, _: &mut CpuState, _: u8, _: u64) -> Result<(), Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn set_xcr(&mut self, _: &mut CpuState, _: u32, _: u64) -> Result<(), Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn system(&mut self, _: &mut CpuState, _: SystemOp) -> Result<(), Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn read_xmm(&mut self, _: u8) -> Result<[u8; 16], Stop> {
-        Err(Stop::UNHANDLED)
-    }
-    fn write_xmm(&mut self, _: u8, _: [u8; 16]) -> Result<(), Stop> {
-        Err(Stop::UNHANDLED)
-    }
-}
-
-/// User-mode 64-bit code, as this test is.
-fn long_mode(case: &Case) -> CpuState {
-    let mut s = CpuState::reset();
-    s.cr0 = cr0::PE | cr0::PG | cr0::ET | cr0::NE;
-    s.cr4 = cr4::PAE | cr4::OSFXSR;
-    s.efer = efer::LME | efer::LMA;
-    for r in SegReg::ALL {
-        s.seg_mut(r).limit = u32::MAX;
-        s.seg_mut(r).attr = 0xf3 | Segment::DB | Segment::G;
-    }
-    s.seg_mut(SegReg::Cs).attr = 0xfb | Segment::L | Segment::G;
-    s.gpr = case.gpr;
-    s.rflags = case.flags | rflags::IF;
-    s.rip = 0x40_0000;
-    s
-}
-
-fn run_emulated(case: &Case, at: u64, mem: &[u8]) -> Outcome {
-    let mut s = long_mode(case);
-    let mut bus = Flat {
-        at,
-        mem: mem.to_vec(),
-    };
-    let divided = match emulate(&mut s, &case.bytes, &mut bus) {
-        Ok(done) => {
-            assert_eq!(
-                usize::from(done.len),
-                case.bytes.len(),
-                "{:02x?}",
-                case.bytes
-            );
-            assert_eq!(done.flow, Flow::Next);
-            assert_eq!(s.rip, 0x40_0000 + case.bytes.len() as u64);
-            false
-        }
-        Err(Stop::Fault(e)) if e == Exception::new(DE) => true,
-        Err(e) => panic!("{:02x?}: {e:x?}", case.bytes),
-    };
-    Outcome {
-        gpr: s.gpr,
-        flags: s.rflags,
-        mem: bus.mem,
-        divided,
-    }
-}
-
-#[test]
-fn agrees_with_this_cpu() {
-    let cases = std::env::var("NATIVE_CASES")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(200_000);
-    let machine = Machine::new();
-    let templates = templates();
-    let mut rng = Rng(0x1234_5678_9abc_def1);
-    let mut mem = vec![0u8; MEM];
-    let (mut ran, mut divided) = (0, 0);
-    while ran < cases {
-        let template = rng.pick(&templates);
-        let Some(case) = generate(&template, &mut rng, machine.mem_addr()) else {
-            continue;
-        };
-        for chunk in mem.chunks_mut(8) {
-            chunk.copy_from_slice(&rng.value().to_le_bytes());
-        }
-        let mut native = machine.run(&case, &mem);
-        let mut emulated = run_emulated(&case, machine.mem_addr(), &mem);
-        ran += 1;
-        divided += u64::from(native.divided);
-        if case.skip {
-            continue;
-        }
-        let compared = (ALL | rflags::DF) & !case.undef;
-        if native.divided {
-            // The handler returns with flags of its own making.
-            native.flags = 0;
-            emulated.flags = 0;
-        }
-        native.flags &= compared;
-        emulated.flags &= compared;
-        // IF and the fixed bit of a pushed RFLAGS are as in user mode on both sides.
-        if native != emulated {
-            for i in 0..16 {
-                if native.gpr[i] != emulated.gpr[i] {
-                    println!(
-                        "gpr {i}: native {:x} emulated {:x}",
-                        native.gpr[i], emulated.gpr[i]
-                    );
-                }
-            }
-            for i in 0..MEM {
-                if native.mem[i] != emulated.mem[i] {
-                    println!(
-                        "mem {i}: native {:x} emulated {:x}",
-                        native.mem[i], emulated.mem[i]
-                    );
-                }
-            }
-            println!(
-                "flags: native {:x} emulated {:x}",
-                native.flags, emulated.flags
-            );
-            println!(
-                "divided: native {} emulated {}",
-                native.divided, emulated.divided
-            );
-            panic!("{:02x?} {:x?}\n{template:?}", case.bytes, case);
-        }
-    }
-    println!("{ran} instructions agree, {divided} of them divide errors");
-    assert!(divided > 0);
 }
