@@ -300,6 +300,11 @@ fn a_storm_gets_a_pause() {
     b.io.inject_deferred(&mut b.work);
     b.deliver();
     assert_eq!(b.sent(), [11]);
+    // After the pause it starts over.
+    b.take_work();
+    b.eoi(0x51);
+    assert_eq!(b.sent(), [11]);
+    assert!(!b.work.defer);
     // It counts only successive EOIs.
     b.line(11, false);
     b.eoi(0x51);
@@ -358,6 +363,17 @@ fn clock_ticks_coalesce_until_the_eoi() {
     b.line(RTC_PIN, false);
     assert_eq!(tick(&mut b), LineStatus::Delivered);
     assert!(!b.io.rtc_pending(), "nobody owes an EOI");
+}
+
+#[test]
+fn restoring_forgets_the_ticks_of_the_clock() {
+    let mut b = Bench::new();
+    b.program(RTC_PIN, 0x70);
+    b.io.set_rtc_pending(3);
+    let mut state = KvmIoapicState::zeroed();
+    b.io.save(&mut state);
+    b.io.restore(&state, &mut b.work);
+    assert!(!b.io.rtc_pending());
 }
 
 #[test]
