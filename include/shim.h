@@ -119,6 +119,16 @@ extern bool tick_nohz_full_running;
 /* What rseq wants to know when KVM_RUN returns to user space. */
 void kvmrs_rseq_userspace_exit(void);
 
+/* Blocks the signals of `mask`, and keeps the mask of before; leave brings it back. */
+void kvmrs_sigmask_enter(u64 mask);
+void kvmrs_sigmask_leave(void);
+/* SIGBUS to the current task for broken memory at `hva`. */
+void kvmrs_send_mceerr(unsigned long hva, int shift);
+/* Gives the current task's time to the task of `pid`: > 0 done, 0 could not, -ESRCH nobody to. */
+int kvmrs_yield_to(struct pid *pid);
+/* The thread id of the current task as a counted pid. */
+struct pid *kvmrs_current_pid(void);
+
 /* ---- CPU state (shim/cpu.c) ---- */
 
 /* Reads an MSR: 0, or -EIO if it does not exist. */

@@ -8,6 +8,10 @@
 //! What is here can be used wrongly but not unsoundly: a function that is safe to call stays so
 //! whatever its caller forgets, leaks or confuses. Objects the kernel calls back hold a reference to
 //! the module.
+//!
+//! One thing is left to the module's root object: `misc::DevKvm`, `hwvirt::HwVirt`, `gtod::Gtod` and
+//! `uret::UserReturnMsrs` exist from load to unload, so they cannot hold such a reference, and must
+//! be dropped with the root object. Nobody else owns one.
 
 /// What the printing macros put before a message.
 const __LOG_PREFIX: &[u8] = b"kvm\0";

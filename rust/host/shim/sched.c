@@ -6,7 +6,10 @@
 #include <linux/preempt.h>
 #include <linux/rcuwait.h>
 #include <linux/rseq.h>
+#include <linux/pid.h>
 #include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
 #include <linux/smp.h>
 #include <linux/tick.h>
 #include <trace/events/ipi.h>
@@ -80,4 +83,41 @@ void kvmrs_xfer_prepare(void)
 void kvmrs_rseq_userspace_exit(void)
 {
 	rseq_virt_userspace_exit();
+}
+
+void kvmrs_sigmask_enter(u64 mask)
+{
+	sigset_t set = { .sig = { mask } };
+
+	sigdelsetmask(&set, sigmask(SIGKILL) | sigmask(SIGSTOP));
+	/* real_blocked: what a signal that ends the wait is delivered with. */
+	sigprocmask(SIG_SETMASK, &set, &current->real_blocked);
+}
+
+void kvmrs_sigmask_leave(void)
+{
+	sigprocmask(SIG_SETMASK, &current->real_blocked, NULL);
+	sigemptyset(&current->real_blocked);
+}
+
+void kvmrs_send_mceerr(unsigned long hva, int shift)
+{
+	send_sig_mceerr(BUS_MCEERR_AR, (void __user *)hva, shift, current);
+}
+
+int kvmrs_yield_to(struct pid *pid)
+{
+	struct task_struct *task = get_pid_task(pid, PIDTYPE_PID);
+	int ret;
+
+	if (!task)
+		return -ESRCH;
+	ret = yield_to(task, true);
+	put_task_struct(task);
+	return ret;
+}
+
+struct pid *kvmrs_current_pid(void)
+{
+	return get_task_pid(current, PIDTYPE_PID);
 }
