@@ -24,7 +24,7 @@ if [ -d /m ]; then
 	mount -t 9p -o $opts,cache=none run /mnt/build/run
 	mount -t tmpfs tmp /mnt/tmp
 	mount -t tmpfs tmp /mnt/run
-	for d in proc sys dev; do mount --bind /$d /mnt/$d; done
+	for d in proc dev; do mount --bind /$d /mnt/$d; done
 	root=/mnt
 fi
 mkdir -p /dev/shm /dev/pts
@@ -32,6 +32,7 @@ mount -t tmpfs tmp /dev/shm
 mount -t devpts pts /dev/pts 2>/dev/null
 mount -t debugfs debug /sys/kernel/debug 2>/dev/null
 mount -t tracefs trace /sys/kernel/tracing 2>/dev/null
+[ $root = / ] || mount --rbind /sys $root/sys
 [ -e /dev/fd ] || ln -s /proc/self/fd /dev/fd
 [ -e /dev/stdin ] || ln -s /proc/self/fd/0 /dev/stdin
 [ -e /dev/stdout ] || ln -s /proc/self/fd/1 /dev/stdout
