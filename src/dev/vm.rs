@@ -4,8 +4,10 @@
 
 use crate::backend::Backend;
 use crate::irq;
-use crate::irq::chips;
+use crate::irq::irqfd;
+use crate::irq::pit;
 use crate::irq::routes;
+use crate::irq::state;
 use crate::pv;
 use crate::vm::bus;
 use crate::vm::caps;
@@ -107,15 +109,33 @@ impl<V: Backend> FileOps for Vm<V> {
             }
             abi::KVM_GET_IRQCHIP => {
                 let mut k: abi::KvmIrqchip = read_user(arg)?;
-                chips::get(base, &mut k)?;
+                state::get(base, &mut k)?;
                 write_user(arg, &k)?;
                 Ok(0)
             }
             abi::KVM_SET_IRQCHIP => {
                 let k: abi::KvmIrqchip = read_user(arg)?;
-                chips::set(base, &k)?;
+                state::set(base, &k)?;
                 Ok(0)
             }
+            abi::KVM_IRQFD => irqfd::ioctl(base, &read_user(arg)?),
+            abi::KVM_CREATE_PIT => {
+                let mut c = abi::KvmPitConfig::zeroed();
+                c.flags = abi::KVM_PIT_SPEAKER_DUMMY;
+                pit::create(base, &c)
+            }
+            abi::KVM_CREATE_PIT2 => pit::create(base, &read_user(arg)?),
+            abi::KVM_GET_PIT => {
+                write_user(arg, &pit::get(base)?)?;
+                Ok(0)
+            }
+            abi::KVM_SET_PIT => pit::set(base, &read_user(arg)?),
+            abi::KVM_GET_PIT2 => {
+                write_user(arg, &pit::get2(base)?)?;
+                Ok(0)
+            }
+            abi::KVM_SET_PIT2 => pit::set2(base, &read_user(arg)?),
+            abi::KVM_REINJECT_CONTROL => pit::reinject(base, &read_user(arg)?),
             abi::KVM_SET_GSI_ROUTING => routes::set(base, arg),
             abi::KVM_SIGNAL_MSI => routes::signal_msi(base, &read_user(arg)?),
             abi::KVM_IOEVENTFD => bus::ioeventfd(base, &read_user(arg)?),

@@ -1,19 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The PICs and the IOAPIC: lines, ports, registers, and what follows from them.
+//! The PICs, the IOAPIC and the PIT: lines, ports, registers, and what follows from them.
 //!
 //! One lock guards all chips. The models return what has to be done as values; messages are sent
 //! under the lock, so that two changes of a line cannot overtake each other, everything else after.
 
 use super::deliver;
+use super::pit;
 use crate::vcpu::shared::Request;
 use crate::vm::VmBase;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
-use model::abi;
-use model::abi::KvmIoapicState;
-use model::abi::KvmIrqchip;
-use model::abi::KvmPicState;
 use model::irqchip::ioapic::IoApic;
 use model::irqchip::ioapic::IoApicWork;
 use model::irqchip::lapic::Eoi;
@@ -22,16 +19,26 @@ use model::irqchip::line::IrqSource;
 use model::irqchip::line::LineStatus;
 use model::irqchip::line::Pins;
 use model::irqchip::pic::Pic;
-use model::irqchip::pic::PicChip;
 use model::irqchip::pic::PicWork;
+use model::irqchip::pit::Pit;
+use model::irqchip::pit::PitWork;
 use model::irqchip::route::Route;
-use zerocopy::FromBytes;
-use zerocopy::IntoBytes;
 
 /// The chips of a VM.
 pub(crate) struct Chips {
-    pic: Pic,
-    ioapic: IoApic,
+    pub(super) pic: Pic,
+    pub(super) ioapic: IoApic,
+    pub(super) pit: Option<Pit>,
+    /// The PIT answers the speaker port too.
+    pub(super) speaker: bool,
+}
+
+/// What is left to do after the lock was dropped.
+#[derive(Default)]
+pub(super) struct Work {
+    pub(super) pic: PicWork,
+    pub(super) ioapic: IoApicWork,
+    pub(super) pit: PitWork,
 }
 
 impl Chips {
@@ -41,13 +48,15 @@ impl Chips {
             Self {
                 pic: Pic::new(),
                 ioapic: IoApic::new(),
+                pit: None,
+                speaker: false,
             },
             GFP_KERNEL_ACCOUNT,
         )?)
     }
 
-    /// Sends what the IOAPIC asked for. A delivery may ask for more.
-    fn send(&mut self, vm: &VmBase, work: &IoApicWork) -> i32 {
+    /// Sends what the IOAPIC asked for; how many local APICs took the last message.
+    pub(super) fn send(&mut self, vm: &VmBase, work: &IoApicWork) -> i32 {
         let mut taken = -1;
         for pin in Pins(work.deliver) {
             let m = self.ioapic.message(pin);
@@ -59,24 +68,54 @@ impl Chips {
     }
 }
 
-/// Runs `f` on the chips, if they are in the kernel.
-fn with<R>(vm: &VmBase, f: impl FnOnce(&mut Chips) -> R) -> Option<R> {
-    let mut g = vm.irq.chips.lock();
-    let chips = g.as_mut()?;
-    let r = f(chips);
-    let out = chips.pic.output();
-    vm.irq.pic_output.store(out, Ordering::Release);
+/// Runs `f` on the chips, if they are in the kernel, and does what it leaves to do.
+pub(super) fn with<R>(vm: &VmBase, f: impl FnOnce(&mut Chips, &mut Work) -> R) -> Option<R> {
+    let mut work = Work::default();
+    let r = {
+        let mut g = vm.irq.chips.lock();
+        let chips = g.as_mut()?;
+        let r = f(chips, &mut work);
+        let out = chips.pic.output();
+        vm.irq.pic_output.store(out, Ordering::Release);
+        r
+    };
+    after(vm, &work);
     Some(r)
 }
 
-/// What is left to do after the lock was dropped.
-fn after_pic(vm: &VmBase, work: &PicWork) {
-    if work.wake {
+fn after(vm: &VmBase, work: &Work) {
+    if work.pic.wake {
         for v in vm.vcpus.iter() {
             if v.published.accepts_pic() {
                 v.request_and_kick(Request::Event);
             }
         }
+    }
+    if work.pic.eoi | work.pic.unmasked != 0 || work.ioapic.eoi | work.ioapic.unmasked != 0 {
+        acknowledged(vm, work);
+    }
+    pit::after(vm, &work.pit);
+}
+
+/// Tells the sources of interrupts that the guest took them.
+#[inline(never)]
+fn acknowledged(vm: &VmBase, work: &Work) {
+    let routes = vm.irq.routes.read();
+    let pins = &routes.pins;
+    let pic = |set: u16| Pins(u32::from(set)).filter_map(|p| pins.pic_gsi(p));
+    let ioapic = |set: u32| Pins(set).filter_map(|p| pins.ioapic_gsi(p));
+    let ended = |gsi: u32| {
+        super::irqfd::resample(vm, gsi);
+        if gsi == pit::GSI {
+            pit::acknowledged(vm);
+        }
+    };
+    pic(work.pic.eoi).for_each(ended);
+    ioapic(work.ioapic.eoi | work.ioapic.resample).for_each(ended);
+    let unmasked = pic(work.pic.unmasked).any(|gsi| gsi == pit::GSI)
+        || ioapic(work.ioapic.unmasked).any(|gsi| gsi == pit::GSI);
+    if unmasked {
+        pit::unmasked(vm);
     }
 }
 
@@ -93,9 +132,7 @@ pub(super) fn set_gsi(
     for r in routes.table().lookup(gsi) {
         let one = match *r {
             Route::Pic(pin) => {
-                let mut work = PicWork::default();
-                let s = with(vm, |c| c.pic.set_line(pin, source, level, &mut work));
-                after_pic(vm, &work);
+                let s = with(vm, |c, w| c.pic.set_line(pin, source, level, &mut w.pic));
                 s.unwrap_or(LineStatus::Ignored).value()
             }
             Route::IoApic(pin) => set_ioapic(vm, source, pin, level, want_status),
@@ -110,13 +147,12 @@ pub(super) fn set_gsi(
 }
 
 fn set_ioapic(vm: &VmBase, source: IrqSource, pin: u8, level: bool, want_status: bool) -> i32 {
-    let mut work = IoApicWork::default();
-    let r = with(vm, |c| {
+    let r = with(vm, |c, w| {
         let s = c
             .ioapic
-            .set_line(pin, source, level, want_status, &mut work);
-        let taken = c.send(vm, &work);
-        if s == LineStatus::Delivered && work.deliver & (1 << (pin & 31)) != 0 {
+            .set_line(pin, source, level, want_status, &mut w.ioapic);
+        let taken = c.send(vm, &w.ioapic);
+        if s == LineStatus::Delivered && w.ioapic.deliver & (1 << (pin & 31)) != 0 {
             taken
         } else {
             s.value()
@@ -127,48 +163,49 @@ fn set_ioapic(vm: &VmBase, source: IrqSource, pin: u8, level: bool, want_status:
 
 /// A local APIC broadcast an EOI.
 pub(crate) fn eoi(vm: &VmBase, e: &Eoi) {
-    let mut work = IoApicWork::default();
-    with(vm, |c| {
-        c.ioapic.eoi(e.vector, e.level, e.suppressed, &mut work);
-        c.send(vm, &work);
+    with(vm, |c, w| {
+        c.ioapic.eoi(e.vector, e.level, e.suppressed, &mut w.ioapic);
+        c.send(vm, &w.ioapic);
     });
 }
 
 /// Takes the PIC's interrupt: its vector.
 pub(crate) fn acknowledge_pic(vm: &VmBase) -> Option<u8> {
-    let mut work = PicWork::default();
-    let v = with(vm, |c| c.pic.output().then(|| c.pic.acknowledge(&mut work)));
-    after_pic(vm, &work);
-    v.flatten()
+    with(vm, |c, w| {
+        c.pic.output().then(|| c.pic.acknowledge(&mut w.pic))
+    })
+    .flatten()
 }
 
 /// A port write; false if no chip has the port.
 pub(crate) fn port_write(vm: &VmBase, port: u16, data: &[u8]) -> bool {
-    if !vm.irq.is_full() || !is_pic_port(port) {
+    if !has_port(vm, port) {
         return false;
     }
-    let [value] = data else {
+    let &[value] = data else {
         // KVM: wider accesses are swallowed.
         return true;
     };
-    let mut work = PicWork::default();
-    let done = with(vm, |c| c.pic.write(port, *value, &mut work));
-    after_pic(vm, &work);
-    done == Some(true)
+    if is_pic_port(port) {
+        return with(vm, |c, w| c.pic.write(port, value, &mut w.pic)) == Some(true);
+    }
+    pit::port_write(vm, port, value)
 }
 
 /// A port read; false if no chip has the port.
 pub(crate) fn port_read(vm: &VmBase, port: u16, data: &mut [u8]) -> bool {
-    if !vm.irq.is_full() || !is_pic_port(port) {
+    if !has_port(vm, port) {
         return false;
     }
     data.fill(0);
     let [value] = data else {
         return true;
     };
-    let mut work = PicWork::default();
-    let v = with(vm, |c| c.pic.read(port, &mut work)).flatten();
-    after_pic(vm, &work);
+    let v = if is_pic_port(port) {
+        with(vm, |c, w| c.pic.read(port, &mut w.pic)).flatten()
+    } else {
+        pit::port_read(vm, port)
+    };
     match v {
         Some(v) => {
             *value = v;
@@ -180,7 +217,7 @@ pub(crate) fn port_read(vm: &VmBase, port: u16, data: &mut [u8]) -> bool {
 
 /// Does a chip have this port?
 pub(crate) fn has_port(vm: &VmBase, port: u16) -> bool {
-    vm.irq.is_full() && is_pic_port(port)
+    vm.irq.is_full() && (is_pic_port(port) || pit::has_port(vm, port))
 }
 
 fn is_pic_port(port: u16) -> bool {
@@ -189,10 +226,9 @@ fn is_pic_port(port: u16) -> bool {
 
 /// A write to device memory; false if it is not the IOAPIC's.
 pub(crate) fn mmio_write(vm: &VmBase, gpa: u64, data: &[u8]) -> bool {
-    let mut work = IoApicWork::default();
-    let done = with(vm, |c| {
-        let done = c.ioapic.write(gpa, data, &mut work);
-        c.send(vm, &work);
+    let done = with(vm, |c, w| {
+        let done = c.ioapic.write(gpa, data, &mut w.ioapic);
+        c.send(vm, &w.ioapic);
         done
     });
     done == Some(true)
@@ -200,61 +236,5 @@ pub(crate) fn mmio_write(vm: &VmBase, gpa: u64, data: &[u8]) -> bool {
 
 /// A read of device memory; false if it is not the IOAPIC's.
 pub(crate) fn mmio_read(vm: &VmBase, gpa: u64, data: &mut [u8]) -> bool {
-    with(vm, |c| c.ioapic.read(gpa, data)) == Some(true)
-}
-
-/// KVM_GET_IRQCHIP. ENXIO unless all chips are in the kernel, EINVAL for a chip that is not there.
-pub(crate) fn get(vm: &VmBase, k: &mut KvmIrqchip) -> Result {
-    if !vm.irq.is_full() {
-        return Err(ENXIO);
-    }
-    let id = k.chip_id;
-    let chip = &mut k.chip;
-    chip.fill(0);
-    let r = with(vm, |c| -> Result {
-        match id {
-            abi::KVM_IRQCHIP_PIC_MASTER => put(chip, c.pic.state(PicChip::Master)),
-            abi::KVM_IRQCHIP_PIC_SLAVE => put(chip, c.pic.state(PicChip::Slave)),
-            abi::KVM_IRQCHIP_IOAPIC => {
-                let mut s = KvmIoapicState::zeroed();
-                c.ioapic.save(&mut s);
-                put(chip, &s)
-            }
-            _ => Err(EINVAL),
-        }
-    });
-    r.unwrap_or(Err(ENXIO))
-}
-
-fn put<T: IntoBytes + zerocopy::Immutable>(to: &mut [u8; 512], v: &T) -> Result {
-    v.write_to_prefix(to).map_err(|_| EINVAL)
-}
-
-/// KVM_SET_IRQCHIP.
-pub(crate) fn set(vm: &VmBase, k: &KvmIrqchip) -> Result {
-    if !vm.irq.is_full() {
-        return Err(ENXIO);
-    }
-    let mut pic = PicWork::default();
-    let mut ioapic = IoApicWork::default();
-    let r = with(vm, |c| -> Result {
-        let mut set_pic = |chip| -> Result {
-            let (s, _) = KvmPicState::read_from_prefix(&k.chip).map_err(|_| EINVAL)?;
-            c.pic.set_state(chip, &s, &mut pic);
-            Ok(())
-        };
-        match k.chip_id {
-            abi::KVM_IRQCHIP_PIC_MASTER => set_pic(PicChip::Master),
-            abi::KVM_IRQCHIP_PIC_SLAVE => set_pic(PicChip::Slave),
-            abi::KVM_IRQCHIP_IOAPIC => {
-                let (s, _) = KvmIoapicState::read_from_prefix(&k.chip).map_err(|_| EINVAL)?;
-                c.ioapic.restore(&s, &mut ioapic);
-                c.send(vm, &ioapic);
-                Ok(())
-            }
-            _ => Err(EINVAL),
-        }
-    });
-    after_pic(vm, &pic);
-    r.unwrap_or(Err(ENXIO))
+    with(vm, |c, _| c.ioapic.read(gpa, data)) == Some(true)
 }

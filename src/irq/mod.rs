@@ -10,7 +10,10 @@
 
 pub(crate) mod chips;
 pub(crate) mod deliver;
+pub(crate) mod irqfd;
+pub(crate) mod pit;
 pub(crate) mod routes;
+pub(crate) mod state;
 
 use crate::vm::VmBase;
 use chips::Chips;
@@ -25,6 +28,7 @@ use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
+use kernel::sync::SetOnce;
 use model::irqchip::line::IrqSource;
 use routes::Routes;
 
@@ -44,6 +48,12 @@ pub(crate) struct Irq {
     #[pin]
     chips: IrqSpinLock<Option<KBox<Chips>>>,
     routes: SrcuBox<Routes>,
+    /// The timer of the PIT, once there is one.
+    pit_clock: SetOnce<pit::PitClock>,
+    /// Registered irqfds.
+    #[pin]
+    irqfds: Mutex<KVec<irqfd::Entry>>,
+    resamplers: SrcuBox<KVec<irqfd::Resampler>>,
     #[pin]
     lock: Mutex<()>,
 }
@@ -56,7 +66,10 @@ impl Irq {
             split_pins: AtomicU32::new(0),
             pic_output: AtomicBool::new(false),
             chips <- IrqSpinLock::new(None, c"kvm->chips_lock", kernel::static_lock_class!()),
+            resamplers: SrcuBox::new(domain.clone(), KBox::new(KVec::new(), GFP_KERNEL_ACCOUNT)?),
             routes: SrcuBox::new(domain, Routes::empty()?),
+            pit_clock: SetOnce::new(),
+            irqfds <- new_mutex!(KVec::new(), "kvm->irqfds"),
             lock <- new_mutex!((), "kvm->irq_lock"),
         }? Error)
     }
@@ -83,9 +96,6 @@ impl Irq {
     pub(crate) fn pic_output(&self) -> bool {
         self.pic_output.load(Ordering::Acquire)
     }
-
-    /// The VM ends: no timer of ours may fire any more.
-    pub(crate) fn shutdown(&self) {}
 }
 
 /// Default routing: GSI 0 to 15 to the PIC and the IOAPIC, 16 to 23 to the IOAPIC.
@@ -103,6 +113,12 @@ fn default_entry(i: u32, chip: u32) -> model::abi::KvmIrqRoutingEntry {
     e.type_ = model::abi::KVM_IRQ_ROUTING_IRQCHIP;
     e.u = [irqchip, pin, 0, 0, 0, 0, 0, 0];
     e
+}
+
+/// The VM ends: timers and eventfds let go of it.
+pub(crate) fn shutdown(vm: &VmBase) {
+    irqfd::shutdown(vm);
+    pit::shutdown(vm);
 }
 
 /// KVM_CREATE_IRQCHIP. EEXIST if there is one, EINVAL after a vCPU.

@@ -176,22 +176,19 @@ fn install<V: Backend>(cx: &mut Cx<'_, '_, V>, mut entries: KVVec<KvmCpuidEntry2
     Ok(())
 }
 
-/// KVM_GET_CPUID2. E2BIG, with the number needed, if user space's list is too short.
+/// KVM_GET_CPUID2. E2BIG if user space's list is too short.
 pub(crate) fn get2<V: Backend>(cx: &mut Cx<'_, '_, V>, arg: usize) -> Result {
     let mut head: KvmCpuid2 = host::uaccess::read_user(arg)?;
     cx.st.cpuid.refresh();
     let entries = &cx.st.cpuid.entries;
     let fits = head.nent as usize >= entries.len();
+    // KVM: the number is not written when the list is too short.
+    if !fits {
+        return Err(E2BIG);
+    }
     // CAST: at most 256.
     head.nent = entries.len() as u32;
-    if fits {
-        let at = arg.wrapping_add(size_of::<KvmCpuid2>());
-        host::uaccess::write_user(at, entries.as_slice())?;
-    }
-    host::uaccess::write_user(arg, &head)?;
-    if fits {
-        Ok(())
-    } else {
-        Err(E2BIG)
-    }
+    let at = arg.wrapping_add(size_of::<KvmCpuid2>());
+    host::uaccess::write_user(at, entries.as_slice())?;
+    host::uaccess::write_user(arg, &head)
 }

@@ -156,6 +156,21 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         | abi::KVM_CAP_SYNC_MMU
         | abi::KVM_CAP_DESTROY_MEMORY_REGION_WORKS
         | abi::KVM_CAP_USER_NMI
+        | abi::KVM_CAP_REINJECT_CONTROL
+        | abi::KVM_CAP_IRQ_INJECT_STATUS
+        | abi::KVM_CAP_IRQFD
+        | abi::KVM_CAP_IRQFD_RESAMPLE
+        | abi::KVM_CAP_PIT
+        | abi::KVM_CAP_PIT2
+        | abi::KVM_CAP_PIT_STATE2
+        | abi::KVM_CAP_IOEVENTFD
+        | abi::KVM_CAP_IOEVENTFD_NO_LENGTH
+        | abi::KVM_CAP_IOEVENTFD_ANY_LENGTH
+        | abi::KVM_CAP_COALESCED_PIO
+        | abi::KVM_CAP_IOAPIC_POLARITY_IGNORED
+        | abi::KVM_CAP_CLOCKSOURCE
+        | abi::KVM_CAP_KVMCLOCK_CTRL
+        | abi::KVM_CAP_SET_GUEST_DEBUG
         | abi::KVM_CAP_JOIN_MEMORY_REGIONS_WORKS
         | abi::KVM_CAP_SET_BOOT_CPU_ID
         | abi::KVM_CAP_SET_IDENTITY_MAP_ADDR
@@ -186,6 +201,11 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         abi::KVM_CAP_MAX_VCPUS => vcpus::MAX_VCPUS as isize,
         abi::KVM_CAP_MAX_VCPU_ID => vcpus::MAX_VCPU_IDS as isize,
         abi::KVM_CAP_NR_MEMSLOTS => USER_SLOTS as isize,
+        abi::KVM_CAP_ADJUST_CLOCK => {
+            let flags =
+                abi::KVM_CLOCK_TSC_STABLE | abi::KVM_CLOCK_REALTIME | abi::KVM_CLOCK_HOST_TSC;
+            flags as isize
+        }
         abi::KVM_CAP_MCE => MCE_BANKS as isize,
         abi::KVM_CAP_IRQ_ROUTING => MAX_ROUTES as isize,
         abi::KVM_CAP_XCRS => isize::from(virt::entry::host_xcr0() != 0),

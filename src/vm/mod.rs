@@ -88,9 +88,8 @@ pub(crate) struct VmCore<V: Backend> {
     /// The nested page tables, under the MMU lock.
     #[pin]
     pub(crate) mmu: MmuLock<Tables<V>>,
-    /// Everything else.
-    #[pin]
-    pub(crate) base: VmBase,
+    /// Everything else. Interrupt sources hold it too, until the VM ends.
+    pub(crate) base: Arc<VmBase>,
 }
 
 /// What descriptors hold. Dropping the last one ends the MMU notifier.
@@ -145,7 +144,7 @@ impl<V: Backend> VmCore<V> {
             try_pin_init!(Self {
                 hw,
                 mmu <- MmuLock::new(tables),
-                base <- VmBase::new(srcu, irq_srcu),
+                base: Arc::pin_init(VmBase::new(srcu, irq_srcu), GFP_KERNEL_ACCOUNT)?,
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )
@@ -224,6 +223,6 @@ impl<V: Backend> Drop for Vm<V> {
     fn drop(&mut self) {
         // After this no callback runs, and the notifier's hold on the VM is gone.
         self.notifier.unregister();
-        self.core.base.irq.shutdown();
+        crate::irq::shutdown(&self.core.base);
     }
 }

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM_IRQFD: an eventfd whose signal is an interrupt.
+//!
+//! The signal comes in the context of whoever writes to the eventfd, with interrupts off and the
+//! eventfd's lock held. Everything on the way to a vCPU's mailbox can be done there, so no thread is
+//! involved.
+
+use super::chips;
+use crate::vm::VmBase;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::Ordering;
+use host::eventfd::EventFd;
+use host::eventfd::Waiter;
+use host::eventfd::WaiterOps;
+use host::pin::IrqsOff;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use model::abi;
+use model::abi::KvmIrqfd;
+use model::irqchip::line::IrqSource;
+
+/// An irqfd as the eventfd sees it.
+pub(super) struct Irqfd {
+    vm: Arc<VmBase>,
+    gsi: u32,
+    resample: bool,
+    /// Everybody else closed the eventfd.
+    gone: AtomicBool,
+}
+
+impl Irqfd {
+    fn fire(&self) {
+        if self.resample {
+            // The line stays up until the guest's EOI.
+            chips::set_gsi(&self.vm, IrqSource::Resample, self.gsi, true, false);
+        } else {
+            chips::set_gsi(&self.vm, IrqSource::User, self.gsi, true, false);
+            chips::set_gsi(&self.vm, IrqSource::User, self.gsi, false, false);
+        }
+    }
+}
+
+impl WaiterOps for Irqfd {
+    fn signaled(&self, _irqs: &IrqsOff<'_>) {
+        self.fire();
+    }
+
+    fn hangup(&self, _irqs: &IrqsOff<'_>) {
+        // It is removed by the next KVM_IRQFD or with the VM; until then it only takes memory.
+        self.gone.store(true, Ordering::Release);
+    }
+}
+
+/// A registered irqfd.
+pub(super) struct Entry {
+    waiter: Waiter<Irqfd>,
+}
+
+/// A resampler: told when the guest ended the interrupt of its GSI.
+pub(super) struct Resampler {
+    gsi: u32,
+    /// The irqfd it belongs to.
+    owner: Arc<Irqfd>,
+    fd: Arc<EventFd>,
+}
+
+impl Clone for Resampler {
+    fn clone(&self) -> Self {
+        Self {
+            gsi: self.gsi,
+            owner: self.owner.clone(),
+            fd: self.fd.clone(),
+        }
+    }
+}
+
+/// KVM_IRQFD. EAGAIN without controllers in the kernel.
+pub(crate) fn ioctl(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
+    let known = abi::KVM_IRQFD_FLAG_DEASSIGN | abi::KVM_IRQFD_FLAG_RESAMPLE;
+    if k.flags & !known != 0 {
+        return Err(EINVAL);
+    }
+    prune(vm);
+    if k.flags & abi::KVM_IRQFD_FLAG_DEASSIGN != 0 {
+        return deassign(vm, k);
+    }
+    assign(vm, k)
+}
+
+fn assign(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
+    if !vm.irq.in_kernel() {
+        return Err(EAGAIN);
+    }
+    let resample = k.flags & abi::KVM_IRQFD_FLAG_RESAMPLE != 0;
+    if resample && !vm.irq.is_full() {
+        return Err(EINVAL);
+    }
+    let irqfd = Arc::new(
+        Irqfd {
+            vm: vm.clone(),
+            gsi: k.gsi,
+            resample,
+            gone: AtomicBool::new(false),
+        },
+        GFP_KERNEL_ACCOUNT,
+    )?;
+    let resampler = if resample {
+        // CAST: a descriptor number.
+        Some(Resampler {
+            gsi: k.gsi,
+            owner: irqfd.clone(),
+            fd: Arc::new(EventFd::from_fd(k.resamplefd as i32)?, GFP_KERNEL_ACCOUNT)?,
+        })
+    } else {
+        None
+    };
+    let mut list = vm.irq.irqfds.lock();
+    list.reserve(1, GFP_KERNEL_ACCOUNT)?;
+    // CAST: a descriptor number.
+    let fd = EventFd::from_fd(k.fd as i32)?;
+    if list.iter().any(|e| *e.waiter.eventfd() == fd) {
+        return Err(EBUSY);
+    }
+    if let Some(r) = resampler {
+        update_resamplers(vm, |v| Ok(v.push(r, GFP_KERNEL_ACCOUNT)?))?;
+    }
+    let (waiter, signaled) = match Waiter::attach(k.fd, irqfd.clone()) {
+        Ok(w) => w,
+        Err(e) => {
+            forget_resampler(vm, &irqfd);
+            return Err(e);
+        }
+    };
+    list.push(Entry { waiter }, GFP_KERNEL_ACCOUNT)?;
+    drop(list);
+    if signaled {
+        irqfd.fire();
+    }
+    Ok(0)
+}
+
+fn deassign(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
+    // CAST: a descriptor number.
+    let fd = EventFd::from_fd(k.fd as i32)?;
+    remove(vm, |e| {
+        *e.waiter.eventfd() == fd && e.waiter.ops().gsi == k.gsi
+    });
+    Ok(0)
+}
+
+/// Removes the irqfds whose eventfds are gone.
+fn prune(vm: &VmBase) {
+    remove(vm, |e| e.waiter.ops().gone.load(Ordering::Acquire));
+}
+
+/// The VM ends: no eventfd reaches it any more.
+pub(super) fn shutdown(vm: &VmBase) {
+    remove(vm, |_| true);
+}
+
+fn remove(vm: &VmBase, which: impl Fn(&Entry) -> bool) {
+    let mut list = vm.irq.irqfds.lock();
+    let mut i = 0;
+    while let Some(e) = list.get(i) {
+        if which(e) {
+            let owner = e.waiter.ops().clone();
+            forget_resampler(vm, &owner);
+            // The index is valid, so the entry comes out; dropping it detaches it.
+            drop(list.remove(i));
+            if owner.resample {
+                chips::set_gsi(vm, IrqSource::Resample, owner.gsi, false, false);
+            }
+        } else {
+            i = i.wrapping_add(1);
+        }
+    }
+}
+
+fn update_resamplers(vm: &VmBase, f: impl FnOnce(&mut KVec<Resampler>) -> Result) -> Result {
+    let mut new = KVec::new();
+    {
+        let old = vm.irq.resamplers.read();
+        for r in old.iter() {
+            new.push(r.clone(), GFP_KERNEL_ACCOUNT)?;
+        }
+    }
+    f(&mut new)?;
+    let gsis = |v: &KVec<Resampler>, gsi: u32| v.iter().any(|r| r.gsi == gsi);
+    let pins = {
+        let routes = vm.irq.routes.read();
+        (0..24u8)
+            .filter(|p| routes.pins.ioapic_gsi(*p).is_some_and(|g| gsis(&new, g)))
+            .fold(0u32, |m, p| m | 1 << p)
+    };
+    let old = vm
+        .irq
+        .resamplers
+        .replace(KBox::new(new, GFP_KERNEL_ACCOUNT)?);
+    drop(old);
+    chips::with(vm, |c, _| c.ioapic.set_resampled(pins));
+    Ok(())
+}
+
+fn forget_resampler(vm: &VmBase, owner: &Arc<Irqfd>) {
+    if owner.resample {
+        // Only memory can be lacking; the resampler then stays and signals in vain.
+        let _ = update_resamplers(vm, |v| {
+            v.retain(|r| !Arc::ptr_eq(&r.owner, owner));
+            Ok(())
+        });
+    }
+}
+
+/// The guest ended the interrupt of a GSI: its device looks whether it still asks.
+pub(super) fn resample(vm: &VmBase, gsi: u32) {
+    let list = vm.irq.resamplers.read();
+    for r in list.iter().filter(|r| r.gsi == gsi) {
+        r.fd.signal();
+    }
+}
