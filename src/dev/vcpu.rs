@@ -184,6 +184,16 @@ impl<V: Backend> VcpuFile<V> {
             }
             abi::KVM_GET_LAPIC => done(vcpu.with(vm, |cx| interrupt::get_lapic(cx, arg))?),
             abi::KVM_SET_LAPIC => done(vcpu.with(vm, |cx| interrupt::set_lapic(cx, arg))?),
+            abi::KVM_SET_VAPIC_ADDR => {
+                let v: abi::KvmVapicAddr = read_user(arg)?;
+                vcpu.with_state(|st| {
+                    if st.apic.is_none() {
+                        return Err(EINVAL);
+                    }
+                    st.vapic = v.vapic_addr;
+                    Ok(0)
+                })?
+            }
             abi::KVM_TPR_ACCESS_REPORTING => {
                 let mut t: abi::KvmTprAccessCtl = read_user(arg)?;
                 if t.flags != 0 {

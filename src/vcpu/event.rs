@@ -129,6 +129,9 @@ pub(crate) fn prepare<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let ev = cx.st.events.injected;
     V::inject(cx.l, ev.as_ref());
     cx.update_cr8_trap();
+    if cx.st.vapic != 0 {
+        cx.vapic_before_entry();
+    }
 
     let nmi = cx.st.events.nmi_pending > 0;
     if nmi != cx.st.events.window_nmi {
@@ -184,6 +187,9 @@ pub(crate) fn after_exit<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     }
     cx.st.events.injected = aborted;
     cx.sync_cr8();
+    if cx.st.vapic != 0 {
+        cx.vapic_after_exit();
+    }
 }
 
 /// The windows that were asked for were withdrawn by the hardware state being reset.

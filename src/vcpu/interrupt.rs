@@ -9,6 +9,7 @@ use crate::irq::chips;
 use crate::irq::deliver;
 use kernel::prelude::*;
 use model::abi::run as at;
+use model::addr::Gpa;
 use model::irqchip::lapic::timer::TimerOp;
 use model::irqchip::lapic::Effects;
 use model::irqchip::lapic::Reset;
@@ -148,6 +149,27 @@ impl<V: Backend> Cx<'_, '_, V> {
                 let e = apic.set_cr8(hw as u8);
                 self.apply(&e);
             }
+        }
+    }
+
+    /// Takes over the task priority that the guest wrote to its virtual APIC word.
+    #[inline(never)]
+    pub(crate) fn vapic_after_exit(&mut self) {
+        let Ok(word) = self.vm.base.read_guest_val::<u32>(Gpa(self.st.vapic)) else {
+            return;
+        };
+        if let Some(apic) = &mut self.st.apic {
+            let e = apic.sync_from_vapic(word);
+            self.apply(&e);
+        }
+    }
+
+    /// Tells the guest, through its virtual APIC word, what waits for a lower priority.
+    #[inline(never)]
+    pub(crate) fn vapic_before_entry(&mut self) {
+        if let Some(apic) = &mut self.st.apic {
+            let word = apic.vapic_word();
+            let _ = self.vm.base.write_guest_val(Gpa(self.st.vapic), &word);
         }
     }
 

@@ -108,6 +108,8 @@ pub(crate) struct State {
     pub(crate) signal_mask: Option<u64>,
     /// Vectors whose EOI user space's IOAPIC must hear of, to be reported at the next exit.
     pub(crate) eoi_exit: Option<u8>,
+    /// Where the guest's virtual APIC word is; 0 if it has none (KVM_SET_VAPIC_ADDR).
+    pub(crate) vapic: u64,
     /// TPR accesses are reported to user space.
     pub(crate) report_tpr: bool,
 }
@@ -169,6 +171,7 @@ impl State {
             pv: PvState::new(tsc_khz, tsc::initial_offset(&vm.base.clock)),
             signal_mask: None,
             eoi_exit: None,
+            vapic: 0,
             report_tpr: false,
         })
     }

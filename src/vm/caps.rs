@@ -160,6 +160,7 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         | abi::KVM_CAP_IRQ_INJECT_STATUS
         | abi::KVM_CAP_IRQFD
         | abi::KVM_CAP_IRQFD_RESAMPLE
+        | abi::KVM_CAP_VAPIC
         | abi::KVM_CAP_PIT
         | abi::KVM_CAP_PIT2
         | abi::KVM_CAP_PIT_STATE2
