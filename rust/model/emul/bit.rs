@@ -2,7 +2,7 @@
 
 //! Bit tests, bit scans, byte swaps, CRC32.
 
-use super::alu::set_flags;
+use super::alu::{result_flags, set_flags};
 use super::cpu::Stop;
 use super::decode::{sign_extend, Rep};
 use super::operand::{bits, mask, Place, Use};
@@ -124,21 +124,24 @@ impl Ctx<'_> {
             if n == 0 {
                 f |= rflags::ZF;
             }
-            set_flags(&mut self.s.rflags, rflags::CF | rflags::ZF, f);
+            // The others are undefined; Intel clears them.
+            set_flags(&mut self.s.rflags, rflags::STATUS, f);
             self.set_reg(self.insn.reg(), size, u64::from(n));
             return Ok(());
         }
-        let f = if zero { rflags::ZF } else { 0 };
-        set_flags(&mut self.s.rflags, rflags::ZF, f);
-        // The destination is left alone for zero, as all CPUs do and some manuals promise.
+        // The destination is left alone for zero, as all CPUs do and some manuals promise. ZF is
+        // the only defined flag; of the others, Intel sets PF from the result and clears the rest.
+        let mut f = rflags::ZF | rflags::PF;
         if !zero {
             let n = if forward {
                 trailing
             } else {
                 bits(size).wrapping_sub(1).wrapping_sub(leading)
             };
+            f = result_flags(1, u64::from(n)) & rflags::PF;
             self.set_reg(self.insn.reg(), size, u64::from(n));
         }
+        set_flags(&mut self.s.rflags, rflags::STATUS, f);
         Ok(())
     }
 

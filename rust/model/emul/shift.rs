@@ -2,9 +2,9 @@
 
 //! Shifts, rotates and double shifts.
 //!
-//! `SDM: vol 2, SAL/SAR/SHL/SHR, RCL/RCR/ROL/ROR, SHLD, SHRD`. Where the manual leaves OF
-//! undefined (counts above one) the formula for a count of one is applied to the last step, which
-//! is what CPUs do for most of them.
+//! `SDM: vol 2, SAL/SAR/SHL/SHR, RCL/RCR/ROL/ROR, SHLD, SHRD`. OF is defined for a count of one
+//! only. For other counts it is computed as if the count were one, as Intel CPUs do, except that
+//! ROL and ROR of a register by an immediate leave it alone.
 
 use super::alu::{result_flags, set_flags};
 use super::cpu::Stop;
@@ -60,28 +60,27 @@ pub(super) fn shift(op: Op, size: u8, a: u64, count: u64, flags: &mut u64) -> u6
     if n == 0 {
         return a;
     }
+    let top = a & sign(size) != 0;
+    let next = (a << 1) & sign(size) != 0;
+    let carry = *flags & rflags::CF != 0;
     match op {
-        Op::Rol | Op::Ror => rotate(op, size, a, n, flags),
-        Op::Rcl | Op::Rcr => rotate_carry(op, size, a, n, flags),
+        Op::Rol => rotate(size, a, n, true, top != next, flags),
+        Op::Ror => rotate(size, a, n, false, top != (a & 1 != 0), flags),
+        Op::Rcl => rotate_carry(size, a, n, true, top != next, flags),
+        Op::Rcr => rotate_carry(size, a, n, false, top != carry, flags),
         Op::Shl => {
             // The last bit shifted out, or zero if all are long gone.
-            let before = shl(a, n.wrapping_sub(1));
-            let r = shl(a, n) & mask(size);
-            let cf = before & sign(size) != 0;
-            let of = cf != (r & sign(size) != 0);
-            shift_flags(size, r, cf, of, flags)
+            let cf = shl(a, n.wrapping_sub(1)) & sign(size) != 0;
+            shift_flags(size, shl(a, n) & mask(size), cf, top != next, flags)
         }
         Op::Shr => {
-            let r = shr(a, n);
             let cf = shr(a, n.wrapping_sub(1)) & 1 != 0;
-            let of = (r ^ (r << 1)) & sign(size) != 0;
-            shift_flags(size, r, cf, of, flags)
+            shift_flags(size, shr(a, n), cf, top, flags)
         }
         Op::Sar => {
             let wide = extend(size, a);
-            let r = sar(wide, n) & mask(size);
             let cf = sar(wide, n.wrapping_sub(1)) & 1 != 0;
-            shift_flags(size, r, cf, false, flags)
+            shift_flags(size, sar(wide, n) & mask(size), cf, false, flags)
         }
     }
 }
@@ -110,42 +109,36 @@ fn shift_flags(size: u8, r: u64, cf: bool, of: bool, flags: &mut u64) -> u64 {
     r
 }
 
-fn rotate(op: Op, size: u8, a: u64, n: u32, flags: &mut u64) -> u64 {
+fn set_cf_of(cf: bool, of: bool, flags: &mut u64) {
+    let new = flag(cf, rflags::CF) | flag(of, rflags::OF);
+    set_flags(flags, rflags::CF | rflags::OF, new);
+}
+
+fn rotate(size: u8, a: u64, n: u32, left: bool, of: bool, flags: &mut u64) -> u64 {
     let width = bits(size);
-    // PANIC: width is a power of two, so the mask is the remainder.
+    // The width is a power of two, so the mask is the remainder.
     let n = n & width.wrapping_sub(1);
-    let left = if op == Op::Rol {
-        n
+    let left_by = if left { n } else { width.wrapping_sub(n) };
+    let right_by = width.wrapping_sub(left_by);
+    let r = (shl(a, left_by) | shr(a, right_by)) & mask(size);
+    let cf = if left {
+        r & 1 != 0
     } else {
-        width.wrapping_sub(n)
+        r & sign(size) != 0
     };
-    let right = width.wrapping_sub(left);
-    let r = (shl(a, left) | shr(a, right)) & mask(size);
-    let top = r & sign(size) != 0;
-    let (cf, of) = if op == Op::Rol {
-        let cf = r & 1 != 0;
-        (cf, cf != top)
-    } else {
-        (top, (r ^ (r << 1)) & sign(size) != 0)
-    };
-    set_flags(
-        flags,
-        rflags::CF | rflags::OF,
-        flag(cf, rflags::CF) | flag(of, rflags::OF),
-    );
+    set_cf_of(cf, of, flags);
     r
 }
 
-fn rotate_carry(op: Op, size: u8, a: u64, n: u32, flags: &mut u64) -> u64 {
-    let width = bits(size);
+fn rotate_carry(size: u8, a: u64, n: u32, left: bool, of: bool, flags: &mut u64) -> u64 {
     let mut r = a;
     let mut cf = *flags & rflags::CF != 0;
     // CF is a bit of the rotated value, so the period is one more than the width. Counts below
     // 2^6 make a loop cheap enough.
-    let period = width.wrapping_add(1);
+    let period = bits(size).wrapping_add(1);
     let steps = n.checked_rem(period).unwrap_or(0);
     for _ in 0..steps {
-        if op == Op::Rcl {
+        if left {
             let out = r & sign(size) != 0;
             r = ((r << 1) | u64::from(cf)) & mask(size);
             cf = out;
@@ -155,17 +148,12 @@ fn rotate_carry(op: Op, size: u8, a: u64, n: u32, flags: &mut u64) -> u64 {
             cf = out;
         }
     }
-    let top = r & sign(size) != 0;
-    let of = if op == Op::Rcl {
-        cf != top
+    let of = if steps == 0 {
+        *flags & rflags::OF != 0
     } else {
-        (r ^ (r << 1)) & sign(size) != 0
+        of
     };
-    set_flags(
-        flags,
-        rflags::CF | rflags::OF,
-        flag(cf, rflags::CF) | flag(of, rflags::OF),
-    );
+    set_cf_of(cf, of, flags);
     r
 }
 
@@ -196,8 +184,13 @@ pub(super) fn double(left: bool, size: u8, a: u64, b: u64, count: u64, flags: &m
         r = (shr(a, n) | shl(b, width.wrapping_sub(n))) & mask(size);
         cf = shr(a, n.wrapping_sub(1)) & 1 != 0;
     }
-    // OF: the sign changed (defined for a count of one).
-    let of = (r ^ a) & sign(size) != 0;
+    // The bit that a count of one would move to the top.
+    let next = if left {
+        (a << 1) & sign(size) != 0
+    } else {
+        b & 1 != 0
+    };
+    let of = next != (a & sign(size) != 0);
     shift_flags(size, r, cf, of, flags)
 }
 
@@ -211,7 +204,16 @@ impl Ctx<'_> {
             0xd0 | 0xd1 => 1,
             _ => self.reg(1, 1),
         };
-        self.modify_rm(size, &mut |a, flags| shift(op, size, a, count, flags))
+        let immediate = matches!(self.insn.opcode, 0xc0 | 0xc1) && !self.insn.is_mem();
+        let keep_of = immediate && matches!(op, Op::Rol | Op::Ror) && masked(size, count) != 1;
+        self.modify_rm(size, &mut |a, flags| {
+            let before = *flags;
+            let r = shift(op, size, a, count, flags);
+            if keep_of {
+                set_flags(flags, rflags::OF, before);
+            }
+            r
+        })
     }
 
     /// 0F A4, A5, AC, AD.
@@ -244,18 +246,18 @@ mod tests {
         let table: [(Op, u8, u64, u64, u64, u64, u64); 16] = [
             (Op::Shl, 1, 0x81, 1, 0, 0x02, CF | OF),
             (Op::Shl, 4, 1, 32, CF | ZF, 1, CF | ZF),
-            (Op::Shl, 8, 1, 63, 0, 1 << 63, PF | SF | OF),
-            (Op::Shl, 1, 0xff, 8, 0, 0, CF | PF | ZF | OF),
+            (Op::Shl, 8, 1, 63, 0, 1 << 63, PF | SF),
+            (Op::Shl, 1, 0xff, 8, 0, 0, CF | PF | ZF),
             (Op::Shr, 2, 0x8001, 1, 0, 0x4000, CF | PF | OF),
-            (Op::Shr, 1, 0xff, 9, 0, 0, PF | ZF),
+            (Op::Shr, 1, 0xff, 9, 0, 0, PF | ZF | OF),
             (Op::Sar, 1, 0x81, 1, 0, 0xc0, CF | PF | SF),
             (Op::Sar, 4, 0x8000_0000, 31, 0, 0xffff_ffff, PF | SF),
             (Op::Sar, 1, 0x80, 31, 0, 0xff, CF | PF | SF),
             (Op::Rol, 1, 0x81, 1, ZF, 0x03, CF | OF | ZF),
-            (Op::Rol, 1, 0x81, 8, 0, 0x81, CF),
+            (Op::Rol, 1, 0x81, 8, 0, 0x81, CF | OF),
             (Op::Ror, 4, 1, 1, 0, 0x8000_0000, CF | OF),
             (Op::Rcl, 1, 0x80, 1, 0, 0, CF | OF),
-            (Op::Rcl, 2, 0x1234, 17, CF, 0x1234, CF | OF),
+            (Op::Rcl, 2, 0x1234, 17, CF, 0x1234, CF),
             (Op::Rcr, 8, 1, 1, CF, 1 << 63, CF | OF),
             (Op::Rcr, 1, 0x12, 9, CF, 0x12, CF),
         ];
