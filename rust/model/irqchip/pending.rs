@@ -345,6 +345,15 @@ impl Pending {
         }
     }
 
+    /// May the vCPU be executing guest code? A poster whose request must have taken effect before it
+    /// goes on (a TLB flush) sends an IPI and waits for it while this is true, whether or not
+    /// somebody else has kicked the vCPU. If it is false the request will be seen before the next
+    /// entry.
+    #[inline]
+    pub fn is_in_guest(&self) -> bool {
+        matches!(self.mode(), VcpuMode::InGuest | VcpuMode::ExitingGuest)
+    }
+
     /// What lies in the mailbox.
     #[inline]
     pub fn work(&self) -> Work {

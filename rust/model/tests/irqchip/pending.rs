@@ -52,7 +52,9 @@ fn only_the_first_poster_must_tell() {
     assert_eq!(p.post(0x31, Trigger::Edge), Wake::None);
     assert_eq!(p.post_nmi(), Wake::None, "the IPI is on its way");
     assert!(p.is_kicked());
+    assert!(p.is_in_guest(), "until the IPI arrives");
     p.leave();
+    assert!(!p.is_in_guest());
     assert!(p.take_vectors().is_some());
     assert_eq!(p.take_events().nmis(), 1);
     assert_eq!(

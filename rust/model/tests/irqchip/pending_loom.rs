@@ -52,6 +52,20 @@ fn a_running_vcpu_is_kicked_or_has_seen_it() {
 }
 
 #[test]
+fn a_request_is_seen_before_entry_or_its_poster_knows() {
+    loom::model(|| {
+        let p = Arc::new(Pending::new());
+        let q = p.clone();
+        let t = thread::spawn(move || {
+            q.note_request(1);
+            q.is_in_guest()
+        });
+        let found = p.enter_guest().requests;
+        assert!(found || t.join().unwrap());
+    });
+}
+
+#[test]
 fn a_sleeper_is_woken_or_has_seen_it() {
     for post in POSTS {
         loom::model(move || {
