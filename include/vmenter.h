@@ -114,6 +114,7 @@ void kvmrs_entry_switch(u64 id);
 #define SVM_CAP_XSAVES		0x0200000
 #define SVM_CAP_INVLPGB		0x0400000
 #define SVM_CAP_HOST_MCE	0x0800000
+#define SVM_CAP_BUS_LOCK	0x1000000
 
 /* What the boot CPU offers and the kernel did not switch off. */
 u32 kvmrs_svm_caps(void);
@@ -154,6 +155,9 @@ void kvmrs_svm_load_tsc_aux(u32 aux);
 void kvmrs_svm_restore_tsc_aux(void);
 /* An interrupt for this CPU, so that the next entry ends at once. */
 void kvmrs_svm_kick_self(void);
+/* A mistake of ours that the parameter `checked` found. One warning each. */
+void kvmrs_svm_warn_clean(unsigned int group);
+void kvmrs_svm_warn_flush(void);
 /* Can SPEC_CTRL have this value? */
 bool kvmrs_svm_spec_ctrl_legal(u64 value);
 /*

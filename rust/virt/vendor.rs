@@ -144,6 +144,8 @@ pub enum Trap {
     Invpcid,
     /// INVLPG.
     Invlpg,
+    /// Bus locks, where they can ([`Features::bus_lock_exit`]).
+    BusLock,
     /// Stores and loads of descriptor-table registers, for UMIP emulation.
     DescriptorTables,
 }

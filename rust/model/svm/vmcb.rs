@@ -143,6 +143,9 @@ pub mod clean {
     pub const CET: u32 = 1 << 12;
     /// All that are defined.
     pub const ALL: u32 = 0x1fff;
+    /// What may be claimed after an exit. Not CR2, which the host uses between two entries, nor the
+    /// interrupt controls, which change at most of them.
+    pub const AFTER_EXIT: u32 = ALL & !(CR2 | INTR);
 }
 
 /// [`Control::tlb_ctl`].

@@ -4,6 +4,7 @@
 //! CPU's part of the backend.
 
 use super::bitmap::IoMap;
+use super::pause::PauseFilter;
 use super::Svm;
 use crate::c;
 use crate::entry;
@@ -32,6 +33,14 @@ pub struct Params {
     pub vnmi: AtomicBool,
     /// `pause_filter_count`: PAUSEs in a loop before one exits; 0 is every one.
     pub pause_filter_count: AtomicU16,
+    /// `pause_filter_count_grow`: by what the count grows when it is reached; a factor, or if
+    /// larger than the count a summand.
+    pub pause_filter_count_grow: AtomicU16,
+    /// `pause_filter_count_shrink`: by what it shrinks when the thread has been away, likewise; 0 is
+    /// back to the start.
+    pub pause_filter_count_shrink: AtomicU16,
+    /// `pause_filter_count_max`: the largest count.
+    pub pause_filter_count_max: AtomicU16,
     /// `pause_filter_thresh`: cycles between two PAUSEs that end a loop.
     pub pause_filter_thresh: AtomicU16,
     /// `checked`: compare what is claimed to be clean with what was last entered.
@@ -45,6 +54,9 @@ pub static PARAMS: Params = Params {
     vgif: AtomicBool::new(true),
     vnmi: AtomicBool::new(true),
     pause_filter_count: AtomicU16::new(3000),
+    pause_filter_count_grow: AtomicU16::new(2),
+    pause_filter_count_shrink: AtomicU16::new(0),
+    pause_filter_count_max: AtomicU16::new(u16::MAX),
     pause_filter_thresh: AtomicU16::new(128),
     checked: AtomicBool::new(false),
 };
@@ -77,8 +89,8 @@ pub struct Module {
     pub(super) flush_l1d: bool,
     /// Clean bits to claim after an exit.
     pub(super) clean: u32,
-    /// Pause filter: count and threshold; `None` if PAUSEs cannot be counted.
-    pub(super) pause_filter: Option<(u16, u16)>,
+    /// `None` if PAUSEs cannot be counted.
+    pub(super) pause_filter: Option<PauseFilter>,
     /// INVLPGB and its like can be intercepted.
     pub(super) invlpgb: bool,
     /// CR4.MCE of the host.
@@ -93,7 +105,27 @@ pub struct Module {
     save_pages: KVec<HwPage>,
 }
 
-fn nothing_there(caps: u32) -> Result {
+fn pause_filter(caps: u32) -> Option<PauseFilter> {
+    let get = |p: &AtomicU16| p.load(Ordering::Relaxed);
+    let count = get(&PARAMS.pause_filter_count);
+    if caps & c::SVM_CAP_PAUSE_FILTER == 0 || count == 0 {
+        return None;
+    }
+    Some(PauseFilter {
+        count,
+        thresh: if caps & c::SVM_CAP_PAUSE_THRESHOLD != 0 {
+            get(&PARAMS.pause_filter_thresh)
+        } else {
+            0
+        },
+        grow: get(&PARAMS.pause_filter_count_grow),
+        shrink: get(&PARAMS.pause_filter_count_shrink),
+        max: get(&PARAMS.pause_filter_count_max),
+    })
+}
+
+/// Is there anything to work with?
+fn usable(caps: u32) -> Result {
     if caps & c::SVM_CAP_SVM == 0 {
         if caps & c::SVM_CAP_CPUID != 0 {
             pr_err!("SVM disabled by the firmware, or by the kernel's command line\n");
@@ -114,7 +146,7 @@ impl Module {
         // SAFETY: Reads what the kernel knows of the processor.
         let caps = unsafe { c::kvmrs_svm_caps() };
         let has = |bit: u32| caps & bit != 0;
-        nothing_there(caps)?;
+        usable(caps)?;
         entry::probe();
 
         // SAFETY: As above.
@@ -125,14 +157,6 @@ impl Module {
         let vnmi = has(c::SVM_CAP_VNMI) && PARAMS.vnmi.load(Ordering::Relaxed);
         let nrips = has(c::SVM_CAP_NRIPS) && PARAMS.nrips.load(Ordering::Relaxed);
         let scaling = has(c::SVM_CAP_TSC_RATIO);
-        let count = PARAMS.pause_filter_count.load(Ordering::Relaxed);
-        let thresh = if has(c::SVM_CAP_PAUSE_THRESHOLD) {
-            PARAMS.pause_filter_thresh.load(Ordering::Relaxed)
-        } else {
-            0
-        };
-        let pause = has(c::SVM_CAP_PAUSE_FILTER) && count != 0;
-
         // SAFETY: Reads a variable set at boot.
         let cpus = unsafe { kernel::bindings::nr_cpu_ids } as usize;
         let mut save_pages = KVec::with_capacity(cpus, GFP_KERNEL)?;
@@ -156,7 +180,7 @@ impl Module {
                 invpcid: has(c::SVM_CAP_INVPCID),
                 xsaves: has(c::SVM_CAP_XSAVES),
                 umip: true,
-                bus_lock_exit: false,
+                bus_lock_exit: has(c::SVM_CAP_BUS_LOCK),
             },
             tdp,
             nrips,
@@ -168,8 +192,12 @@ impl Module {
             spec_ctrl: has(c::SVM_CAP_SPEC_CTRL),
             ibpb: has(c::SVM_CAP_IBPB),
             flush_l1d: has(c::SVM_CAP_FLUSH_L1D),
-            clean: if has(c::SVM_CAP_CLEAN) { clean::ALL } else { 0 },
-            pause_filter: pause.then_some((count, thresh)),
+            clean: if has(c::SVM_CAP_CLEAN) {
+                clean::AFTER_EXIT
+            } else {
+                0
+            },
+            pause_filter: pause_filter(caps),
             invlpgb: has(c::SVM_CAP_INVLPGB),
             host_mce: has(c::SVM_CAP_HOST_MCE),
             checked: PARAMS.checked.load(Ordering::Relaxed),

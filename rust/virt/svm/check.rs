@@ -10,6 +10,7 @@ use super::vcpu::Vcpu;
 use core::mem::offset_of;
 use kernel::prelude::*;
 use model::svm::vmcb::clean;
+use model::svm::vmcb::tlb;
 use model::svm::vmcb::Control;
 use model::svm::vmcb::Save;
 use model::svm::vmcb::Vmcb;
@@ -130,10 +131,22 @@ impl Vcpu {
                 if now.get(range.clone()) != checked.words.get(range) {
                     checked.reported |= group;
                     pr_err!("VMCB field {name} changed but is claimed to be clean\n");
+                    // SAFETY: Prints.
+                    unsafe { crate::c::kvmrs_svm_warn_clean(group) };
                 }
             }
         }
         self.checked = Some(checked);
+    }
+
+    /// Something must be flushed by the next entry: is it?
+    #[cold]
+    #[inline(never)]
+    pub(super) fn check_flush(&self) {
+        if !self.asid_new && self.vmcb().control.tlb_ctl == tlb::KEEP {
+            // SAFETY: Prints.
+            unsafe { crate::c::kvmrs_svm_warn_flush() };
+        }
     }
 
     /// Keeps what the exit left.

@@ -51,6 +51,7 @@ u32 kvmrs_svm_caps(void)
 		{ X86_FEATURE_INVPCID, SVM_CAP_INVPCID },
 		{ X86_FEATURE_XSAVES, SVM_CAP_XSAVES },
 		{ X86_FEATURE_INVLPGB, SVM_CAP_INVLPGB },
+		{ X86_FEATURE_BUS_LOCK_THRESHOLD, SVM_CAP_BUS_LOCK },
 	};
 	u32 caps = 0;
 	int i;
@@ -145,6 +146,16 @@ void kvmrs_svm_restore_tsc_aux(void)
 void kvmrs_svm_kick_self(void)
 {
 	smp_send_reschedule(smp_processor_id());
+}
+
+void kvmrs_svm_warn_clean(unsigned int group)
+{
+	WARN_ONCE(1, "kvm: VMCB fields of clean bits %#x changed unseen\n", group);
+}
+
+void kvmrs_svm_warn_flush(void)
+{
+	WARN_ONCE(1, "kvm: a flush was acknowledged and not asked for\n");
 }
 
 bool kvmrs_svm_spec_ctrl_legal(u64 value)

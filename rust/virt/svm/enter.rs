@@ -7,6 +7,7 @@
 //! [`work`](super::inject::work) of the event code.
 
 use super::asid::this_cpu;
+use super::inject::DB_EXIT;
 use super::vcpu::Cpu;
 use super::vcpu::Vcpu;
 use crate::c;
@@ -14,11 +15,12 @@ use core::sync::atomic::Ordering::Relaxed;
 use host::pin::IrqsOff;
 use model::svm::exit::code;
 use model::svm::exit::is_entry_failure;
+use model::svm::vmcb::intercept;
 use model::svm::vmcb::tlb;
 
 /// Exit codes after which there is work, as bits from [`code::EXCEPTION`] on.
 const RARE: u64 =
-    bit(code::EXCEPTION + 1) | bit(code::VINTR) | bit(code::IRET) | bit(code::SHUTDOWN);
+    bit(DB_EXIT) | bit(code::VINTR) | bit(code::IRET) | bit(code::PAUSE) | bit(code::SHUTDOWN);
 
 const fn bit(code: u64) -> u64 {
     1 << (code - code::EXCEPTION)
@@ -32,8 +34,8 @@ fn is_rare(code: u64) -> bool {
 
 #[inline]
 pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
-    if cpu.fresh.load(Relaxed) {
-        arrive(hw, cpu, irqs);
+    if cpu.fresh.load(Relaxed) && !arrive(hw, cpu, irqs) {
+        return;
     }
     if let Some(gen) = hw.tlb.begin(&hw.root, irqs) {
         flush(hw, gen, irqs);
@@ -80,10 +82,16 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
     }
 }
 
-/// The first entry since the thread came to this CPU, or came back from user space.
+/// The first entry since the thread came to this CPU, or came back from user space. False if no
+/// guest can be entered here.
 #[cold]
 #[inline(never)]
-fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
+fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
+    if this_cpu(irqs).save_pa == 0 {
+        // SVM is not on here: whoever wants to enter forgot to switch it on.
+        hw.vmcb_mut().control.exit_code = code::INVALID;
+        return false;
+    }
     cpu.fresh.store(false, Relaxed);
     // SAFETY: Interrupts are off, SVM is on, and the save page of this CPU is registered.
     unsafe {
@@ -110,12 +118,20 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
         // SAFETY: Interrupts are off; any ratio is a legal value within its 40 bits.
         unsafe { c::kvmrs_svm_set_tsc_ratio(hw.tsc_ratio) };
     }
-    if hw.m.features.rdtscp && !cpu.tsc_aux.load(Relaxed) {
-        // SAFETY: RDTSCP exists, and with it the MSR; any 32-bit value is legal. `put` restores the
-        // host's before the thread leaves this CPU or returns to user space.
-        unsafe { c::kvmrs_svm_load_tsc_aux(hw.tsc_aux) };
-        cpu.tsc_aux.store(true, Relaxed);
+    load_tsc_aux(hw, cpu);
+    hw.shrink_pause_window();
+    true
+}
+
+/// Gives the guest its TSC_AUX, if it can read it.
+fn load_tsc_aux(hw: &Vcpu, cpu: &Cpu) {
+    if hw.vmcb().control.intercepts(intercept::RDTSCP) {
+        return;
     }
+    // SAFETY: RDTSCP exists where it is not intercepted, and with it the MSR; any 32-bit value is
+    // legal. `put` restores the host's before the thread leaves this CPU or returns to user space.
+    unsafe { c::kvmrs_svm_load_tsc_aux(hw.tsc_aux) };
+    cpu.tsc_aux.store(true, Relaxed);
 }
 
 /// Translations have to go before this entry.
@@ -123,5 +139,8 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
 #[inline(never)]
 fn flush(hw: &mut Vcpu, gen: u64, irqs: &IrqsOff<'_>) {
     hw.flush_asid(irqs);
+    if hw.checked.is_some() {
+        hw.check_flush();
+    }
     hw.tlb.done(gen);
 }

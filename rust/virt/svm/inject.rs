@@ -126,12 +126,10 @@ impl Vcpu {
         if !soft {
             return Some(e);
         }
-        if self.soft.len == 0 {
-            // The guest's own: RIP is at the instruction, which will raise it again.
-            return None;
-        }
-        e.insn_len = self.soft.len;
-        Some(e)
+        e.insn_len = core::mem::take(&mut self.soft.len);
+        // Without a length it is the guest's own: RIP is at the instruction, which will raise it
+        // again.
+        (e.insn_len != 0).then_some(e)
     }
 
     /// What the event code has to do right before an entry.
@@ -195,6 +193,7 @@ impl Vcpu {
                 self.work |= work::NMI;
                 self.set_intercept(intercept::IRET, false);
             }
+            code::PAUSE => self.grow_pause_window(),
             code::SHUTDOWN => {
                 // The control block is undefined (APM: vol 2, 15.14.3).
                 self.reset(true);
@@ -240,8 +239,9 @@ impl Vcpu {
         }
         if let Some(own) = self.nmi.stepping {
             self.stop_stepping();
-            // If the guest steps itself, the exception is its own as well.
-            self.nmi.stepped = own & rflags::TF == 0 && found & dr6::BS != 0;
+            // Some processors do not say why. If the guest steps itself, the exception is its own, too.
+            let step = found & dr6::BS != 0 || found == dr6::INIT;
+            self.nmi.stepped = step && own & rflags::TF == 0;
         }
     }
 

@@ -11,6 +11,7 @@
 //! | `state` | registers |
 //! | `inject` | events and windows |
 //! | `bitmap` | the permission maps |
+//! | `pause` | the PAUSE filter |
 //! | `check` | clean bits checked against the truth |
 //!
 //! Hardware reads and writes the control block during VMRUN only, which happens inside one C
@@ -25,9 +26,11 @@ mod check;
 mod dump;
 mod enter;
 mod inject;
+mod pause;
 mod state;
 
 pub use caps::Params;
+pub use caps::PARAMS;
 
 use crate::loaded::Loaded;
 use crate::regs::GuestRegs;

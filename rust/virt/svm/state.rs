@@ -53,10 +53,6 @@ mod msr {
     pub(super) const VIRT_SPEC_CTRL: u32 = 0xc001_011f;
 }
 
-/// DEBUGCTL bits a guest may have: last-branch records and branch trap. What else there is would act
-/// on the host between the entry code's write and VMRUN.
-const DEBUGCTL_GUEST: u64 = 3;
-
 /// SPEC_CTRL.SSBD.
 const SSBD: u64 = 1 << 2;
 
@@ -258,7 +254,7 @@ impl Vcpu {
             msr::SYSENTER_ESP => s.sysenter_esp,
             msr::SYSENTER_EIP => s.sysenter_eip,
             msr::PAT => s.g_pat,
-            msr::DEBUGCTL => self.entry.debugctl,
+            msr::DEBUGCTL => s.dbgctl,
             msr::LAST_BRANCH_FROM => s.br_from,
             msr::LAST_BRANCH_TO => s.br_to,
             msr::LAST_INT_FROM => s.last_excp_from,
@@ -281,7 +277,8 @@ impl Vcpu {
                 self.entry.virt_spec_ctrl = v & SSBD;
                 return v & !SSBD == 0;
             }
-            msr::DEBUGCTL => return self.set_debugctl(v),
+            // KVM: without LBR virtualization writes are ignored.
+            msr::DEBUGCTL => return true,
             msr::TSC_AUX => {
                 // CAST: the upper half is reserved.
                 self.tsc_aux = v as u32;
@@ -329,16 +326,6 @@ impl Vcpu {
         true
     }
 
-    fn set_debugctl(&mut self, v: u64) -> bool {
-        if v & !DEBUGCTL_GUEST != 0 {
-            return false;
-        }
-        self.entry.debugctl = v;
-        self.vmcb_mut().save.dbgctl = v;
-        self.dirty(clean::LBR);
-        true
-    }
-
     /// Switches a trap.
     pub(super) fn set_trap(&mut self, t: Trap, on: bool) {
         match t {
@@ -354,6 +341,10 @@ impl Vcpu {
             Trap::Rdtscp => self.set_intercept(intercept::RDTSCP, on || !self.m.features.rdtscp),
             Trap::Invpcid => self.set_intercept(intercept::INVPCID, on),
             Trap::Invlpg => self.set_intercept(intercept::INVLPG, on),
+            Trap::BusLock => {
+                let on = on && self.m.features.bus_lock_exit;
+                self.set_intercept(intercept::BUSLOCK, on);
+            }
             Trap::DescriptorTables => {
                 for n in 0..8 {
                     self.set_intercept(intercept::IDTR_READ + n, on);
@@ -415,7 +406,7 @@ impl Vcpu {
 
     /// What the last exit was.
     #[inline]
-    pub(super) fn decode(&self) -> Exit {
+    pub(super) fn decode(&mut self) -> Exit {
         let c = &self.vmcb().control;
         if c.exit_code == DB_EXIT && self.nmi.stepped {
             return Exit::NmiWindow;
@@ -427,7 +418,12 @@ impl Vcpu {
             int_info: c.exit_int_info,
             dr6: self.db_dr6,
         };
-        exit::decode(&words, self.m.assists)
+        let exit = exit::decode(&words, self.m.assists);
+        if exit == Exit::BusLock {
+            // The instruction has not been executed yet: once it may.
+            self.vmcb_mut().control.bus_lock_count = 1;
+        }
+        exit
     }
 
     pub(super) fn raw_exit(&self) -> RawExit {

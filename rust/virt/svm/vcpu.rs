@@ -277,7 +277,8 @@ impl Vcpu {
             int |= int_ctl::V_GIF_ENABLE | int_ctl::V_GIF;
         }
         let (iopm, msrpm) = (self.m.iopm.hw_pa(), self.msrpm.hw_pa());
-        let (pause_count, pause_thresh) = self.m.pause_filter.unwrap_or((0, 0));
+        let (pause_count, pause_thresh) =
+            self.m.pause_filter.map_or((0, 0), |f| (f.count, f.thresh));
         let root = self.root.hw_pa();
         let c = &mut self.vmcb_mut().control;
         c.intercepts = words;
@@ -295,6 +296,7 @@ impl Vcpu {
         c.next_rip = 0;
         c.insn_len = 0;
         c.nested_cr3 = root;
+        c.bus_lock_count = 0;
         c.clean = 0;
         if !init {
             c.tsc_offset = 0;
