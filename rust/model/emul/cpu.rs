@@ -23,7 +23,8 @@ pub enum Stop {
     Fault(Exception),
     /// User space must complete an access (MMIO, port, MSR); emulate again afterwards.
     NeedUser,
-    /// Something changed underneath: enter the guest or emulate again.
+    /// Something changed underneath: enter the guest or emulate again. What was recorded stays
+    /// recorded.
     Retry,
     /// The emulator does not know this instruction, or not in this form. For the report to user
     /// space it carries the instruction's bytes as far as they were fetched.
@@ -302,7 +303,7 @@ pub trait Bus {
         Ok(())
     }
 
-    /// The accesses made so far are committed (an instruction or one REP element is complete):
-    /// forget them, they will not be replayed.
+    /// Forget the accesses made so far: an instruction or one REP element is complete, or it lost a
+    /// race for memory and must read again. They will not be replayed.
     fn committed(&mut self) {}
 }

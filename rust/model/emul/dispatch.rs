@@ -183,6 +183,7 @@ impl Ctx<'_> {
             0xc0 | 0xc1 => self.xadd(),
             0xc3 => self.movnti(),
             0xc7 if self.insn.reg3() == 1 => self.cmpxchg_pair(),
+            0xc7 if self.insn.modrm >= 0xf8 && self.insn.rep == Rep::E => self.rdpid(),
             0xc8..=0xcf => {
                 self.bswap();
                 Ok(())

@@ -106,10 +106,20 @@ impl Ctx<'_> {
 
     /// The code segment that RET or IRET to `selector` enters; its RPL becomes the CPL.
     fn return_segment(&mut self, selector: u16) -> Result<Segment, Stop> {
-        if selector & !3 == 0 {
-            return Err(Stop::GP0);
+        // CAST: two bits.
+        if selector & !3 != 0 && ((selector & 3) as u8) < self.s.cpl() {
+            return fault(GP, selector);
         }
-        let d = self.descriptor(selector, GP)?;
+        self.code_by_rpl(selector, GP)
+    }
+
+    /// The code segment `selector` names, if its RPL is a privilege level the segment allows;
+    /// faults but `#NP` are `vector`.
+    pub(super) fn code_by_rpl(&mut self, selector: u16, vector: u8) -> Result<Segment, Stop> {
+        if selector & !3 == 0 {
+            return Err(Stop::fault(vector, 0));
+        }
+        let d = self.descriptor(selector, vector)?;
         // CAST: two bits.
         let rpl = (selector & 3) as u8;
         let mut s = d.segment(selector);
@@ -119,8 +129,8 @@ impl Ctx<'_> {
         } else {
             s.dpl() == rpl
         };
-        if s.attr & code != code || rpl < self.s.cpl() || !allowed {
-            return fault(GP, selector);
+        if s.attr & code != code || !allowed {
+            return fault(vector, selector);
         }
         self.check_code(&s, selector)?;
         self.mark_accessed(&d, &mut s)?;

@@ -36,6 +36,7 @@ mod stack;
 mod string;
 mod system;
 mod table;
+pub mod task;
 #[cfg(test)]
 mod tests;
 

@@ -140,7 +140,7 @@ impl Ctx<'_> {
                 Place::Reg(m) => self.set_reg(m, size, new),
                 Place::Mem(at) => {
                     if !self.swap_if(at, size, old, new)? {
-                        return Err(Stop::Retry);
+                        return Err(self.lost_race());
                     }
                 }
             }
@@ -204,7 +204,7 @@ impl Ctx<'_> {
         if done {
             Ok(())
         } else {
-            Err(Stop::Retry)
+            Err(self.lost_race())
         }
     }
 

@@ -377,7 +377,7 @@ impl Ctx<'_> {
         if !locked {
             self.store(at, size, new, access)?;
         } else if !self.swap_if(at, size, old, new)? {
-            return Err(Stop::Retry);
+            return Err(self.lost_race());
         }
         self.s.rflags = flags;
         Ok(())
@@ -391,6 +391,12 @@ impl Ctx<'_> {
             (Some(old), Some(new)) => self.bus.cmpxchg(at, old, new, access),
             _ => Ok(false),
         }
+    }
+
+    /// Memory changed between a read and the exchange: the old value must not be replayed.
+    pub(super) fn lost_race(&mut self) -> Stop {
+        self.bus.committed();
+        Stop::Retry
     }
 
     /// Replaces the ModRM operand by `f(operand, flags)`.

@@ -21,7 +21,7 @@ pub(super) struct Descriptor {
 /// Accessed, in a code or data descriptor; bit 40.
 const ACCESSED: u64 = 1 << 40;
 /// Busy, in a TSS descriptor; bit 41.
-const BUSY: u64 = 1 << 41;
+pub(super) const BUSY: u64 = 1 << 41;
 
 /// Executable, in the type of a code or data segment.
 pub(super) const EXECUTABLE: u16 = 8;
@@ -115,15 +115,20 @@ impl Ctx<'_> {
     }
 
     /// Sets bits of a descriptor in memory.
-    fn mark(&mut self, d: &Descriptor, bits: u64) -> Result<(), Stop> {
-        if d.raw & bits == bits {
+    pub(super) fn mark(&mut self, d: &Descriptor, bits: u64) -> Result<(), Stop> {
+        self.replace(d, d.raw | bits)
+    }
+
+    /// Replaces a descriptor in memory.
+    pub(super) fn replace(&mut self, d: &Descriptor, new: u64) -> Result<(), Stop> {
+        if d.raw == new {
             return Ok(());
         }
-        let (old, new) = (d.raw.to_le_bytes(), (d.raw | bits).to_le_bytes());
+        let (old, new) = (d.raw.to_le_bytes(), new.to_le_bytes());
         if self.bus.cmpxchg(d.at, &old, &new, SYSTEM)? {
             Ok(())
         } else {
-            Err(Stop::Retry)
+            Err(self.lost_race())
         }
     }
 
@@ -158,14 +163,14 @@ impl Ctx<'_> {
         let new = if seg == SegReg::Ss {
             self.stack_segment(selector, cpl, GP)?
         } else {
-            self.data_descriptor(selector, cpl)?
+            self.data_descriptor(selector, cpl, GP)?
         };
         *self.s.seg_mut(seg) = new;
         Ok(())
     }
 
     /// What a null selector loads. In VMX terms the register is unusable.
-    fn null_segment(selector: u16) -> Segment {
+    pub(super) fn null_segment(selector: u16) -> Segment {
         Segment {
             selector,
             unusable: true,
@@ -173,21 +178,27 @@ impl Ctx<'_> {
         }
     }
 
-    fn data_descriptor(&mut self, selector: u16, cpl: u8) -> Result<Segment, Stop> {
+    /// What ES, DS, FS or GS becomes at privilege level `cpl`; faults but `#NP` are `vector`.
+    pub(super) fn data_descriptor(
+        &mut self,
+        selector: u16,
+        cpl: u8,
+        vector: u8,
+    ) -> Result<Segment, Stop> {
         if selector & !3 == 0 {
             return Ok(Self::null_segment(selector));
         }
-        let d = self.descriptor(selector, GP)?;
+        let d = self.descriptor(selector, vector)?;
         let mut s = d.segment(selector);
         // CAST: two bits.
         let rpl = (selector & 3) as u8;
         let code = s.attr & EXECUTABLE != 0;
         if s.attr & Segment::S == 0 || (code && s.attr & READ_WRITE == 0) {
-            return fault(GP, selector);
+            return fault(vector, selector);
         }
         let conforming = code && s.attr & CONFORMING != 0;
         if !conforming && (rpl > s.dpl() || cpl > s.dpl()) {
-            return fault(GP, selector);
+            return fault(vector, selector);
         }
         if s.attr & Segment::P == 0 {
             return fault(NP, selector);

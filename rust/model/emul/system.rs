@@ -16,6 +16,8 @@ use crate::x86::state::{gpr, DescTable, SegReg, Segment, SHADOW_STI};
 
 /// MSR that holds the GS base SWAPGS swaps in.
 const KERNEL_GS_BASE: u32 = 0xc000_0102;
+/// MSR that RDTSCP and RDPID return.
+const TSC_AUX: u32 = 0xc000_0103;
 
 impl Ctx<'_> {
     fn need_cpl0(&self) -> Result<(), Stop> {
@@ -415,8 +417,15 @@ impl Ctx<'_> {
         Ok(())
     }
 
+    /// F3 0F C7 /7: RDPID.
+    pub(super) fn rdpid(&mut self) -> Result<(), Stop> {
+        let aux = self.bus.rdmsr(self.s, TSC_AUX)?;
+        let size = if self.long() { 8 } else { 4 };
+        self.set_reg(self.insn.rm(), size, aux & 0xffff_ffff);
+        Ok(())
+    }
+
     fn rdtscp(&mut self) -> Result<(), Stop> {
-        const TSC_AUX: u32 = 0xc000_0103;
         self.check_tsd()?;
         self.ask(Intercept::Rdtscp)?;
         let aux = self.bus.rdmsr(self.s, TSC_AUX)?;

@@ -184,6 +184,7 @@ fn locked_updates() {
         vm.s.gpr[RAX] = vm.w.u64(0x4000);
         vm.s.gpr[RDX] = 0;
         assert_eq!(vm.run(code), Err(Stop::Retry));
+        assert!(vm.w.log.is_empty()); // or the old value would be replayed
         vm.s.gpr = before;
     }
     assert_eq!(vm.s.rip, CODE + 7 + 6 + 6);

@@ -9,6 +9,7 @@ mod replay;
 mod segment;
 mod string;
 mod system;
+mod task;
 
 use super::cpu::{Access, Bus, Done, Flow, Intercept, Stop, SystemOp};
 use super::log::{IoKey, IoKind, IoLog};

@@ -138,6 +138,8 @@ fn msrs_and_counters() {
     vm.w.msrs.insert(0xc000_0103, 42);
     vm.step(&[0x0f, 0x01, 0xf9]); // rdtscp
     assert_eq!(vm.s.gpr[RCX], 42);
+    vm.step(&[0xf3, 0x0f, 0xc7, 0xfb]); // rdpid rbx
+    assert_eq!(vm.s.gpr[RBX], 42);
     vm.s.gpr[RAX] = 7;
     vm.step(&[0x0f, 0xa2]); // cpuid
     assert_eq!((vm.s.gpr[RAX], vm.s.gpr[RBX], vm.s.gpr[RDX]), (7, 42, 4));
