@@ -8,7 +8,7 @@
 //!
 //! The crate has no `alloc` and no unsafe code, and it must not be able to panic: arithmetic on
 //! values a guest or a caller controls is `wrapping_*` or `checked_*`, and slices are read with
-//! `get()`. `scripts/panic-check.sh` proves it on the object file.
+//! `get()`. `scripts/object-check.py` looks for panics in the finished module.
 
 #![cfg_attr(not(any(test, MODULE)), no_std)]
 #![forbid(unsafe_code)]
