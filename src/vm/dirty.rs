@@ -7,13 +7,17 @@ use super::VmCore;
 use crate::backend::Backend;
 use crate::mmu;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use model::abi;
+use model::addr::Hva;
+use model::dirty::bitmap::words_for;
+use model::dirty::Bitmap;
+use model::dirty::ClearRange;
+use zerocopy::IntoBytes;
 
-/// Pages per word.
-const WORD: u64 = 64;
+/// Words handled at a time: they are on the stack.
+const BATCH: usize = 32;
 
 /// One bit per page of a slot.
 pub(crate) struct DirtyLog {
@@ -24,35 +28,27 @@ pub(crate) struct DirtyLog {
 impl DirtyLog {
     /// A log for `npages` pages, clean or (`all`) dirty. ENOMEM.
     pub(crate) fn new(npages: u64, all: bool) -> Result<Arc<Self>> {
-        let n = usize::try_from(npages.div_ceil(WORD)).map_err(|_| ENOMEM)?;
+        let n = usize::try_from(words_for(npages)).map_err(|_| ENOMEM)?;
         let mut words = KVVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
-        let fill = if all { u64::MAX } else { 0 };
         for _ in 0..n {
-            words.push(AtomicU64::new(fill), GFP_KERNEL_ACCOUNT)?;
+            words.push(AtomicU64::new(0), GFP_KERNEL_ACCOUNT)?;
         }
         let log = Self { words, npages };
-        if let (true, Some(last)) = (npages % WORD != 0, log.words.last()) {
-            last.fetch_and((1u64 << (npages % WORD)).wrapping_sub(1), Ordering::Relaxed);
+        if all {
+            log.bits().mark_all();
         }
         Ok(Arc::new(log, GFP_KERNEL_ACCOUNT)?)
     }
 
-    /// Marks page `n` of the slot.
     #[inline]
-    pub(crate) fn mark(&self, n: u64) {
-        // CAST: the slot has at most 2^31 pages; a larger number finds no word.
-        if let Some(w) = self.words.get((n / WORD) as usize) {
-            let bit = 1u64 << (n % WORD);
-            // Most marks repeat an earlier one: do not take the line away from others for it.
-            if w.load(Ordering::Relaxed) & bit == 0 {
-                w.fetch_or(bit, Ordering::Release);
-            }
-        }
+    fn bits(&self) -> Bitmap<'_> {
+        Bitmap::new(&self.words, self.npages)
     }
 
-    /// How many pages it covers.
-    pub(crate) fn npages(&self) -> u64 {
-        self.npages
+    /// Marks page `n` of the slot, after it was written or became writable.
+    #[inline]
+    pub(crate) fn mark(&self, n: u64) {
+        self.bits().mark(n);
     }
 }
 
@@ -72,32 +68,22 @@ pub(crate) fn get<V: Backend>(vm: &VmCore<V>, d: &abi::KvmDirtyLog) -> Result<is
     let _lock = vm.base.slots.lock();
     let (slot, log) = named(vm, d.slot)?;
     let manual = vm.base.caps.manual_dirty() != 0;
+    let bits = log.bits();
     let mut failed = Ok(());
-    // In pieces that fit the stack.
-    let mut buf = [0u64; 32];
-    for (i, words) in log.words.chunks(buf.len()).enumerate() {
+    let mut buf = [0u64; BATCH];
+    for (first, chunk) in batches(words_for(bits.pages())) {
+        let Some(words) = buf.get_mut(..chunk) else {
+            break;
+        };
         let mut any = 0;
-        for (b, w) in buf.iter_mut().zip(words) {
-            *b = if manual {
-                w.load(Ordering::Acquire)
-            } else if w.load(Ordering::Relaxed) != 0 {
-                w.swap(0, Ordering::AcqRel)
-            } else {
-                0
-            };
-            any |= *b;
+        for (i, w) in (first..).zip(words.iter_mut()) {
+            *w = if manual { bits.peek(i) } else { bits.take(i) };
+            any |= *w;
         }
-        let first = (i as u64).wrapping_mul(buf.len() as u64).wrapping_mul(WORD);
         if !manual && any != 0 {
-            mmu::log::clean(vm, &slot, first, &buf);
+            mmu::log::clean(vm, &slot, first << 6, words);
         }
-        let at = d
-            .padding2
-            .wrapping_add((i as u64).wrapping_mul(buf.len() as u64 * 8));
-        if let Some(out) = buf.get(..words.len()) {
-            // CAST: a user address.
-            failed = failed.and(host::uaccess::write_user(at as usize, out));
-        }
+        failed = failed.and(host::uaccess::write_hva(at(d.padding2, first), &*words));
     }
     failed.map(|()| 0)
 }
@@ -106,28 +92,37 @@ pub(crate) fn get<V: Backend>(vm: &VmCore<V>, d: &abi::KvmDirtyLog) -> Result<is
 pub(crate) fn clear<V: Backend>(vm: &VmCore<V>, c: &abi::KvmClearDirtyLog) -> Result<isize> {
     let _lock = vm.base.slots.lock();
     let (slot, log) = named(vm, c.slot)?;
-    let n = u64::from(c.num_pages);
-    if c.first_page % WORD != 0 {
-        return Err(EINVAL);
-    }
-    if c.first_page > log.npages()
-        || n > log.npages().wrapping_sub(c.first_page)
-        || (n % WORD != 0 && n < log.npages().wrapping_sub(c.first_page))
-    {
-        return Err(EINVAL);
-    }
-    let first_word = (c.first_page / WORD) as usize;
-    let count = n.div_ceil(WORD) as usize;
-    let words = log.words.get(first_word..).unwrap_or(&[]);
-    for (i, w) in words.iter().take(count).enumerate() {
-        let at = c.padding2.wrapping_add((i as u64).wrapping_mul(8));
-        // CAST: a user address.
-        let mask: u64 = host::uaccess::read_user(at as usize)?;
-        let cleared = w.fetch_and(!mask, Ordering::AcqRel) & mask;
-        if cleared != 0 {
-            let first = c.first_page.wrapping_add((i as u64).wrapping_mul(WORD));
-            mmu::log::clean(vm, &slot, first, &[cleared]);
+    let bits = log.bits();
+    let range =
+        ClearRange::new(c.first_page, u64::from(c.num_pages), bits.pages()).ok_or(EINVAL)?;
+    let mut buf = [0u64; BATCH];
+    for (first, chunk) in batches(range.words) {
+        let Some(words) = buf.get_mut(..chunk) else {
+            break;
+        };
+        host::uaccess::copy_from_hva(at(c.padding2, first), words.as_mut_bytes())?;
+        let first = range.first_word.wrapping_add(first);
+        let mut any = 0;
+        for (i, w) in (first..).zip(words.iter_mut()) {
+            *w = bits.clear(i, *w);
+            any |= *w;
+        }
+        if any != 0 {
+            mmu::log::clean(vm, &slot, first << 6, words);
         }
     }
     Ok(0)
+}
+
+/// `n` words in batches: where each starts, and how many words it has.
+fn batches(n: u64) -> impl Iterator<Item = (u64, usize)> {
+    (0..n)
+        .step_by(BATCH)
+        // CAST: at most a batch.
+        .map(move |at| (at, n.wrapping_sub(at).min(BATCH as u64) as usize))
+}
+
+/// The user address of word `i` of a bitmap at `base`.
+fn at(base: u64, i: u64) -> Hva {
+    Hva(base.wrapping_add(i.wrapping_mul(8)))
 }

@@ -27,12 +27,22 @@ impl<'a> Memory<'a> {
         Self { set }
     }
 
-    fn hva(&self, gpa: Gpa, write: bool) -> Result<Hva> {
-        let (hva, slot) = self.set.hva(gpa.gfn(), write).ok_or(EFAULT)?;
-        if write {
+    fn hva(&self, gpa: Gpa) -> Result<Hva> {
+        let (hva, _) = self.set.hva(gpa.gfn(), false).ok_or(EFAULT)?;
+        Ok(hva.wrapping_add(gpa.offset()))
+    }
+
+    /// Replaces a page-table entry with `swap`, and marks its page dirty if that stored something.
+    fn update<T>(&self, gpa: Gpa, swap: impl FnOnce(Hva) -> Result<Swapped<T>>) -> Result<bool> {
+        let Some((hva, slot)) = self.set.hva(gpa.gfn(), true) else {
+            // Setting a bit in read-only memory has no effect.
+            return Ok(true);
+        };
+        let stored = matches!(swap(hva.wrapping_add(gpa.offset()))?, Swapped::Stored);
+        if stored {
             slot.mark_dirty(gpa.gfn());
         }
-        Ok(hva.wrapping_add(gpa.offset()))
+        Ok(stored)
     }
 }
 
@@ -41,33 +51,20 @@ impl GuestMem for Memory<'_> {
 
     #[inline]
     fn read_u32(&mut self, gpa: Gpa) -> Result<u32> {
-        uaccess::read_hva(self.hva(gpa, false)?)
+        uaccess::read_hva(self.hva(gpa)?)
     }
 
     #[inline]
     fn read_u64(&mut self, gpa: Gpa) -> Result<u64> {
-        uaccess::read_hva(self.hva(gpa, false)?)
+        uaccess::read_hva(self.hva(gpa)?)
     }
 
     fn cmpxchg_u32(&mut self, gpa: Gpa, old: u32, new: u32) -> Result<bool> {
-        match self.hva(gpa, true) {
-            Ok(h) => Ok(matches!(
-                uaccess::cmpxchg_hva32(h, old, new)?,
-                Swapped::Stored
-            )),
-            // Setting a bit in read-only memory has no effect.
-            Err(_) => Ok(true),
-        }
+        self.update(gpa, |h| uaccess::cmpxchg_hva32(h, old, new))
     }
 
     fn cmpxchg_u64(&mut self, gpa: Gpa, old: u64, new: u64) -> Result<bool> {
-        match self.hva(gpa, true) {
-            Ok(h) => Ok(matches!(
-                uaccess::cmpxchg_hva64(h, old, new)?,
-                Swapped::Stored
-            )),
-            Err(_) => Ok(true),
-        }
+        self.update(gpa, |h| uaccess::cmpxchg_hva64(h, old, new))
     }
 }
 
