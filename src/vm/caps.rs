@@ -32,6 +32,10 @@ const QUIRKS: u64 = abi::KVM_X86_QUIRK_LINT0_REENABLED
     | abi::KVM_X86_QUIRK_SLOT_ZAP_ALL
     | abi::KVM_X86_QUIRK_STUFF_FEATURE_MSRS;
 
+/// What KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 can switch on.
+const MANUAL_DIRTY: u64 =
+    abi::KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | abi::KVM_DIRTY_LOG_INITIALLY_SET;
+
 /// Bits of `flags` in [`VmCaps`].
 mod flag {
     pub(super) const EXCEPTION_PAYLOAD: u32 = 1 << 0;
@@ -221,6 +225,7 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         }
         abi::KVM_CAP_DISABLE_QUIRKS2 => QUIRKS as isize,
         abi::KVM_CAP_DISABLE_QUIRKS => 1,
+        abi::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => MANUAL_DIRTY as isize,
         abi::KVM_CAP_COALESCED_MMIO => abi::KVM_COALESCED_MMIO_PAGE_OFFSET as isize,
         _ => {
             let _ = vm;
@@ -259,6 +264,14 @@ pub(crate) fn enable(vm: &VmBase, e: &KvmEnableCap) -> Result<isize> {
             if arg & abi::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK != 0 {
                 caps.set(flag::X2APIC_NO_BROADCAST_QUIRK, true);
             }
+        }
+        abi::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => {
+            // The second flag is of use only with the first.
+            let on = arg & abi::KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE != 0;
+            if arg & !MANUAL_DIRTY != 0 || (arg != 0 && !on) {
+                return Err(EINVAL);
+            }
+            caps.manual_dirty.store(arg, Relaxed);
         }
         abi::KVM_CAP_MSR_PLATFORM_INFO => caps.set(flag::PLATFORM_INFO_OFF, arg == 0),
         abi::KVM_CAP_EXCEPTION_PAYLOAD => caps.set(flag::EXCEPTION_PAYLOAD, arg != 0),
