@@ -7,6 +7,7 @@
 
 use super::deliver;
 use super::pit;
+use super::storm;
 use crate::vcpu::shared::Request;
 use crate::vm::VmBase;
 use core::sync::atomic::Ordering;
@@ -91,8 +92,12 @@ fn after(vm: &VmBase, work: &Work) {
             }
         }
     }
-    if work.pic.eoi | work.pic.unmasked != 0 || work.ioapic.eoi | work.ioapic.unmasked != 0 {
+    let io = &work.ioapic;
+    if work.pic.eoi | work.pic.unmasked != 0 || io.eoi | io.unmasked | io.resample != 0 {
         acknowledged(vm, work);
+    }
+    if io.defer {
+        storm::start(vm);
     }
     pit::after(vm, &work.pit);
 }
@@ -111,7 +116,9 @@ fn acknowledged(vm: &VmBase, work: &Work) {
         }
     };
     pic(work.pic.eoi).for_each(ended);
-    ioapic(work.ioapic.eoi | work.ioapic.resample).for_each(ended);
+    ioapic(work.ioapic.eoi).for_each(ended);
+    // Nothing was taken here: only the devices are asked.
+    ioapic(work.ioapic.resample & !work.ioapic.eoi).for_each(|gsi| super::irqfd::resample(vm, gsi));
     let unmasked = pic(work.pic.unmasked).any(|gsi| gsi == pit::GSI)
         || ioapic(work.ioapic.unmasked).any(|gsi| gsi == pit::GSI);
     if unmasked {

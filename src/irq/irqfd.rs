@@ -18,6 +18,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use model::abi;
 use model::abi::KvmIrqfd;
+use model::irqchip::ioapic::IOAPIC_PINS;
 use model::irqchip::line::IrqSource;
 
 /// An irqfd as the eventfd sees it.
@@ -186,20 +187,31 @@ fn update_resamplers(vm: &VmBase, f: impl FnOnce(&mut KVec<Resampler>) -> Result
         }
     }
     f(&mut new)?;
-    let gsis = |v: &KVec<Resampler>, gsi: u32| v.iter().any(|r| r.gsi == gsi);
-    let pins = {
-        let routes = vm.irq.routes.read();
-        (0..24u8)
-            .filter(|p| routes.pins.ioapic_gsi(*p).is_some_and(|g| gsis(&new, g)))
-            .fold(0u32, |m, p| m | 1 << p)
-    };
     let old = vm
         .irq
         .resamplers
         .replace(KBox::new(new, GFP_KERNEL_ACCOUNT)?);
     drop(old);
-    chips::with(vm, |c, _| c.ioapic.set_resampled(pins));
+    update_pins(vm);
     Ok(())
+}
+
+/// Tells the IOAPIC which of its pins have a resampler, after resamplers or routes were replaced.
+pub(super) fn update_pins(vm: &VmBase) {
+    // Whoever computes last has seen every change before.
+    let _lock = vm.irq.lock.lock();
+    let pins = {
+        let list = vm.irq.resamplers.read();
+        let routes = vm.irq.routes.read();
+        let resampled = |pin: &u8| {
+            let gsi = routes.pins.ioapic_gsi(*pin);
+            gsi.is_some_and(|g| list.iter().any(|r| r.gsi == g))
+        };
+        (0..IOAPIC_PINS)
+            .filter(resampled)
+            .fold(0u32, |m, pin| m | 1 << pin)
+    };
+    chips::with(vm, |c, _| c.ioapic.set_resampled(pins));
 }
 
 fn forget_resampler(vm: &VmBase, owner: &Arc<Irqfd>) {

@@ -14,6 +14,7 @@ pub(crate) mod irqfd;
 pub(crate) mod pit;
 pub(crate) mod routes;
 pub(crate) mod state;
+mod storm;
 
 use crate::vm::VmBase;
 use chips::Chips;
@@ -30,6 +31,7 @@ use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use kernel::sync::SetOnce;
 use model::irqchip::line::IrqSource;
+use model::irqchip::route::DEFAULT_ROUTING;
 use routes::Routes;
 
 const NONE: u8 = 0;
@@ -50,6 +52,8 @@ pub(crate) struct Irq {
     routes: SrcuBox<Routes>,
     /// The timer of the PIT, once there is one.
     pit_clock: SetOnce<pit::PitClock>,
+    /// The end of an interrupt storm's pause, once there is an IOAPIC.
+    storm: SetOnce<storm::Pause>,
     /// Registered irqfds.
     #[pin]
     irqfds: Mutex<KVec<irqfd::Entry>>,
@@ -69,6 +73,7 @@ impl Irq {
             resamplers: SrcuBox::new(domain.clone(), KBox::new(KVec::new(), GFP_KERNEL_ACCOUNT)?),
             routes: SrcuBox::new(domain, Routes::empty()?),
             pit_clock: SetOnce::new(),
+            storm: SetOnce::new(),
             irqfds <- new_mutex!(KVec::new(), "kvm->irqfds"),
             lock <- new_mutex!((), "kvm->irq_lock"),
         }? Error)
@@ -98,31 +103,15 @@ impl Irq {
     }
 }
 
-/// Default routing: GSI 0 to 15 to the PIC and the IOAPIC, 16 to 23 to the IOAPIC.
-///
-/// KVM: GSI 0 goes to the pin of the same number on both chips; the firmware's override to pin 2 is
-/// user space's to install.
-fn default_entry(i: u32, chip: u32) -> model::abi::KvmIrqRoutingEntry {
-    let mut e = model::abi::KvmIrqRoutingEntry::zeroed();
-    let (irqchip, pin) = match (chip, i) {
-        (2, _) => (model::abi::KVM_IRQCHIP_IOAPIC, i),
-        (_, 0..=7) => (model::abi::KVM_IRQCHIP_PIC_MASTER, i),
-        _ => (model::abi::KVM_IRQCHIP_PIC_SLAVE, i & 7),
-    };
-    e.gsi = i;
-    e.type_ = model::abi::KVM_IRQ_ROUTING_IRQCHIP;
-    e.u = [irqchip, pin, 0, 0, 0, 0, 0, 0];
-    e
-}
-
-/// The VM ends: timers and eventfds let go of it.
+/// The VM ends: timers, work and eventfds let go of it.
 pub(crate) fn shutdown(vm: &VmBase) {
     irqfd::shutdown(vm);
     pit::shutdown(vm);
+    storm::shutdown(vm);
 }
 
 /// KVM_CREATE_IRQCHIP. EEXIST if there is one, EINVAL after a vCPU.
-pub(crate) fn create(vm: &VmBase) -> Result<isize> {
+pub(crate) fn create(vm: &Arc<VmBase>) -> Result<isize> {
     let _setup = vm.setup.lock();
     if vm.irq.in_kernel() {
         return Err(EEXIST);
@@ -131,16 +120,11 @@ pub(crate) fn create(vm: &VmBase) -> Result<isize> {
         return Err(EINVAL);
     }
     let chips = Chips::new()?;
+    // False if an earlier attempt got this far: then there is one.
+    let _ = vm.irq.storm.populate(storm::new(vm)?);
     *vm.irq.chips.lock() = Some(chips);
     vm.irq.mode.store(FULL, Ordering::Release);
-    let mut entries = KVec::with_capacity(40, GFP_KERNEL_ACCOUNT)?;
-    for i in 0..24 {
-        if i < 16 {
-            entries.push(default_entry(i, 0), GFP_KERNEL_ACCOUNT)?;
-        }
-        entries.push(default_entry(i, 2), GFP_KERNEL_ACCOUNT)?;
-    }
-    if let Err(e) = routes::install(vm, &entries) {
+    if let Err(e) = routes::install(vm, &DEFAULT_ROUTING) {
         vm.irq.mode.store(NONE, Ordering::Release);
         *vm.irq.chips.lock() = None;
         return Err(e);

@@ -60,6 +60,7 @@ pub(super) fn install(vm: &VmBase, entries: &[KvmIrqRoutingEntry]) -> Result {
         vm.irq.routes.publish(new)
     };
     drop(old.wait());
+    super::irqfd::update_pins(vm);
     Ok(())
 }
 
