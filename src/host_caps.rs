@@ -53,7 +53,7 @@ const XCR0: u64 = xcr0::FP | xcr0::SSE | xcr0::YMM | xcr0::AVX512 | xcr0::PKRU;
 /// The host.
 pub(crate) struct HostCaps {
     /// What CPUID may offer.
-    pub(crate) supported: Supported,
+    pub(crate) supported: KBox<Supported>,
     /// What MSRs may offer.
     pub(crate) msrs: HostMsrs,
     /// The answer of KVM_GET_MSR_INDEX_LIST.
@@ -110,7 +110,30 @@ const BUG_SPEC_STORE_BYPASS: u32 = 22 * 32 + 17;
 /// X86_BUG_NULL_SEG.
 const BUG_NULL_SEG: u32 = 22 * 32 + 10;
 
+/// The large answer has a stack frame of its own.
+#[inline(never)]
+fn offer_of(caps: &Caps) -> Result<KBox<Supported>> {
+    let place = KBox::<Supported>::new_uninit(GFP_KERNEL)?;
+    Ok(KBox::write(place, Supported::probe(&Cpu, caps)))
+}
+
+/// What CPUID may offer, on the heap.
+#[inline(never)]
+fn offer(host: u32, tdp_levels: u8, disable: FeatureSet) -> Result<KBox<Supported>> {
+    let caps = Caps {
+        tdp_levels,
+        xcr0: virt::entry::host_xcr0() & XCR0,
+        xss: 0,
+        enable: FeatureSet::EMPTY,
+        disable,
+        host,
+        pv_features: PV,
+    };
+    offer_of(&caps)
+}
+
 /// Works out the capabilities. ENOMEM.
+#[inline(never)]
 pub(crate) fn probe<V: Backend>() -> Result {
     let f = V::host_features();
     let mut facts = host_fact::NO_EIBRS_PBRSB;
@@ -142,31 +165,15 @@ pub(crate) fn probe<V: Backend>() -> Result {
             disable.assign(feature, true);
         }
     }
-    let supported = Supported::probe(
-        &Cpu,
-        &Caps {
-            tdp_levels: f.tdp_levels,
-            xcr0: virt::entry::host_xcr0() & XCR0,
-            xss: 0,
-            enable: FeatureSet::EMPTY,
-            disable,
-            host: facts,
-            pv_features: PV,
-        },
-    );
+    let supported = offer(facts, f.tdp_levels, disable)?;
     let mut msrs = HostMsrs::new(&supported, &raw);
     msrs.svm = V::EXTENSION == X86Virt::Svm;
     msrs.tsc_aux = f.rdtscp;
     msrs.microcode = u64::from(host::cpu::microcode());
-    let mut list = KBox::new([0u32; MAX_MSRS], GFP_KERNEL)?;
-    let n = msr::msr_list(
-        &supported,
-        &msrs,
-        |i| host::msr::rdmsr_safe(i).is_ok(),
-        &mut list,
-    );
-    let mut msr_list = KVec::with_capacity(n, GFP_KERNEL)?;
-    msr_list.extend_from_slice(list.get(..n).unwrap_or(&[]), GFP_KERNEL)?;
+    let mut msr_list = KVec::from_elem(0u32, MAX_MSRS, GFP_KERNEL)?;
+    let all = msr_list.first_chunk_mut().ok_or(EINVAL)?;
+    let n = msr::msr_list(&supported, &msrs, |i| host::msr::rdmsr_safe(i).is_ok(), all);
+    msr_list.truncate(n);
     // Not empty only when the vendor modules probe again; the host has not changed.
     CAPS.populate(HostCaps {
         supported,

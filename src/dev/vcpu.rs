@@ -146,10 +146,7 @@ impl<V: Backend> VcpuFile<V> {
                 let f = vcpu.with(vm, |cx| fpu::get_fpu(cx))??;
                 done(write_user(arg, &*f))
             }
-            abi::KVM_SET_FPU => {
-                let f: abi::KvmFpu = read_user(arg)?;
-                done(vcpu.with(vm, |cx| fpu::set_fpu(cx, &f))?)
-            }
+            abi::KVM_SET_FPU => done(set_fpu(vm, vcpu, arg)),
             abi::KVM_GET_XSAVE => {
                 done(vcpu.with(vm, |cx| fpu::get_xsave(cx, arg, size_of::<abi::KvmXsave>()))?)
             }
@@ -161,15 +158,13 @@ impl<V: Backend> VcpuFile<V> {
                 if virt::entry::host_xcr0() == 0 {
                     return Err(EINVAL);
                 }
-                let x = vcpu.with(vm, |cx| fpu::get_xcrs(cx))?;
-                done(write_user(arg, &x))
+                done(get_xcrs(vm, vcpu, arg))
             }
             abi::KVM_SET_XCRS => {
                 if virt::entry::host_xcr0() == 0 {
                     return Err(EINVAL);
                 }
-                let x: abi::KvmXcrs = read_user(arg)?;
-                done(vcpu.with(vm, |cx| fpu::set_xcrs(cx, &x))?)
+                done(set_xcrs(vm, vcpu, arg))
             }
             abi::KVM_SET_SIGNAL_MASK => signal_mask(vm, vcpu, arg),
             abi::KVM_INTERRUPT => {
@@ -217,6 +212,26 @@ impl<V: Backend> VcpuFile<V> {
             _ => Err(EINVAL),
         }
     }
+}
+
+// The larger structures have a stack frame of their own.
+
+#[inline(never)]
+fn set_fpu<V: Backend>(vm: &crate::vm::VmCore<V>, vcpu: &Vcpu<V>, arg: usize) -> Result {
+    let f: abi::KvmFpu = read_user(arg)?;
+    vcpu.with(vm, |cx| fpu::set_fpu(cx, &f))?
+}
+
+#[inline(never)]
+fn get_xcrs<V: Backend>(vm: &crate::vm::VmCore<V>, vcpu: &Vcpu<V>, arg: usize) -> Result {
+    let x = vcpu.with(vm, |cx| fpu::get_xcrs(cx))?;
+    write_user(arg, &x)
+}
+
+#[inline(never)]
+fn set_xcrs<V: Backend>(vm: &crate::vm::VmCore<V>, vcpu: &Vcpu<V>, arg: usize) -> Result {
+    let x: abi::KvmXcrs = read_user(arg)?;
+    vcpu.with(vm, |cx| fpu::set_xcrs(cx, &x))?
 }
 
 /// KVM_SET_SIGNAL_MASK. EINVAL unless the set has 8 bytes; a null pointer clears the mask.

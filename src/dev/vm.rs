@@ -15,9 +15,11 @@ use crate::vm::dirty;
 use crate::vm::memslot;
 use crate::vm::vcpus::MAX_VCPU_IDS;
 use crate::vm::Vm;
+use crate::vm::VmBase;
 use core::sync::atomic::Ordering;
 use host::fd::FileOps;
 use host::uaccess::read_user;
+use host::uaccess::read_user_vec;
 use host::uaccess::write_user;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -107,17 +109,8 @@ impl<V: Backend> FileOps for Vm<V> {
                 write_user(arg, &l)?;
                 Ok(0)
             }
-            abi::KVM_GET_IRQCHIP => {
-                let mut k: abi::KvmIrqchip = read_user(arg)?;
-                state::get(base, &mut k)?;
-                write_user(arg, &k)?;
-                Ok(0)
-            }
-            abi::KVM_SET_IRQCHIP => {
-                let k: abi::KvmIrqchip = read_user(arg)?;
-                state::set(base, &k)?;
-                Ok(0)
-            }
+            abi::KVM_GET_IRQCHIP => get_irqchip(base, arg),
+            abi::KVM_SET_IRQCHIP => set_irqchip(base, arg),
             abi::KVM_IRQFD => irqfd::ioctl(base, &read_user(arg)?),
             abi::KVM_CREATE_PIT => {
                 let mut c = abi::KvmPitConfig::zeroed();
@@ -144,4 +137,21 @@ impl<V: Backend> FileOps for Vm<V> {
             _ => Err(ENOTTY),
         }
     }
+}
+
+// The larger structures have a stack frame of their own.
+
+#[inline(never)]
+fn get_irqchip(base: &VmBase, arg: usize) -> Result<isize> {
+    let mut k = read_user_vec::<abi::KvmIrqchip>(arg, 1)?;
+    state::get(base, k.first_mut().ok_or(EFAULT)?)?;
+    write_user(arg, k.as_slice())?;
+    Ok(0)
+}
+
+#[inline(never)]
+fn set_irqchip(base: &VmBase, arg: usize) -> Result<isize> {
+    let k: abi::KvmIrqchip = read_user(arg)?;
+    state::set(base, &k)?;
+    Ok(0)
 }

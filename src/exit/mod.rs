@@ -4,6 +4,7 @@
 
 pub(crate) mod control;
 pub(crate) mod debug;
+mod emul_state;
 pub(crate) mod emulate;
 pub(crate) mod exception;
 pub(crate) mod hypercall;

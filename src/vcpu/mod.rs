@@ -63,9 +63,9 @@ pub(crate) struct Vcpu<V: Backend> {
 /// What the vCPU mutex guards.
 pub(crate) struct Inner<V: Backend> {
     /// The hardware's part.
-    hw: V::Vcpu,
+    hw: KBox<V::Vcpu>,
     /// Ours.
-    pub(crate) st: State,
+    pub(crate) st: KBox<State>,
 }
 
 /// What a handler works with: the VM, the vCPU's own state, and the evidence that it is loaded.
@@ -110,18 +110,30 @@ impl<V: Backend> Cx<'_, '_, V> {
     }
 }
 
+/// The vendor's halves, the larger one on the heap.
+#[inline(never)]
+fn hardware<V: Backend>(vm: &VmCore<V>) -> Result<(KBox<V::Vcpu>, V::Cpu)> {
+    let place = KBox::<V::Vcpu>::new_uninit(GFP_KERNEL_ACCOUNT)?;
+    // Not `?`, which would move the pair once more.
+    match V::new_vcpu(V::module()?, &vm.hw) {
+        Ok((hw, cpu)) => Ok((KBox::write(place, hw), cpu)),
+        Err(e) => Err(e),
+    }
+}
+
 // Nothing in here is ever borrowed in place for longer than the lock is held.
 impl<V: Backend> Unpin for Inner<V> {}
 
 impl<V: Backend> Vcpu<V> {
     /// Makes a vCPU in its reset state.
+    #[inline(never)]
     pub(crate) fn new(
         vm: &VmCore<V>,
         shared: Arc<VcpuShared>,
         bsp: bool,
         tsc_khz: u32,
     ) -> Result<Arc<Self>> {
-        let (hw, cpu) = V::new_vcpu(V::module()?, &vm.hw)?;
+        let (hw, cpu) = hardware(vm)?;
         let st = State::new(vm, shared.id, bsp, tsc_khz)?;
         let sched = Sched {
             shared: shared.clone(),

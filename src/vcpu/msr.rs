@@ -312,10 +312,9 @@ pub(crate) fn saved_list() -> Result<&'static [u32]> {
 /// The answer of KVM_GET_MSR_FEATURE_INDEX_LIST.
 pub(crate) fn feature_list() -> Result<KVec<u32>> {
     let h = host_caps::get().ok_or(ENODEV)?;
-    let mut all = KBox::new([0u32; MAX_MSRS], GFP_KERNEL)?;
-    let n = msr::feature_list(&h.msrs, &mut all);
-    let mut v = KVec::with_capacity(n, GFP_KERNEL)?;
-    v.extend_from_slice(all.get(..n).unwrap_or(&[]), GFP_KERNEL)?;
+    let mut v = KVec::from_elem(0u32, MAX_MSRS, GFP_KERNEL)?;
+    let n = msr::feature_list(&h.msrs, v.first_chunk_mut().ok_or(EINVAL)?);
+    v.truncate(n);
     Ok(v)
 }
 

@@ -115,13 +115,14 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state before RESET.
+    /// The state before RESET. On the heap from the start: it is too large for the stack.
+    #[inline(never)]
     pub(crate) fn new<V: Backend>(
         vm: &VmCore<V>,
         id: u32,
         bsp: bool,
         tsc_khz: u32,
-    ) -> Result<Self> {
+    ) -> Result<KBox<Self>> {
         let apic = if vm.base.irqchip_in_kernel() {
             let mut cfg = lapic::Config::new(id, bsp);
             cfg.ids32 = vm.base.caps.x2apic_32bit_ids();
@@ -131,15 +132,12 @@ impl State {
         } else {
             None
         };
-        let mut msrs = Msrs::new()?;
-        if vm.base.caps.quirk(abi::KVM_X86_QUIRK_STUFF_FEATURE_MSRS) {
-            msrs.stuff_features();
-        }
         let mut plain = base::ENABLE | model::x86::apic::DEFAULT_BASE;
         if bsp {
             plain |= base::BSP;
         }
-        Ok(Self {
+        let quirk = vm.base.caps.quirk(abi::KVM_X86_QUIRK_STUFF_FEATURE_MSRS);
+        let init = try_init!(Self {
             is_bsp: bsp,
             ran: false,
             mp: MpState::Uninitialized,
@@ -151,7 +149,7 @@ impl State {
             events: Events::default(),
             pending: Pending::None,
             cpuid: Cpuid::new(),
-            msrs,
+            msrs: Msrs::new()?,
             apic,
             plain_apic_base: plain,
             cr8_trap: false,
@@ -173,7 +171,12 @@ impl State {
             eoi_exit: None,
             vapic: 0,
             report_tpr: false,
-        })
+        }? Error);
+        let mut st = KBox::try_init(init, GFP_KERNEL_ACCOUNT)?;
+        if quirk {
+            st.msrs.stuff_features();
+        }
+        Ok(st)
     }
 
     /// RESET or INIT of what is here. XCR0, the FPU and most MSRs survive INIT

@@ -139,7 +139,9 @@ impl Buses {
         let hit = r.zones.iter().any(|z| {
             let off = addr.wrapping_sub(z.addr);
             // CAST: at most 8.
-            z.pio == pio && off < u64::from(z.size) && off + data.len() as u64 <= u64::from(z.size)
+            z.pio == pio
+                && off < u64::from(z.size)
+                && off.wrapping_add(data.len() as u64) <= u64::from(z.size)
         });
         hit && self.collect(addr, pio, data)
     }
@@ -150,7 +152,7 @@ impl Buses {
         let head: KvmCoalescedMmioRing = self.ring.read(0);
         // User space advances `first`; `last` is ours, but it can write that too.
         let last = head.last % abi::KVM_COALESCED_MMIO_MAX;
-        let next = (last + 1) % abi::KVM_COALESCED_MMIO_MAX;
+        let next = last.wrapping_add(1) % abi::KVM_COALESCED_MMIO_MAX;
         if next == head.first % abi::KVM_COALESCED_MMIO_MAX {
             return false;
         }

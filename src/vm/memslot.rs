@@ -118,8 +118,17 @@ impl SlotSet {
     /// The slot that has `gfn`.
     #[inline]
     pub(crate) fn find(&self, gfn: Gfn) -> Option<&Slot> {
-        let i = self.slots.partition_point(|s| s.base <= gfn);
-        let s = self.slots.get(i.checked_sub(1)?)?;
+        // A binary search whose arithmetic cannot overflow: the library's is compiled with checks.
+        let (mut low, mut high) = (0usize, self.slots.len());
+        while low < high {
+            let mid = low.wrapping_add(high.wrapping_sub(low) / 2);
+            if self.slots.get(mid)?.base <= gfn {
+                low = mid.wrapping_add(1);
+            } else {
+                high = mid;
+            }
+        }
+        let s = self.slots.get(low.checked_sub(1)?)?;
         (gfn.0 < s.end()).then_some(s)
     }
 

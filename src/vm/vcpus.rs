@@ -17,11 +17,11 @@ pub(crate) const MAX_VCPU_IDS: u32 = MAX_VCPUS * 4;
 const CHUNK: usize = 64;
 
 /// A chunk of the table, allocated with its first vCPU.
-struct Chunk([SetOnce<Arc<VcpuShared>>; CHUNK]);
+type Chunk = KVec<SetOnce<Arc<VcpuShared>>>;
 
 /// The table.
 pub(crate) struct Vcpus {
-    chunks: KVec<SetOnce<KBox<Chunk>>>,
+    chunks: KVec<SetOnce<Chunk>>,
     /// Entries below this are filled. Written under the VM's lock.
     count: AtomicU32,
 }
@@ -53,7 +53,7 @@ impl Vcpus {
         }
         let index = index as usize;
         let chunk = self.chunks.get(index / CHUNK)?.as_ref()?;
-        chunk.0.get(index % CHUNK)?.as_ref()
+        chunk.get(index % CHUNK)?.as_ref()
     }
 
     /// All of them, in order of creation.
@@ -76,11 +76,14 @@ impl Vcpus {
         let i = n as usize;
         let slot = self.chunks.get(i / CHUNK).ok_or(EINVAL)?;
         if slot.as_ref().is_none() {
-            let chunk = KBox::new(Chunk([const { SetOnce::new() }; CHUNK]), GFP_KERNEL_ACCOUNT)?;
+            let mut chunk = KVec::with_capacity(CHUNK, GFP_KERNEL_ACCOUNT)?;
+            for _ in 0..CHUNK {
+                chunk.push(SetOnce::new(), GFP_KERNEL_ACCOUNT)?;
+            }
             slot.populate(chunk);
         }
         let chunk = slot.as_ref().ok_or(ENOMEM)?;
-        if !chunk.0.get(i % CHUNK).ok_or(EINVAL)?.populate(v) {
+        if !chunk.get(i % CHUNK).ok_or(EINVAL)?.populate(v) {
             return Err(EEXIST);
         }
         self.count.store(n.wrapping_add(1), Ordering::Release);

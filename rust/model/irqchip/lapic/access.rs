@@ -115,7 +115,7 @@ pub enum Raised {
 
 /// A register, or `count` in a row, in a mask with a bit for each 16 bytes.
 const fn mask(first: u32, count: u32) -> u64 {
-    !(u64::MAX << count) << (first >> 4)
+    (!u64::MAX.wrapping_shl(count)).wrapping_shl(first >> 4)
 }
 
 /// Registers that can be read in both modes.
