@@ -28,6 +28,9 @@
 #define ENTRY_SPEC_CTRL		0x88
 #define ENTRY_FLAGS		0x90
 
+/* Offsets in struct kvmrs_vmx_run. */
+#define VMX_RUN_HOST_RSP	0x00
+
 /* kvmrs_entry.flags */
 /* The guest writes SPEC_CTRL without exits: read it back. */
 #define ENTER_SAVE_SPEC_CTRL	0x01
@@ -165,6 +168,122 @@ bool kvmrs_svm_spec_ctrl_legal(u64 value);
  * run has been handled.
  */
 void kvmrs_svm_enter(struct kvmrs_entry *entry);
+
+/* ---- VMX (rust/virt/vmx/{cpu,enter,l1d}.c) ---- */
+
+/* kvmrs_vmx_caps() */
+#define VMX_CAP_CPUID		0x0000001	/* CPUID has it */
+#define VMX_CAP_VMX		0x0000002	/* and the kernel lets us use it */
+#define VMX_CAP_UNLOCKED	0x0000004	/* the firmware did not lock it off */
+#define VMX_CAP_RDTSCP		0x0000008
+#define VMX_CAP_INVPCID		0x0000010
+#define VMX_CAP_XSAVES		0x0000020
+#define VMX_CAP_MWAIT		0x0000040
+#define VMX_CAP_UMIP		0x0000080
+#define VMX_CAP_SPEC_CTRL	0x0000100
+#define VMX_CAP_IBPB		0x0000200
+#define VMX_CAP_FLUSH_L1D	0x0000400
+#define VMX_CAP_HOST_MCE	0x0000800
+#define VMX_CAP_LA57		0x0001000
+#define VMX_CAP_SPLIT_LOCK	0x0002000
+
+/* What the boot CPU offers and the kernel did not switch off. */
+u32 kvmrs_vmx_caps(void);
+/* Once, before VMX is switched on anywhere. */
+void kvmrs_vmx_probe(void);
+
+/*
+ * A VMCS and the CPU it is resident on. Linked there, so that the CPU can write it back to memory
+ * before VMX goes off. The fields belong to that CPU, and to the vCPU's thread while it is nowhere.
+ */
+struct kvmrs_vmx_vmcs {
+	struct list_head link;
+	u64 pa;
+	/* -1: nowhere; its contents are in memory. */
+	int cpu;
+	/* VMLAUNCH succeeded since it was cleared. */
+	bool launched;
+	/* KERNEL_GS_BASE is the guest's, and what an exit spoils has to be put right. */
+	bool guest_in;
+	/* What the host had in segment registers. */
+	u16 ldt, ds, es, fs, gs;
+	/* In the VMCS, for exits to load. */
+	u64 fs_base;
+	u64 gs_base;
+	/* KERNEL_GS_BASE of both while it is not in the register. */
+	u64 guest_kernel_gs;
+	u64 host_kernel_gs;
+};
+
+/* What an entry needs and an exit leaves, besides struct kvmrs_entry. */
+struct kvmrs_vmx_run {
+	/* In the VMCS, for exits to load. */
+	u64 host_rsp;
+	u64 host_cr3;
+	u64 host_cr4;
+	u64 cr2;
+	/* While the guest accesses the debug registers without exits. */
+	u64 dr6;
+	u32 reason;
+	/* IDT-vectoring information. */
+	u32 vectoring;
+	/* VM-exit interruption information; valid after exceptions, NMIs and interrupts. */
+	u32 intr_info;
+	/* The entry instruction failed: the rest means nothing. */
+	u32 failed;
+};
+
+/* Takes every VMCS off this CPU. */
+void kvmrs_vmx_offline(void);
+/* The same on the way out of the kernel, maybe in an NMI. */
+void kvmrs_vmx_emergency(void);
+
+/* An empty VMCS in the page at `pa`, resident nowhere. */
+void kvmrs_vmx_vmcs_init(struct kvmrs_vmx_vmcs *v, u64 pa);
+/*
+ * Makes a VMCS the current one of this CPU, taking it from another one if it is there; true if it was
+ * not here before. Preemption is off, IRQs are on.
+ */
+bool kvmrs_vmx_load(struct kvmrs_vmx_vmcs *v);
+/* Writes a VMCS back to memory wherever it is. IRQs are on. */
+void kvmrs_vmx_clear(struct kvmrs_vmx_vmcs *v);
+/* Writes the fields of the host's state that do not change. The VMCS is current. */
+void kvmrs_vmx_init_host(struct kvmrs_vmx_run *r);
+/* Before the first entry after coming to this CPU. The VMCS is current; IRQs are off. */
+void kvmrs_vmx_guest_in(struct kvmrs_vmx_vmcs *v);
+/* The thread leaves the CPU. Preemption is off. */
+void kvmrs_vmx_guest_out(struct kvmrs_vmx_vmcs *v);
+/* KERNEL_GS_BASE of the guest. The vCPU is loaded; a canonical value. */
+u64 kvmrs_vmx_kernel_gs(struct kvmrs_vmx_vmcs *v);
+void kvmrs_vmx_set_kernel_gs(struct kvmrs_vmx_vmcs *v, u64 value);
+
+/* INVEPT and INVVPID of the given type. Preemption is off. */
+void kvmrs_vmx_invept(u64 type, u64 eptp);
+void kvmrs_vmx_invvpid(u64 type, u16 vpid);
+/* A VMREAD or VMWRITE failed. */
+void kvmrs_vmx_access_failed(u32 field, bool write);
+/* Can SPEC_CTRL have this value? */
+bool kvmrs_vmx_spec_ctrl_legal(u64 value);
+/* Did the guest's alignment check stand for a split lock, which has been dealt with? May sleep. */
+bool kvmrs_vmx_split_lock(u64 rip);
+
+/* L1D flushing: kvmrs_vmx_l1d_setup() */
+#define VMX_L1D_AUTO		0
+#define VMX_L1D_NEVER		1
+#define VMX_L1D_COND		2
+#define VMX_L1D_ALWAYS		3
+/* Pages to read where there is no command to flush with, as an order. */
+#define VMX_L1D_ORDER		4
+/* Chooses the mode; true if anything will be flushed. `pages` are needed then, and stay. */
+bool kvmrs_vmx_l1d_setup(u32 wish, void *pages);
+/* Data of the host that a guest must not see may be in the cache of this CPU. */
+void kvmrs_vmx_l1d_mark(void);
+
+/*
+ * Runs the guest until it exits. IRQs are off before and after; the interrupt or NMI that ended the
+ * run has been handled.
+ */
+void kvmrs_vmx_enter(struct kvmrs_entry *e, struct kvmrs_vmx_run *r);
 
 /* ---- nested page tables (rust/virt/tdp/flush.c) ---- */
 

@@ -10,6 +10,7 @@ use kernel::sync::SetOnce;
 use virt::svm::Svm;
 use virt::vendor::Features;
 use virt::vendor::Vendor;
+use virt::vmx::Vmx;
 
 /// A vendor with the place where its probed capabilities are kept.
 pub(crate) trait Backend: Vendor {
@@ -38,6 +39,15 @@ impl Backend for Svm {
 
     fn cell() -> &'static SetOnce<Self::Module> {
         static CELL: SetOnce<<Svm as Vendor>::Module> = SetOnce::new();
+        &CELL
+    }
+}
+
+impl Backend for Vmx {
+    const EXTENSION: X86Virt = X86Virt::Vmx;
+
+    fn cell() -> &'static SetOnce<Self::Module> {
+        static CELL: SetOnce<<Vmx as Vendor>::Module> = SetOnce::new();
         &CELL
     }
 }

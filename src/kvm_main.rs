@@ -23,12 +23,15 @@ use backend::Backend;
 use backend::Hooks;
 use core::marker::PhantomData;
 use dev::system::System;
+use host::cpu::vendor;
+use host::cpu::CpuVendor;
 use host::hwvirt::HwVirt;
 use host::misc::DevKvm;
 use host::preempt::HooksEnabled;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use virt::svm::Svm;
+use virt::vmx::Vmx;
 
 module! {
     type: Kvm,
@@ -69,10 +72,16 @@ impl<V: Backend> Running<V> {
 /// What exists while the module is loaded.
 enum Kvm {
     Svm(#[expect(dead_code, reason = "kept until it is dropped")] Running<Svm>),
+    Vmx(#[expect(dead_code, reason = "kept until it is dropped")] Running<Vmx>),
 }
 
 impl kernel::Module for Kvm {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        Ok(Kvm::Svm(Running::start()?))
+        match vendor() {
+            CpuVendor::Intel | CpuVendor::Centaur | CpuVendor::Zhaoxin => {
+                Ok(Kvm::Vmx(Running::start()?))
+            }
+            _ => Ok(Kvm::Svm(Running::start()?)),
+        }
     }
 }

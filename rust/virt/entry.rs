@@ -62,6 +62,7 @@ pub(crate) mod flags {
     pub(crate) const PKRU: u32 = c::ENTER_PKRU;
     pub(crate) const DEBUGREGS: u32 = c::ENTER_DEBUGREGS;
     pub(crate) const SAVE_DEBUGREGS: u32 = c::ENTER_SAVE_DEBUGREGS;
+    pub(crate) const VMRESUME: u32 = c::ENTER_VMRESUME;
 }
 
 macro_rules! same_offset {

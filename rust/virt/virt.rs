@@ -16,6 +16,7 @@ pub mod regs;
 pub mod svm;
 pub mod tdp;
 pub mod vendor;
+pub mod vmx;
 
 #[allow(
     dead_code,

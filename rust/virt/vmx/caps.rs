@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the processor offers, what of it is used, and each CPU's part of the backend. The rules are
+//! `model::vmx::caps`.
+
+use super::vpid::Vpids;
+use super::Vmx;
+use crate::c;
+use crate::entry;
+use crate::tdp::RootRef;
+use crate::vendor::Features;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU8;
+use core::sync::atomic::Ordering::Relaxed;
+use host::msr::rdmsr_safe;
+use host::page::encryption_mask;
+use host::page::HwPages;
+use host::pin::PinnedCpu;
+use host::uret::UserReturnMsrs;
+use kernel::prelude::*;
+use model::tdp::Config as TdpConfig;
+use model::vmx::caps::configure;
+use model::vmx::caps::Config;
+use model::vmx::caps::Raw;
+use model::vmx::caps::Refusal;
+use model::vmx::caps::Switches;
+use model::vmx::ctrl::pin;
+use model::vmx::ctrl::proc2;
+
+/// Module parameters of the backend, by the names they have in sysfs. To be set before the probe.
+#[derive(Debug)]
+pub struct Params {
+    /// `ept`: use extended page tables. Nothing works without.
+    pub ept: AtomicBool,
+    /// `unrestricted_guest`: run real mode directly. Nothing works without yet.
+    pub unrestricted_guest: AtomicBool,
+    /// `eptad`: use accessed and dirty flags.
+    pub eptad: AtomicBool,
+    /// `vpid`: tag translations.
+    pub vpid: AtomicBool,
+    /// `vnmi`: let hardware track NMI blocking.
+    pub vnmi: AtomicBool,
+    /// `flexpriority`: let hardware keep the task priority.
+    pub flexpriority: AtomicBool,
+    /// `preemption_timer`: not used yet.
+    pub preemption_timer: AtomicBool,
+    /// `ple_gap`: cycles between two PAUSEs that end a loop; 0: loops do not exit.
+    pub ple_gap: AtomicU32,
+    /// `ple_window`: cycles in a loop of PAUSEs before it exits.
+    pub ple_window: AtomicU32,
+    /// `vmentry_l1d_flush`: 0 auto, 1 never, 2 cond, 3 always.
+    pub vmentry_l1d_flush: AtomicU8,
+    /// `dump_invalid_vmcs`: write a VMCS that hardware refused to the log.
+    pub dump_invalid_vmcs: AtomicBool,
+}
+
+/// The parameters, with their defaults.
+pub static PARAMS: Params = Params {
+    ept: AtomicBool::new(true),
+    unrestricted_guest: AtomicBool::new(true),
+    eptad: AtomicBool::new(true),
+    vpid: AtomicBool::new(true),
+    vnmi: AtomicBool::new(true),
+    flexpriority: AtomicBool::new(true),
+    preemption_timer: AtomicBool::new(true),
+    ple_gap: AtomicU32::new(128),
+    ple_window: AtomicU32::new(4096),
+    vmentry_l1d_flush: AtomicU8::new(0),
+    dump_invalid_vmcs: AtomicBool::new(false),
+};
+
+/// Fraction bits of the TSC multiplier (`SDM: vol 3, 25.6.5`).
+pub(super) const TSC_FRAC_BITS: u8 = 48;
+
+/// What was found, and what all vCPUs share. Constant after the probe.
+pub struct Module {
+    pub(super) features: Features,
+    /// The controls in use.
+    pub(super) cfg: Config,
+    raw: Raw,
+    /// Shapes of nested page tables: four levels, and five.
+    tdp4: TdpConfig,
+    tdp5: TdpConfig,
+    /// SPEC_CTRL exists.
+    pub(super) spec_ctrl: bool,
+    /// IBPB exists (PRED_CMD).
+    pub(super) ibpb: bool,
+    /// FLUSH_CMD exists.
+    pub(super) flush_l1d: bool,
+    /// UMIP exists in hardware.
+    pub(super) umip: bool,
+    /// CR4.MCE of the host.
+    pub(super) host_mce: bool,
+    /// The host looks for split locks.
+    pub(super) split_lock: bool,
+    /// Bits of a linear address on this host.
+    pub(super) linear_bits: u32,
+    /// The L1 data cache is flushed before some entries.
+    pub(super) l1d: bool,
+    /// Gap and window of loops of PAUSE.
+    pub(super) ple: (u32, u32),
+    /// Guest values in MSRs that only user mode looks at.
+    pub(super) uret: UserReturnMsrs,
+    /// Translation tags.
+    pub(super) vpids: Vpids,
+    /// What a vCPU runs on before it is given anything.
+    pub(super) empty: RootRef<Vmx>,
+    _l1d_pages: Option<HwPages<{ c::VMX_L1D_ORDER }>>,
+}
+
+fn nothing_there(caps: u32) -> Result {
+    if caps & c::VMX_CAP_VMX != 0 {
+        return Ok(());
+    }
+    if caps & c::VMX_CAP_CPUID == 0 {
+        pr_err!("no VMX on this processor\n");
+    } else if caps & c::VMX_CAP_UNLOCKED == 0 {
+        pr_err!("VMX disabled by the firmware (IA32_FEAT_CTL)\n");
+    } else {
+        pr_err!("VMX disabled by the firmware, or by the kernel's command line\n");
+    }
+    Err(ENODEV)
+}
+
+#[inline(never)]
+fn refuse(why: Refusal) -> Error {
+    match why {
+        Refusal::Vmcs => pr_err!("VMX of this processor wants a VMCS that is not a plain page\n"),
+        Refusal::NoEpt => pr_err!("VMX without extended page tables (ept) is not supported\n"),
+        Refusal::EptFormat => {
+            pr_err!("extended page tables without 4 levels, write-back memory or INVEPT\n");
+        }
+        Refusal::NoUnrestrictedGuest => pr_err!(
+            "VMX without unrestricted guests (unrestricted_guest) is not supported: \
+             real mode would have to be emulated\n"
+        ),
+        Refusal::Controls(word, missing) => {
+            for &(bit, name) in word.names() {
+                if missing & bit != 0 {
+                    pr_err!("VMX without the {} control {}\n", word.name(), name);
+                }
+            }
+        }
+    }
+    EOPNOTSUPP
+}
+
+fn read_raw() -> Result<Raw> {
+    Raw::read(|i| rdmsr_safe(i).ok()).ok_or_else(|| {
+        pr_err!("VMX capability MSRs cannot be read\n");
+        ENODEV
+    })
+}
+
+impl Module {
+    pub(super) fn probe() -> Result<Self> {
+        // SAFETY: Reads what the kernel knows of the processor.
+        let caps = unsafe { c::kvmrs_vmx_caps() };
+        let has = |bit: u32| caps & bit != 0;
+        nothing_there(caps)?;
+        let raw = read_raw()?;
+        let gap = PARAMS.ple_gap.load(Relaxed);
+        let cfg = configure(
+            &raw,
+            &Switches {
+                ept: PARAMS.ept.load(Relaxed),
+                unrestricted_guest: PARAMS.unrestricted_guest.load(Relaxed),
+                eptad: PARAMS.eptad.load(Relaxed),
+                vpid: PARAMS.vpid.load(Relaxed),
+                vnmi: PARAMS.vnmi.load(Relaxed),
+                tpr_shadow: PARAMS.flexpriority.load(Relaxed),
+                ple: gap != 0,
+                rdtscp: has(c::VMX_CAP_RDTSCP),
+                invpcid: has(c::VMX_CAP_INVPCID),
+                xsaves: has(c::VMX_CAP_XSAVES),
+            },
+        )
+        .map_err(refuse)?;
+        entry::probe();
+        // SAFETY: VMX is off everywhere.
+        unsafe { c::kvmrs_vmx_probe() };
+
+        let phys_bits = u32::from(host::cpu::phys_bits());
+        let shape = |five| TdpConfig::new(five, phys_bits, encryption_mask(), cfg.ad);
+        let (l1d, pages) = Self::setup_l1d(has(c::VMX_CAP_FLUSH_L1D))?;
+        let scaling = cfg.proc2(proc2::TSC_SCALING);
+        let tdp4 = shape(false);
+        Ok(Self {
+            features: Features {
+                // Five levels only where four do not reach.
+                tdp_levels: if cfg.levels_5 && phys_bits > 48 { 5 } else { 4 },
+                tdp_max_level: match (cfg.page_1g, cfg.page_2m) {
+                    (true, _) => 3,
+                    (_, true) => 2,
+                    _ => 1,
+                },
+                tdp_ad: cfg.ad,
+                insn_length: true,
+                virtual_nmi: cfg.pin(pin::VIRTUAL_NMIS),
+                tsc_scaling: scaling,
+                tsc_frac_bits: if scaling { TSC_FRAC_BITS } else { 0 },
+                unrestricted_guest: true,
+                pause_exits: cfg.proc2(proc2::PAUSE_LOOP_EXITING),
+                mwait: has(c::VMX_CAP_MWAIT),
+                rdtscp: cfg.proc2(proc2::RDTSCP),
+                invpcid: cfg.proc2(proc2::INVPCID),
+                xsaves: cfg.proc2(proc2::XSAVES),
+                umip: has(c::VMX_CAP_UMIP) || cfg.proc2(proc2::DESC_EXITING),
+                bus_lock_exit: false,
+            },
+            cfg,
+            raw,
+            tdp4,
+            tdp5: shape(true),
+            spec_ctrl: has(c::VMX_CAP_SPEC_CTRL),
+            ibpb: has(c::VMX_CAP_IBPB),
+            flush_l1d: has(c::VMX_CAP_FLUSH_L1D),
+            umip: has(c::VMX_CAP_UMIP),
+            host_mce: has(c::VMX_CAP_HOST_MCE),
+            split_lock: has(c::VMX_CAP_SPLIT_LOCK),
+            linear_bits: if has(c::VMX_CAP_LA57) { 57 } else { 48 },
+            l1d,
+            ple: (gap, PARAMS.ple_window.load(Relaxed)),
+            uret: UserReturnMsrs::new()?,
+            vpids: Vpids::new()?,
+            empty: RootRef::empty(tdp4)?,
+            _l1d_pages: pages,
+        })
+    }
+
+    fn setup_l1d(command: bool) -> Result<(bool, Option<HwPages<{ c::VMX_L1D_ORDER }>>)> {
+        let pages = if command { None } else { Some(HwPages::new()?) };
+        let at = pages
+            .as_ref()
+            .map_or(core::ptr::null_mut(), |p| p.as_ptr().cast());
+        let wish = u32::from(PARAMS.vmentry_l1d_flush.load(Relaxed));
+        // SAFETY: The pages live as long as the module part. They are there if there is no command.
+        let on = unsafe { c::kvmrs_vmx_l1d_setup(wish, at) };
+        Ok((on, pages))
+    }
+
+    /// Four levels, or five where they exist.
+    pub(super) fn tdp_config(&self, levels: u8) -> Result<TdpConfig> {
+        match levels {
+            4 => Ok(self.tdp4),
+            5 if self.cfg.levels_5 => Ok(self.tdp5),
+            _ => Err(EINVAL),
+        }
+    }
+
+    /// Can hardware walk tables of this shape?
+    pub(super) fn accepts(&self, cfg: &TdpConfig) -> bool {
+        *cfg == self.tdp4 || self.cfg.levels_5 && *cfg == self.tdp5
+    }
+
+    /// Is this the shape with five levels?
+    pub(super) fn is_five(&self, cfg: &TdpConfig) -> bool {
+        *cfg == self.tdp5
+    }
+
+    /// What the first word of a VMCS must hold.
+    pub(super) fn revision(&self) -> u32 {
+        self.raw.revision()
+    }
+
+    pub(super) fn cpu_online(&self, cpu: &PinnedCpu<'_>) -> Result {
+        if read_raw()? != self.raw {
+            pr_err!(
+                "VMX of CPU {} differs from that of the first CPU\n",
+                cpu.cpu_id()
+            );
+            return Err(EIO);
+        }
+        Ok(())
+    }
+
+    pub(super) fn cpu_offline(&self, cpu: &PinnedCpu<'_>) {
+        // SAFETY: VMX is still on here, and no vCPU runs on a CPU that goes offline.
+        unsafe { c::kvmrs_vmx_offline() };
+        self.uret.leave_cpu(cpu);
+    }
+}
+
+pub(super) fn cpu_emergency() {
+    // SAFETY: Walks a list that is whole at every moment; faults are passed over.
+    unsafe { c::kvmrs_vmx_emergency() };
+}

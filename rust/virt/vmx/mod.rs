@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Intel's Virtual-Machine Extensions with extended page tables (`SDM: vol 3, chapters 24 to 31`).
+//!
+//! | file | contents |
+//! |---|---|
+//! | [`caps`] | what the processor offers; each CPU's part |
+//! | [`vcpu`] | the two halves of a vCPU; RESET |
+//! | `vmcs` | the VMCS: residency, fields; `cpu.c` is its inside |
+//! | `enter` | into the guest and back; `enter.c`, `vmenter.S` and `l1d.c` are its inside |
+//! | `vpid` | translation tags and their flushing |
+//! | `state` | registers |
+//! | `inject` | events and windows |
+//! | `bitmap` | the MSR bitmap |
+//! | `dump` | the VMCS in the log |
+//!
+//! The processor may keep a VMCS to itself, so that its fields are reached by instructions, and only
+//! while it is the current one of the CPU: that is, while the vCPU is loaded.
+
+pub mod caps;
+pub mod vcpu;
+
+mod bitmap;
+mod dump;
+mod enter;
+mod inject;
+mod state;
+mod vmcs;
+mod vpid;
+
+pub use caps::Params;
+
+use crate::loaded::Loaded;
+use crate::regs::GuestRegs;
+use crate::tdp::RootRef;
+use crate::vendor::private;
+use crate::vendor::EntryFailure;
+use crate::vendor::Features;
+use crate::vendor::MsrAccess;
+use crate::vendor::PassthroughMsr;
+use crate::vendor::RawExit;
+use crate::vendor::Trap;
+use crate::vendor::Vendor;
+use crate::vendor::Window;
+use host::pin::IrqsOff;
+use host::pin::PinnedCpu;
+use kernel::prelude::*;
+use model::exit::Event;
+use model::exit::Exit;
+use model::tdp::Config;
+use model::vmx::ept::Ept;
+use model::x86::state::DescTable;
+use model::x86::state::SegReg;
+use model::x86::state::Segment;
+
+/// The backend for Intel processors.
+pub struct Vmx;
+
+impl private::Sealed for Vmx {}
+
+impl Vendor for Vmx {
+    const NAME: &'static CStr = c"kvm_intel";
+    const HYPERCALL: [u8; 3] = [0x0f, 0x01, 0xc1];
+
+    type Module = caps::Module;
+    type Vm = vcpu::Vm;
+    type Vcpu = vcpu::Vcpu;
+    type Cpu = vcpu::Cpu;
+    type Format = Ept;
+
+    fn probe() -> Result<caps::Module> {
+        caps::Module::probe()
+    }
+
+    fn features(m: &caps::Module) -> &Features {
+        &m.features
+    }
+
+    fn tdp_config(m: &caps::Module, levels: u8) -> Result<Config> {
+        m.tdp_config(levels)
+    }
+
+    fn cpu_online(m: &caps::Module, cpu: &PinnedCpu<'_>) -> Result {
+        m.cpu_online(cpu)
+    }
+
+    fn cpu_offline(m: &caps::Module, cpu: &PinnedCpu<'_>) {
+        m.cpu_offline(cpu)
+    }
+
+    fn cpu_emergency(_: &caps::Module) {
+        caps::cpu_emergency()
+    }
+
+    fn new_vm(_: &'static caps::Module) -> Result<vcpu::Vm> {
+        Ok(vcpu::Vm)
+    }
+
+    fn new_vcpu(m: &'static caps::Module, _: &vcpu::Vm) -> Result<(vcpu::Vcpu, vcpu::Cpu)> {
+        vcpu::new(m)
+    }
+
+    #[inline]
+    fn paired(v: &vcpu::Vcpu, c: &vcpu::Cpu) -> bool {
+        v.id == c.id
+    }
+
+    #[inline]
+    fn load(c: &vcpu::Cpu, cpu: &PinnedCpu<'_>) {
+        c.load(cpu)
+    }
+
+    #[inline]
+    fn put(c: &vcpu::Cpu, cpu: &PinnedCpu<'_>) {
+        c.put(cpu)
+    }
+
+    fn reset(l: &mut Loaded<'_, Self>, init: bool) {
+        l.hw.reset(init);
+        l.cpu.refresh();
+    }
+
+    #[inline]
+    fn enter(l: &mut Loaded<'_, Self>, irqs: &IrqsOff<'_>) {
+        enter::enter(l.hw, l.cpu, irqs)
+    }
+
+    #[inline]
+    fn decode(l: &mut Loaded<'_, Self>) -> Exit {
+        l.hw.decode()
+    }
+
+    fn raw_exit(l: &Loaded<'_, Self>) -> RawExit {
+        l.hw.raw_exit()
+    }
+
+    fn entry_failure(l: &Loaded<'_, Self>) -> EntryFailure {
+        EntryFailure {
+            reason: u64::from(l.hw.failure),
+            cpu: l.hw.last_cpu,
+        }
+    }
+
+    fn insn_bytes<'a>(_: &'a Loaded<'_, Self>) -> &'a [u8] {
+        &[]
+    }
+
+    #[inline]
+    fn next_rip(l: &Loaded<'_, Self>) -> Option<u64> {
+        l.hw.next_rip()
+    }
+
+    #[inline]
+    fn regs<'a>(l: &'a Loaded<'_, Self>) -> &'a GuestRegs {
+        &l.hw.entry.regs
+    }
+
+    #[inline]
+    fn regs_mut<'a>(l: &'a mut Loaded<'_, Self>) -> &'a mut GuestRegs {
+        &mut l.hw.entry.regs
+    }
+
+    #[inline]
+    fn rsp(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.rsp()
+    }
+
+    #[inline]
+    fn set_rsp(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.set_rsp(v)
+    }
+
+    #[inline]
+    fn rip(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.rip()
+    }
+
+    #[inline]
+    fn set_rip(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.set_rip(v)
+    }
+
+    #[inline]
+    fn rflags(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.rflags()
+    }
+
+    #[inline]
+    fn set_rflags(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.set_rflags(v)
+    }
+
+    #[inline]
+    fn seg(l: &Loaded<'_, Self>, r: SegReg) -> Segment {
+        l.hw.seg(r)
+    }
+
+    fn set_seg(l: &mut Loaded<'_, Self>, r: SegReg, s: &Segment) {
+        l.hw.set_seg(r, s)
+    }
+
+    #[inline]
+    fn cpl(l: &Loaded<'_, Self>) -> u8 {
+        l.hw.cpl()
+    }
+
+    fn desc_table(l: &Loaded<'_, Self>, idt: bool) -> DescTable {
+        l.hw.desc_table(idt)
+    }
+
+    fn set_desc_table(l: &mut Loaded<'_, Self>, idt: bool, t: DescTable) {
+        l.hw.set_desc_table(idt, t)
+    }
+
+    #[inline]
+    fn cr0(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.cr0()
+    }
+
+    fn set_cr0(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.set_cr0(v)
+    }
+
+    #[inline]
+    fn cr2(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.run.cr2
+    }
+
+    fn set_cr2(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.run.cr2 = v;
+    }
+
+    #[inline]
+    fn cr3(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.cr3()
+    }
+
+    fn set_cr3(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.set_cr3(v)
+    }
+
+    #[inline]
+    fn cr4(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.cr4()
+    }
+
+    fn set_cr4(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.set_cr4(v)
+    }
+
+    #[inline]
+    fn cr8(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.cr8()
+    }
+
+    #[inline]
+    fn set_cr8(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.set_cr8(v)
+    }
+
+    #[inline]
+    fn efer(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.efer
+    }
+
+    fn set_efer(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.set_efer(v);
+        // The system call MSRs are in registers only while they can be used.
+        l.cpu.refresh();
+    }
+
+    fn dr6(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.dr6()
+    }
+
+    fn set_dr6(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.set_dr6(v)
+    }
+
+    fn dr7(l: &Loaded<'_, Self>) -> u64 {
+        l.hw.dr7()
+    }
+
+    fn set_dr7(l: &mut Loaded<'_, Self>, v: u64) {
+        l.hw.set_dr7(v)
+    }
+
+    fn pdptes(l: &Loaded<'_, Self>) -> Option<[u64; 4]> {
+        Some(l.hw.pdptes())
+    }
+
+    fn set_pdptes(l: &mut Loaded<'_, Self>, p: &[u64; 4]) {
+        l.hw.set_pdptes(p)
+    }
+
+    #[inline]
+    fn shadow(l: &Loaded<'_, Self>) -> u8 {
+        l.hw.shadow()
+    }
+
+    #[inline]
+    fn set_shadow(l: &mut Loaded<'_, Self>, s: u8) {
+        l.hw.set_shadow(s)
+    }
+
+    fn msr(l: &Loaded<'_, Self>, index: u32) -> Option<u64> {
+        l.hw.msr(index)
+    }
+
+    fn set_msr(l: &mut Loaded<'_, Self>, index: u32, value: u64) -> bool {
+        l.cpu.refresh();
+        l.hw.set_msr(index, value)
+    }
+
+    fn set_passthrough(l: &mut Loaded<'_, Self>, msr: PassthroughMsr, a: MsrAccess) {
+        l.hw.set_passthrough(msr, a)
+    }
+
+    fn set_trap(l: &mut Loaded<'_, Self>, t: Trap, on: bool) {
+        l.hw.set_trap(t, on);
+        if t == Trap::Rdtscp {
+            // TSC_AUX goes with it.
+            l.cpu.refresh();
+        }
+    }
+
+    fn set_exception_exits(l: &mut Loaded<'_, Self>, bitmap: u32) {
+        l.hw.set_exception_exits(bitmap)
+    }
+
+    fn set_tsc(l: &mut Loaded<'_, Self>, offset: u64, ratio: u64) {
+        l.hw.set_tsc(offset, ratio)
+    }
+
+    fn set_root(l: &mut Loaded<'_, Self>, root: &RootRef<Self>) -> bool {
+        l.hw.set_root(root)
+    }
+
+    #[inline]
+    fn flush_guest(l: &mut Loaded<'_, Self>) {
+        l.hw.flush_linear = true;
+    }
+
+    #[inline]
+    fn inject(l: &mut Loaded<'_, Self>, e: Option<&Event>) {
+        l.hw.inject(e)
+    }
+
+    #[inline]
+    fn aborted(l: &mut Loaded<'_, Self>) -> Option<Event> {
+        l.hw.aborted()
+    }
+
+    #[inline]
+    fn window_open(l: &Loaded<'_, Self>, w: Window) -> bool {
+        l.hw.window_open(w)
+    }
+
+    fn request_window(l: &mut Loaded<'_, Self>, w: Window, on: bool) {
+        l.hw.request_window(w, on)
+    }
+
+    fn nmi_blocked(l: &Loaded<'_, Self>) -> bool {
+        l.hw.nmi_blocked()
+    }
+
+    fn set_nmi_blocked(l: &mut Loaded<'_, Self>, b: bool) {
+        l.hw.set_nmi_blocked(b)
+    }
+
+    fn dump(l: &Loaded<'_, Self>) {
+        dump::dump(l.hw)
+    }
+}
