@@ -233,6 +233,8 @@ struct kvmrs_vmx_run {
 	u32 failed;
 };
 
+/* The kernel switched VMX on here. */
+void kvmrs_vmx_online(void);
 /* Takes every VMCS off this CPU. */
 void kvmrs_vmx_offline(void);
 /* The same on the way out of the kernel, maybe in an NMI. */
@@ -249,8 +251,11 @@ bool kvmrs_vmx_load(struct kvmrs_vmx_vmcs *v);
 void kvmrs_vmx_clear(struct kvmrs_vmx_vmcs *v);
 /* Writes the fields of the host's state that do not change. The VMCS is current. */
 void kvmrs_vmx_init_host(struct kvmrs_vmx_run *r);
-/* Before the first entry after coming to this CPU. The VMCS is current; IRQs are off. */
-void kvmrs_vmx_guest_in(struct kvmrs_vmx_vmcs *v);
+/*
+ * Before the first entry after coming to this CPU. The VMCS is current; IRQs are off. False if it is
+ * not, as VMX is off here.
+ */
+bool kvmrs_vmx_guest_in(struct kvmrs_vmx_vmcs *v);
 /* The thread leaves the CPU. Preemption is off. */
 void kvmrs_vmx_guest_out(struct kvmrs_vmx_vmcs *v);
 /* KERNEL_GS_BASE of the guest. The vCPU is loaded; a canonical value. */

@@ -295,8 +295,11 @@ const PROC_NOT_YET: u32 = proc::INTR_WINDOW_EXITING
 
 const PROC2_REQUIRED: u32 = proc2::EPT | proc2::UNRESTRICTED_GUEST;
 
-const PROC2_OPTIONAL: u32 =
-    proc2::WBINVD_EXITING | proc2::DESC_EXITING | proc2::ENCLS_EXITING | proc2::TSC_SCALING;
+const PROC2_OPTIONAL: u32 = proc2::BUS_LOCK_DETECTION
+    | proc2::WBINVD_EXITING
+    | proc2::DESC_EXITING
+    | proc2::ENCLS_EXITING
+    | proc2::TSC_SCALING;
 
 const EXIT_REQUIRED: u32 =
     exit::SAVE_DEBUG | exit::HOST_64 | exit::ACK_INTR | exit::LOAD_PAT | exit::LOAD_EFER;

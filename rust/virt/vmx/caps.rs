@@ -207,7 +207,7 @@ impl Module {
                 invpcid: cfg.proc2(proc2::INVPCID),
                 xsaves: cfg.proc2(proc2::XSAVES),
                 umip: has(c::VMX_CAP_UMIP) || cfg.proc2(proc2::DESC_EXITING),
-                bus_lock_exit: false,
+                bus_lock_exit: cfg.proc2(proc2::BUS_LOCK_DETECTION),
             },
             cfg,
             raw,
@@ -272,6 +272,8 @@ impl Module {
             );
             return Err(EIO);
         }
+        // SAFETY: The kernel has switched VMX on here.
+        unsafe { c::kvmrs_vmx_online() };
         Ok(())
     }
 

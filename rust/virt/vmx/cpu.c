@@ -34,6 +34,7 @@
 
 extern char kvmrs_vmx_vmexit[];
 
+static DEFINE_PER_CPU(bool, vmx_on);
 static DEFINE_PER_CPU(struct list_head, resident);
 static DEFINE_PER_CPU(struct kvmrs_vmx_vmcs *, current_vmcs);
 
@@ -134,6 +135,11 @@ bool kvmrs_vmx_load(struct kvmrs_vmx_vmcs *v)
 	bool moved = READ_ONCE(v->cpu) != cpu;
 	unsigned long flags;
 
+	if (unlikely(!this_cpu_read(vmx_on))) {
+		/* Whoever wants to use a vCPU here forgot to switch VMX on, or it just went off. */
+		WARN_ON_ONCE(!virt_rebooting);
+		return moved;
+	}
 	if (moved) {
 		kvmrs_vmx_clear(v);
 		local_irq_save(flags);
@@ -156,6 +162,11 @@ bool kvmrs_vmx_load(struct kvmrs_vmx_vmcs *v)
 	return moved;
 }
 
+void kvmrs_vmx_online(void)
+{
+	this_cpu_write(vmx_on, true);
+}
+
 void kvmrs_vmx_offline(void)
 {
 	struct kvmrs_vmx_vmcs *v, *next;
@@ -164,6 +175,7 @@ void kvmrs_vmx_offline(void)
 	local_irq_save(flags);
 	list_for_each_entry_safe(v, next, this_cpu_ptr(&resident), link)
 		clear_here(v);
+	this_cpu_write(vmx_on, false);
 	local_irq_restore(flags);
 }
 
@@ -206,12 +218,15 @@ void kvmrs_vmx_init_host(struct kvmrs_vmx_run *r)
 	r->host_rsp = 0;
 }
 
-void kvmrs_vmx_guest_in(struct kvmrs_vmx_vmcs *v)
+bool kvmrs_vmx_guest_in(struct kvmrs_vmx_vmcs *v)
 {
-	u64 fs_base, gs_base = cpu_kernelmode_gs_base(raw_smp_processor_id());
+	int cpu = raw_smp_processor_id();
+	u64 fs_base, gs_base = cpu_kernelmode_gs_base(cpu);
 
+	if (unlikely(v->cpu != cpu))
+		return false;
 	if (v->guest_in)
-		return;
+		return true;
 
 	asm("sldt %0" : "=m" (v->ldt));
 	savesegment(ds, v->ds);
@@ -238,6 +253,7 @@ void kvmrs_vmx_guest_in(struct kvmrs_vmx_vmcs *v)
 		v->gs_base = gs_base;
 	}
 	v->guest_in = true;
+	return true;
 }
 
 void kvmrs_vmx_guest_out(struct kvmrs_vmx_vmcs *v)

@@ -23,8 +23,8 @@ use model::x86::ctrl::efer;
 
 #[inline]
 pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
-    if cpu.fresh.load(Relaxed) {
-        arrive(hw, cpu, irqs);
+    if cpu.fresh.load(Relaxed) && !arrive(hw, cpu, irqs) {
+        return;
     }
     if let Some(gen) = hw.tlb.begin(&hw.root, irqs) {
         hw.flush_root(gen, irqs);
@@ -101,15 +101,20 @@ fn is_confined(reason: u32) -> bool {
 }
 
 /// The first entry since the thread came to this CPU or came back from user space, or since something
-/// changed that is in a register of the CPU.
+/// changed that is in a register of the CPU. False if no guest can be entered here.
 #[cold]
 #[inline(never)]
-fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
+fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
+    // SAFETY: Interrupts are off, and the VMCS is current if VMX is on.
+    if !unsafe { c::kvmrs_vmx_guest_in(hw.vmcs.as_raw()) } {
+        hw.run.failed = 1;
+        hw.failure = u32::MAX;
+        return false;
+    }
     cpu.fresh.store(false, Relaxed);
-    // SAFETY: Interrupts are off, and the VMCS is current.
+    // SAFETY: Interrupts are off.
     unsafe {
         c::kvmrs_entry_switch(hw.id);
-        c::kvmrs_vmx_guest_in(hw.vmcs.as_raw());
         if hw.m.l1d {
             c::kvmrs_vmx_l1d_mark();
         }
@@ -122,6 +127,7 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
         hw.flush_linear = true;
     }
     load_user_msrs(hw, irqs);
+    true
 }
 
 /// Puts the guest's values into MSRs that the kernel does not look at itself.

@@ -29,6 +29,7 @@ mod vmcs;
 mod vpid;
 
 pub use caps::Params;
+pub use caps::PARAMS;
 
 use crate::loaded::Loaded;
 use crate::regs::GuestRegs;

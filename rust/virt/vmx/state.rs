@@ -498,6 +498,10 @@ impl Vcpu {
                 self.set_proc2_bit(proc2::INVPCID, on);
             }
             Trap::Invlpg => self.set_proc_bit(proc::INVLPG_EXITING, on),
+            Trap::BusLock => {
+                let on = on && self.m.features.bus_lock_exit;
+                self.set_proc2_bit(proc2::BUS_LOCK_DETECTION, on);
+            }
             Trap::DescriptorTables => {
                 self.trap.tables = on;
                 self.update_table_trap();

@@ -193,9 +193,6 @@ pub(super) struct Traps {
     pub(super) hlt: bool,
 }
 
-// SAFETY: `run` is plain data; the rest is `Send`.
-unsafe impl Send for Vcpu {}
-
 impl HasEntry for Vcpu {
     #[inline]
     fn entry(&self) -> &Entry {
@@ -219,8 +216,17 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
     };
     let mut vcpu = Vcpu {
         entry: Entry::new(core::ptr::null_mut(), 0),
-        // SAFETY: Plain numbers.
-        run: unsafe { core::mem::zeroed() },
+        run: c::kvmrs_vmx_run {
+            host_rsp: 0,
+            host_cr3: 0,
+            host_cr4: 0,
+            cr2: 0,
+            dr6: dr6::INIT,
+            reason: 0,
+            vectoring: 0,
+            intr_info: 0,
+            failed: 0,
+        },
         cache: Cache::default(),
         vmcs: vmcs.clone(),
         m,
@@ -405,7 +411,8 @@ impl Vcpu {
         if proc & proc::TPR_SHADOW != 0 {
             proc &= !proc::CR8_STORE_EXITING;
         }
-        let mut proc2 = self.m.cfg.proc2 & !(proc2::RDTSCP | proc2::INVPCID | proc2::DESC_EXITING);
+        let mut proc2 = self.m.cfg.proc2
+            & !(proc2::RDTSCP | proc2::INVPCID | proc2::DESC_EXITING | proc2::BUS_LOCK_DETECTION);
         if self.vpid.is_none() {
             proc2 &= !proc2::VPID;
         }
