@@ -119,10 +119,13 @@ task_own() {
 task_upstream() {
 	# Bail out! fails the task by its exit code; its own lines carry the counts.
 	# shellcheck disable=SC2086
-	selftests/run-upstream.sh ${UPSTREAM:-m0 m1 m2}
+	selftests/run-upstream.sh ${UPSTREAM:-m0}
 }
 
-task_boots() { selftests/run-boots.sh; }
+task_boots() {
+	# shellcheck disable=SC2086
+	selftests/run-boots.sh ${BOOTS:-q35-1 q35-1-split q35-2 pc-1 microvm-1 panic}
+}
 
 task_fuzz() {
 	local t targets rc
