@@ -227,6 +227,13 @@ fn check<V: Backend>(cx: &Cx<'_, '_, V>, s: &KvmSregs) -> Result {
     if !cx.st.cpuid.valid_cr4(s.cr4) || !valid_cr0(s.cr0) {
         return Err(EINVAL);
     }
+    let mut allowed = cx.st.cpuid.features.efer;
+    if allowed & efer::LME != 0 {
+        allowed |= efer::LMA;
+    }
+    if s.efer & !allowed != 0 {
+        return Err(EINVAL);
+    }
     if s.efer & efer::LME != 0 && s.cr0 & cr0::PG != 0 {
         if s.cr4 & cr4::PAE == 0 || s.efer & efer::LMA == 0 || !cx.st.cpuid.legal_gpa(s.cr3) {
             return Err(EINVAL);

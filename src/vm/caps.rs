@@ -296,7 +296,7 @@ pub(crate) fn enable(vm: &VmBase, e: &KvmEnableCap) -> Result<isize> {
                     Err(EINVAL)
                 };
             }
-            if vm.vcpus.count() != 0 || (caps.has(flag::BOOT_CPU_SET) && setup.boot_cpu >= max) {
+            if vm.vcpus.count() != 0 || (caps.has(flag::BOOT_CPU_SET) && setup.boot_cpu > max) {
                 return Err(EINVAL);
             }
             setup.max_ids = max;
