@@ -43,8 +43,6 @@ pub struct Params {
     pub pause_filter_count_max: AtomicU16,
     /// `pause_filter_thresh`: cycles between two PAUSEs that end a loop.
     pub pause_filter_thresh: AtomicU16,
-    /// `checked`: compare what is claimed to be clean with what was last entered.
-    pub checked: AtomicBool,
 }
 
 /// The parameters, with their defaults.
@@ -58,7 +56,6 @@ pub static PARAMS: Params = Params {
     pause_filter_count_shrink: AtomicU16::new(0),
     pause_filter_count_max: AtomicU16::new(u16::MAX),
     pause_filter_thresh: AtomicU16::new(128),
-    checked: AtomicBool::new(false),
 };
 
 /// TSC multiplier of 1: 8 integer bits, 32 fraction bits (`APM: vol 2, 15.30.5`).
@@ -200,7 +197,7 @@ impl Module {
             pause_filter: pause_filter(caps),
             invlpgb: has(c::SVM_CAP_INVLPGB),
             host_mce: has(c::SVM_CAP_HOST_MCE),
-            checked: PARAMS.checked.load(Ordering::Relaxed),
+            checked: host::params::checked(),
             iopm: IoMap::new()?,
             empty: RootRef::empty(tdp)?,
             save_pages,

@@ -3,7 +3,7 @@
 //! The check that what is claimed to be clean is.
 //!
 //! A setter that forgets its clean bit does no harm where hardware ignores the bits, and makes a
-//! guest go wrong where it does not. With the module parameter `checked` the fields of every group
+//! guest go wrong where it does not. With the module parameter `checked` of `kvm` the fields of every group
 //! are compared with what they were after the last exit.
 
 use super::vcpu::Vcpu;
@@ -25,9 +25,17 @@ pub(super) struct Checked {
 
 const WORDS: usize = size_of::<Vmcb>() / 4;
 
-/// A group and the bytes that belong to it (`APM: vol 2, table 15-9`).
-const GROUPS: [(u32, &str, usize, usize); 21] = [
-    (clean::INTERCEPTS, "intercepts", 0, 0x18),
+/// Fields of a group, in words.
+struct Fields {
+    group: u32,
+    name: &'static str,
+    from: usize,
+    to: usize,
+}
+
+/// What belongs to which group (`APM: vol 2, table 15-9`).
+static FIELDS: [Fields; 21] = [
+    control(clean::INTERCEPTS, "intercepts", 0, 0x18),
     control(
         clean::INTERCEPTS,
         "pause filter",
@@ -61,7 +69,7 @@ const GROUPS: [(u32, &str, usize, usize); 21] = [
     save(clean::CR2, "CR2", offset_of!(Save, cr2), 8),
     save(
         clean::LBR,
-        "DEBUGCTL and branch records",
+        "DEBUGCTL, branches",
         offset_of!(Save, dbgctl),
         40,
     ),
@@ -75,22 +83,24 @@ const GROUPS: [(u32, &str, usize, usize); 21] = [
     save(clean::CET, "shadow stack", offset_of!(Save, s_cet), 24),
 ];
 
-const fn control(
-    group: u32,
-    name: &'static str,
-    at: usize,
-    len: usize,
-) -> (u32, &'static str, usize, usize) {
-    (group, name, at, len)
+const fn control(group: u32, name: &'static str, at: usize, len: usize) -> Fields {
+    Fields {
+        group,
+        name,
+        from: at / 4,
+        to: (at + len) / 4,
+    }
 }
 
-const fn save(
-    group: u32,
-    name: &'static str,
-    at: usize,
-    len: usize,
-) -> (u32, &'static str, usize, usize) {
-    (group, name, offset_of!(Vmcb, save) + at, len)
+const fn save(group: u32, name: &'static str, at: usize, len: usize) -> Fields {
+    control(group, name, offset_of!(Vmcb, save) + at, len)
+}
+
+#[inline(never)]
+fn report(f: &Fields) {
+    pr_err!("VMCB: {} changed but is claimed to be clean\n", f.name);
+    // SAFETY: Prints.
+    unsafe { crate::c::kvmrs_svm_warn_clean(f.group) };
 }
 
 impl Checked {
@@ -123,16 +133,13 @@ impl Vcpu {
         let claimed = self.vmcb().control.clean;
         if checked.valid {
             let now = words(self.vmcb());
-            for (group, name, at, len) in GROUPS {
-                if claimed & group == 0 || checked.reported & group != 0 {
+            for f in &FIELDS {
+                if claimed & f.group == 0 || checked.reported & f.group != 0 {
                     continue;
                 }
-                let range = at / 4..(at + len) / 4;
-                if now.get(range.clone()) != checked.words.get(range) {
-                    checked.reported |= group;
-                    pr_err!("VMCB field {name} changed but is claimed to be clean\n");
-                    // SAFETY: Prints.
-                    unsafe { crate::c::kvmrs_svm_warn_clean(group) };
+                if now.get(f.from..f.to) != checked.words.get(f.from..f.to) {
+                    checked.reported |= f.group;
+                    report(f);
                 }
             }
         }

@@ -194,11 +194,7 @@ impl Vcpu {
                 self.set_intercept(intercept::IRET, false);
             }
             code::PAUSE => self.grow_pause_window(),
-            code::SHUTDOWN => {
-                // The control block is undefined (APM: vol 2, 15.14.3).
-                self.reset(true);
-                self.vmcb_mut().control.exit_code = code::SHUTDOWN;
-            }
+            code::SHUTDOWN => self.after_shutdown(),
             DB_EXIT => self.after_debug(),
             _ => {}
         }
@@ -212,6 +208,27 @@ impl Vcpu {
             self.nmi.blocked = false;
         }
         self.update_nmi_work();
+    }
+
+    /// The control block is undefined (APM: vol 2, 15.14.3): it gets the state after INIT. What the
+    /// code above asked to be told of stays, as it does not know of the reset; debug registers trap.
+    fn after_shutdown(&mut self) {
+        let intercepts = self.vmcb().control.intercepts;
+        let window = self.vmcb().control.intercepts(intercept::VINTR);
+        let wanted = self.nmi.wanted;
+        self.reset(true);
+        let mut words = self.mandatory();
+        for (i, (word, old)) in words.iter_mut().zip(intercepts).enumerate() {
+            if i != intercept::WORD_DR {
+                *word |= old;
+            }
+        }
+        self.vmcb_mut().control.intercepts = words;
+        // The bits for CR0 follow from its value.
+        self.set_cr0(self.cr0());
+        self.request_interrupt_window(window);
+        self.request_nmi_window(wanted);
+        self.vmcb_mut().control.exit_code = code::SHUTDOWN;
     }
 
     fn after_soft(&mut self) {

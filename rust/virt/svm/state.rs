@@ -4,6 +4,7 @@
 
 use super::inject::DB_EXIT;
 use super::vcpu::Vcpu;
+use super::vcpu::DEBUG_TRAPS;
 use super::vcpu::EXCEPTIONS;
 use super::Svm;
 use crate::c;
@@ -358,7 +359,7 @@ impl Vcpu {
             return;
         }
         let old = self.dr6();
-        let word = if on { 0x00ff_00ff } else { 0 };
+        let word = if on { DEBUG_TRAPS } else { 0 };
         self.vmcb_mut().control.intercepts[intercept::WORD_DR] = word;
         self.entry.set_flag(flags::SAVE_DEBUGREGS, !on);
         // DR6 moves to where it is now looked for.

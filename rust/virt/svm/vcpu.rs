@@ -194,6 +194,16 @@ const AT_FIRST: [u32; 8] = [
 /// and nothing interrupts that; a machine check is the host's.
 pub(super) const EXCEPTIONS: u32 = 1 << exception::DB | 1 << exception::AC | 1 << exception::MC;
 
+/// All debug registers, reads and writes. Off only in [`Vcpu::set_trap`].
+pub(super) const DEBUG_TRAPS: u32 = 0x00ff_00ff;
+
+fn set_bit(words: &mut [u32; 6], i: u32) {
+    let (word, mask) = intercept_bit(i);
+    if let Some(w) = words.get_mut(word) {
+        *w |= mask;
+    }
+}
+
 impl Vcpu {
     /// The control block.
     #[inline]
@@ -250,23 +260,27 @@ impl Vcpu {
         self.tlb.forget();
     }
 
-    fn reset_control(&mut self, init: bool) {
+    /// The intercepts that are never off.
+    pub(super) fn mandatory(&self) -> [u32; 6] {
         let mut words = [0u32; 6];
-        let mut set = |i: u32| {
-            let (word, mask) = intercept_bit(i);
-            if let Some(w) = words.get_mut(word) {
-                *w |= mask;
-            }
-        };
-        ALWAYS.into_iter().for_each(&mut set);
-        AT_FIRST.into_iter().for_each(&mut set);
-        if self.m.invlpgb {
-            set(intercept::INVLPGB);
-            set(intercept::INVLPGB_ILLEGAL);
-            set(intercept::TLBSYNC);
+        for i in ALWAYS {
+            set_bit(&mut words, i);
         }
-        words[intercept::WORD_DR] = 0x00ff_00ff;
+        if self.m.invlpgb {
+            set_bit(&mut words, intercept::INVLPGB);
+            set_bit(&mut words, intercept::INVLPGB_ILLEGAL);
+            set_bit(&mut words, intercept::TLBSYNC);
+        }
+        words[intercept::WORD_DR] = DEBUG_TRAPS;
         words[intercept::WORD_EXCEPTION] = EXCEPTIONS;
+        words
+    }
+
+    fn reset_control(&mut self, init: bool) {
+        let mut words = self.mandatory();
+        for i in AT_FIRST {
+            set_bit(&mut words, i);
+        }
 
         let mut int = int_ctl::V_INTR_MASKING;
         if self.m.vnmi {
