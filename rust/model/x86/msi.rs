@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn extended_destination_moves_up() {
         let msi = Msi {
-            address_lo: 0xfee3_4000 | 0x7f << 5,
+            address_lo: 0xfee3_4000 | (0x7f << 5),
             address_hi: 0,
             data: 0x30,
         };

@@ -407,11 +407,9 @@ impl<P: Storage> LocalApic<P> {
         }
         // KVM: no register but the ID and what depends on it returns to its reset value, although
         // the SDM has disabling lose them all (vol 3, 11.4.3).
-        if new_mode != Mode::Disabled {
-            self.write_id();
-        }
+        self.write_id();
         if changed & base::X2APIC != 0 {
-            self.write_ldr(new_mode);
+            self.change_format(new_mode);
         }
         Ok(Effects {
             enabled: changed & value & base::ENABLE != 0,
@@ -462,13 +460,17 @@ impl<P: Storage> LocalApic<P> {
         self.page().write(reg::ID, id);
     }
 
-    /// The logical ID on entering and leaving x2APIC mode.
-    fn write_ldr(&self, mode: Mode) {
+    /// Entering or leaving x2APIC mode: what is not preserved besides the ID are the logical ID and the
+    /// high half of the ICR. SDM: vol 3, 11.12.5.
+    fn change_format(&self, mode: Mode) {
         let ldr = match mode {
             Mode::X2Apic => x2apic_ldr(self.cfg.id),
             Mode::XApic | Mode::Disabled => 0,
         };
-        self.page().write(reg::LDR, ldr);
+        let page = self.page();
+        page.write(reg::LDR, ldr);
+        page.write(reg::ICR2, 0);
+        page.write(reg::ICR + 4, 0);
     }
 
     fn write_version(&self) {

@@ -14,7 +14,6 @@ use super::Mode;
 use super::Now;
 use super::Storage;
 use crate::irqchip::pending::Pending;
-use crate::x86::apic::lvt;
 use crate::x86::apic::reg;
 use crate::x86::apic::svr;
 use crate::x86::apic::x2apic_ldr;
@@ -125,10 +124,9 @@ impl<P: Storage> LocalApic<P> {
             if entry == Lvt::Cmci && !self.cfg.cmci {
                 continue;
             }
-            let mut value = get(image, entry.reg()) & entry.writable(self.cfg.tsc_deadline);
-            if !self.software_enabled {
-                value |= lvt::MASKED;
-            }
+            // A software-disabled APIC may have an open entry: the BSP's LINT0 after RESET, through
+            // which firmware gets its first timer interrupts.
+            let value = get(image, entry.reg()) & entry.writable(self.cfg.tsc_deadline);
             page.write(entry.reg(), value);
         }
         for bank in BANKS {

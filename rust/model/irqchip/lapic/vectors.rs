@@ -268,6 +268,7 @@ impl<P: Storage> LocalApic<P> {
         let isr = u32::from(self.highest_in_service().unwrap_or(0) & 0xf0);
         let page = self.page();
         let tpr = page.read(reg::TPR) & 0xff;
-        page.write(reg::PPR, if tpr & 0xf0 >= isr { tpr } else { isr });
+        // The class in service has no lower bits, so the greater class is the greater number.
+        page.write(reg::PPR, tpr.max(isr));
     }
 }

@@ -123,7 +123,7 @@ fn flat_model() {
     let m = map(&p, Rules::default());
     assert!(!m.has_irregular_logical_ids());
     for mask in 0..=0xfeu32 {
-        let expect: Vec<u32> = (0..4).filter(|i| mask >> i & 1 != 0).collect();
+        let expect: Vec<u32> = (0..4).filter(|i| (mask >> i) & 1 != 0).collect();
         let got: Vec<u32> = m.resolve_message(&logical(mask), &*p).collect();
         assert_eq!(got, expect, "{mask:#x}");
     }
@@ -133,7 +133,7 @@ fn flat_model() {
 fn cluster_model() {
     let all: Vec<_> = (0..8u32)
         .map(|i| Setup {
-            ldr: (i as u8 / 4) << 4 | 1 << (i % 4),
+            ldr: ((i as u8 / 4) << 4) | (1 << (i % 4)),
             dfr: 0x0fff_ffff,
             ..Setup::xapic(i)
         })
@@ -315,7 +315,7 @@ fn setup() -> impl Strategy<Value = Setup> {
         prop_oneof![4 => Just(None), 1 => (0..6u8).prop_map(Some), 1 => any::<u8>().prop_map(Some)],
         prop_oneof![
             (0..8u32).prop_map(|b| 1u8 << b),
-            (0..4u32, 0..4u8).prop_map(|(b, c)| c << 4 | 1 << b),
+            (0..4u32, 0..4u8).prop_map(|(b, c)| (c << 4) | (1 << b)),
             any::<u8>(),
             Just(0)
         ],
@@ -367,7 +367,7 @@ fn message() -> impl Strategy<Value = Message> {
         Just(0xff),
         Just(u32::MAX),
         (0..0x330u32).prop_map(x2apic_ldr),
-        (0..4u32, 0..0x1_0000u32).prop_map(|(c, m)| c << 16 | m),
+        (0..4u32, 0..0x1_0000u32).prop_map(|(c, m)| (c << 16) | m),
         0..0x100u32,
     ];
     (dest, any::<bool>(), any::<u8>(), prop::bool::weighted(0.3)).prop_map(

@@ -170,7 +170,7 @@ fn nothing_is_lost_between_threads() {
         while seen.iter().sum::<u32>() < 256 {
             if let Some(t) = p.take_vectors() {
                 for (v, n) in seen.iter_mut().enumerate() {
-                    *n += (t.irr[v / 64] >> (v % 64) & 1) as u32;
+                    *n += ((t.irr[v / 64] >> (v % 64)) & 1) as u32;
                 }
             } else {
                 thread::yield_now();

@@ -110,7 +110,7 @@ fn what_each_mode_can_read_and_write() {
         .collect();
         assert_eq!(got, expect, "register {offset:#x}");
         assert_eq!(
-            x2.readable() >> (offset >> 4) & 1 == 1,
+            (x2.readable() >> (offset >> 4)) & 1 == 1,
             &expect[2..3] == "r"
         );
         assert!(x.read_msr(m, at(0)).is_err() && x.write_msr(m, 0, at(0)).is_err());

@@ -38,7 +38,7 @@ fn the_x2apic_command_register_has_64_bits() {
         assert_eq!(ipi.message.dest, 0x1234_5678);
         assert_eq!(ipi.shorthand, Shorthand::Myself);
         assert_eq!(apic.read_msr(0x830, at(0)), Ok(value));
-        let _ = apic.write_msr(0x830, value | 1 << 12, at(0)).unwrap();
+        let _ = apic.write_msr(0x830, value | (1 << 12), at(0)).unwrap();
         assert_eq!(apic.read_msr(0x830, at(0)), Ok(value));
         let high = if split { reg::ICR2 } else { reg::ICR + 4 };
         assert_eq!(apic.page().read(high), 0x1234_5678);
@@ -83,7 +83,9 @@ fn illegal_vectors_are_not_sent() {
     assert_eq!(read(&mut apic, reg::ESR), 1 << 5);
     // In other delivery modes the vector is no interrupt's.
     for mode in [2, 4, 5, 6] {
-        assert!(write(&mut apic, reg::ICR, 0x4000 | mode << 8).ipi.is_some());
+        assert!(write(&mut apic, reg::ICR, 0x4000 | (mode << 8))
+            .ipi
+            .is_some());
     }
 }
 

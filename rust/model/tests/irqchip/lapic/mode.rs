@@ -57,7 +57,7 @@ fn init_keeps_mode_and_id_and_clears_the_rest() {
     assert!(apic.request(0x50, Trigger::Level));
     apic.ack(0x50);
     let _ = write(&mut apic, reg::TPR, 0x20);
-    let _ = apic.write_msr(0x830, 5 << 32 | 0x40, at(0)).unwrap();
+    let _ = apic.write_msr(0x830, (5 << 32) | 0x40, at(0)).unwrap();
     let _ = mailbox.post(0x60, Trigger::Edge);
     let effects = apic.reset(Reset::Init, &mailbox);
     assert_eq!(effects.timer, Some(TimerOp::Disarm));
@@ -121,6 +121,24 @@ fn transitions_of_the_mode() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn the_icrs_high_half_does_not_outlive_the_mode() {
+    for icr_split in [false, true] {
+        let mut cfg = Config::new(1, false);
+        cfg.icr_split = icr_split;
+        let (mut apic, _) = enabled(cfg);
+        let _ = write(&mut apic, reg::ICR2, 0x0300_0000);
+        let _ = write(&mut apic, reg::ICR, 0x4041);
+        let wide = apic.base() | base::X2APIC;
+        let _ = apic.set_base(wide, RESERVED, false).unwrap();
+        assert_eq!(apic.icr(), 0x4041);
+        let _ = apic.write_icr(5 << 32 | 0x4041).unwrap();
+        let _ = apic.set_base(DEFAULT_BASE, RESERVED, false).unwrap();
+        assert_eq!(apic.icr(), 0x4041);
+        assert_eq!(apic.page().read(reg::ID), 1 << 24);
     }
 }
 

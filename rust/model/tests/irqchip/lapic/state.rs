@@ -142,7 +142,26 @@ fn software_enabling_and_reserved_bits() {
     set(&mut image, reg::LVT_PERF, 0x41);
     let e = apic.restore(&image, &mailbox, at(0)).unwrap();
     assert!(!e.enabled && !apic.is_software_enabled());
-    assert_eq!(read(&mut apic, reg::LVT_PERF), lvt::MASKED | 0x41);
+    assert_eq!(read(&mut apic, reg::LVT_PERF), 0x41, "as it is");
+}
+
+#[test]
+fn the_state_after_reset_lets_the_8259_through() {
+    let (mut apic, mailbox) = after_reset(Config::new(0, true));
+    let image = save(&mut apic, &mailbox, 0);
+    let _ = apic.restore(&image, &mailbox, at(0)).unwrap();
+    assert!(apic.accepts_pic() && !apic.is_software_enabled());
+    assert_eq!(save(&mut apic, &mailbox, 0), image);
+}
+
+#[test]
+fn errors_that_were_not_latched_are_forgotten() {
+    let (mut apic, mailbox) = enabled(Config::new(0, true));
+    let image = save(&mut apic, &mailbox, 0);
+    assert!(!apic.request(5, Trigger::Edge));
+    let _ = apic.restore(&image, &mailbox, at(0)).unwrap();
+    let _ = write(&mut apic, reg::ESR, 0);
+    assert_eq!(read(&mut apic, reg::ESR), 0);
 }
 
 /// The state of a timer with a divider of 1.

@@ -408,7 +408,7 @@ proptest! {
                 }
                 Step::Divide(v) => {
                     op = apic.write_reg(reg::TDCR, v, at(now)).unwrap().timer;
-                    let new = 1u64 << (((v & 3 | v >> 1 & 4) + 1) & 7);
+                    let new = 1u64 << (((v & 3 | (v >> 1) & 4) + 1) & 7);
                     if r.mode != 2 && r.count != 0 {
                         let period = u64::from(r.count) * new;
                         // Remaining time scales in nanoseconds, as a tick can be under way.
@@ -418,7 +418,7 @@ proptest! {
                 }
                 Step::Mode(m) => {
                     let mask = if masked { lvt::MASKED } else { 0 };
-                    let entry = m << 17 | mask | u32::from(VECTOR);
+                    let entry = (m << 17) | mask | u32::from(VECTOR);
                     op = write(&mut apic, reg::LVT_TIMER, entry).timer;
                     if m != r.mode && (m >= 2 || r.mode >= 2) {
                         r = Reference { by: r.by, ..Reference::default() };
@@ -436,7 +436,7 @@ proptest! {
                 Step::Mask(m) => {
                     masked = m;
                     let mask = if masked { lvt::MASKED } else { 0 };
-                    let entry = r.mode << 17 | mask | u32::from(VECTOR);
+                    let entry = (r.mode << 17) | mask | u32::from(VECTOR);
                     op = write(&mut apic, reg::LVT_TIMER, entry).timer;
                 }
             }
