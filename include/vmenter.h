@@ -158,9 +158,11 @@ void kvmrs_svm_load_tsc_aux(u32 aux);
 void kvmrs_svm_restore_tsc_aux(void);
 /* An interrupt for this CPU, so that the next entry ends at once. */
 void kvmrs_svm_kick_self(void);
-/* A mistake of ours that the parameter `checked` found. One warning each. */
-void kvmrs_svm_warn_clean(unsigned int group);
-void kvmrs_svm_warn_flush(void);
+/*
+ * Warns once of a mistake of ours that the parameter `checked` found: fields of a clean bit that
+ * changed unseen, or with 0 a flush that was acknowledged and not asked for.
+ */
+void kvmrs_svm_warn(unsigned int group);
 /* Can SPEC_CTRL have this value? */
 bool kvmrs_svm_spec_ctrl_legal(u64 value);
 /*

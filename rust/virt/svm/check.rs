@@ -99,8 +99,13 @@ const fn save(group: u32, name: &'static str, at: usize, len: usize) -> Fields {
 #[inline(never)]
 fn report(f: &Fields) {
     pr_err!("VMCB: {} changed but is claimed to be clean\n", f.name);
+    warn(f.group);
+}
+
+/// A warning in the kernel log, once: of the fields of a clean bit, or with 0 of a missing flush.
+fn warn(group: u32) {
     // SAFETY: Prints.
-    unsafe { crate::c::kvmrs_svm_warn_clean(f.group) };
+    unsafe { crate::c::kvmrs_svm_warn(group) };
 }
 
 impl Checked {
@@ -151,8 +156,7 @@ impl Vcpu {
     #[inline(never)]
     pub(super) fn check_flush(&self) {
         if !self.asid_new && self.vmcb().control.tlb_ctl == tlb::KEEP {
-            // SAFETY: Prints.
-            unsafe { crate::c::kvmrs_svm_warn_flush() };
+            warn(0);
         }
     }
 
