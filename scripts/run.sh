@@ -51,6 +51,7 @@ if [ -n "${DISK:-}" ]; then
 	cp --sparse=always "$DISK" "$stage/disk.img"
 	args+=(-f "$stage/disk.img")
 fi
+[ "$HOST" != amd ] || export SMP=${SMP:-1}
 if [ "$HOST" != amd ]; then
 	args+=(-a /usr/bin/qemu-system-x86_64 -a "/boot/vmlinuz-$KVER")
 	for f in bios-256k.bin kvmvapic.bin linuxboot_dma.bin multiboot_dma.bin; do

@@ -20,6 +20,7 @@
 #   CPU=                  QEMU -cpu (max) or Bochs CPU model
 #   ICOUNT=1              one CPU, time-stamp counter counts instructions (QEMU only)
 #   APPEND=               more for the host's kernel command line
+#   QEMU_ARGS=            more for the AMD host's QEMU, such as a monitor or a gdb port
 #
 # In the host the checkout is at /build/src (read-only), the upstream selftests at
 # /build/kselftests, the run directory at /build/run: writable, shared with this
@@ -110,14 +111,21 @@ if [ "$HOST" = amd ]; then
 		smp=1
 		icount=(-icount 'shift=0,sleep=off')
 	fi
+	# With several CPUs one thread: two would race while the kernel patches its own text.
+	# With one CPU its own thread: only then is a guest's interrupt never injected twice
+	# (Documentation/testing.rst, "What the emulators get wrong").
+	thread=single
+	[ "$smp" != 1 ] || [ "${ICOUNT:-0}" = 1 ] || thread=multi
 	emulator=(qemu-system-x86_64 -nodefaults -display none -no-reboot
-		-machine q35 -accel 'tcg,thread=single,tb-size=512' -cpu "$cpu"
+		-machine q35 -accel "tcg,thread=$thread,tb-size=512" -cpu "$cpu"
 		-smp "$smp" -m "$mem" "${icount[@]+"${icount[@]}"}"
 		-kernel "$kernel" -initrd "$IN_RUN/initrd.gz" -append "console=ttyS0 $append"
 		-fsdev 'local,id=h,path=/,security_model=none,readonly=on,multidevs=remap'
 		-device 'virtio-9p-pci,fsdev=h,mount_tag=host'
 		-fsdev "local,id=r,path=$IN_RUN,security_model=none,multidevs=remap"
 		-device 'virtio-9p-pci,fsdev=r,mount_tag=run')
+	# shellcheck disable=SC2206
+	emulator+=(${QEMU_ARGS:-})
 	if [ -n "$shell" ]; then
 		emulator+=(-serial mon:stdio)
 	else

@@ -87,7 +87,9 @@ class Guest:
 
     def console(self):
         with open(self.console_path, errors="replace") as f:
-            return f.read().replace("\r", "")
+            text = f.read().replace("\r", "")
+        # A line that is still being written could be taken for a whole one.
+        return text[:text.rfind("\n") + 1]
 
     def wait(self, pattern, what, times=1):
         """Wait until the console has the pattern that often."""

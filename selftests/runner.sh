@@ -15,7 +15,7 @@ passed=0 failed=0 skipped=0 n=0
 
 # Limits are for a machine that does nothing else; SLOW= stretches them. Without it the
 # load of the last minute decides.
-SLOW=${SLOW:-$(awk -v cpus="$(nproc)" '{ f = int($1 / cpus + 0.5); print f < 1 ? 1 : f > 8 ? 8 : f }' /proc/loadavg)}
+SLOW=${SLOW:-$(awk -v cpus="$(nproc)" '{ f = int($1 / cpus + 0.5); print (f < 1 ? 1 : (f > 8 ? 8 : f)) }' /proc/loadavg)}
 
 tap() { # ok|not, text
 	n=$((n + 1))
