@@ -228,6 +228,7 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     fn put(c: &Self::Cpu, cpu: &PinnedCpu<'_>);
 
     /// Puts registers and control block into the state of RESET (`init` false) or INIT (true).
+    /// Traps and windows are then as at first, and after RESET no MSR is passed through.
     fn reset(l: &mut Loaded<'_, Self>, init: bool);
     /// Runs the guest until the next exit. IRQs are off before and after; a host interrupt or NMI
     /// that ended the run has been handled by the kernel when this returns.

@@ -25,6 +25,7 @@ use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::abi;
 use model::exit::Exit;
+use model::x86::cpuid::Feature;
 use model::x86::exception::Exception;
 use virt::vendor::Trap;
 
@@ -63,6 +64,7 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         Exit::Invd | Exit::Wbinvd => fetch::skip(cx),
         Exit::Monitor | Exit::Mwait => control::mwait(cx),
         Exit::Rdpmc => raise(cx, Exception::gp0()),
+        Exit::Rdtscp if !cx.st.cpuid.features.has(Feature::RDTSCP) => raise(cx, Exception::ud()),
         Exit::Rdtsc | Exit::Rdtscp | Exit::Invlpg(_) | Exit::DescriptorTable { .. } => {
             emulate::instruction(cx)
         }

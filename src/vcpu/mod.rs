@@ -41,6 +41,7 @@ use shared::VcpuShared;
 use state::State;
 use virt::loaded::Loaded;
 use virt::loaded::VcpuHook;
+use virt::vendor::Trap;
 
 /// A virtual CPU.
 #[pin_data]
@@ -200,5 +201,17 @@ impl<V: Backend> Cx<'_, '_, V> {
             cfg.tsc_deadline = deadline;
             a.configure(cfg);
         }
+        self.update_traps();
+    }
+
+    /// Lets the guest at the instructions that its CPUID says it has. The others exit, or are
+    /// undefined without an exit.
+    pub(crate) fn update_traps(&mut self) {
+        use model::x86::cpuid::Feature;
+        let f = &self.st.cpuid.features;
+        let rdtscp = f.has(Feature::RDTSCP) || f.has(Feature::RDPID);
+        let invpcid = f.has(Feature::INVPCID);
+        V::set_trap(self.l, Trap::Rdtscp, !rdtscp);
+        V::set_trap(self.l, Trap::Invpcid, !invpcid);
     }
 }

@@ -65,6 +65,7 @@ pub(crate) fn reset<V: Backend>(cx: &mut Cx<'_, '_, V>, init: bool) {
     cx.sregs_changed();
     cx.update_dr7();
     cx.update_exception_exits();
+    cx.update_traps();
     crate::pv::tsc::apply(cx);
 }
 
