@@ -44,3 +44,21 @@ need_folder() {
 	KVER=$(folder_kernel) ||
 		die "$DEB has no kernel with Rust artefacts: run scripts/host-setup.sh"
 }
+
+# What QEMU and a direct boot of the stock kernel need on a host that does not see the
+# folder (vm.sh -a), and the in-tree modules.
+guest_paths() {
+	local f
+	printf '%s\n' /usr/bin/qemu-system-x86_64 "/boot/vmlinuz-$KVER"
+	for f in bios-256k.bin bios-microvm.bin kvmvapic.bin linuxboot_dma.bin multiboot_dma.bin; do
+		[ ! -e "$DEB/usr/share/seabios/$f" ] || printf '%s\n' "/usr/share/seabios/$f"
+		[ ! -e "$DEB/usr/share/qemu/$f" ] || printf '%s\n' "/usr/share/qemu/$f"
+	done
+	stock_paths
+}
+stock_paths() {
+	local f
+	for f in virt/lib/irqbypass arch/x86/kvm/kvm arch/x86/kvm/kvm-intel arch/x86/kvm/kvm-amd drivers/crypto/ccp/ccp; do
+		printf '%s\n' "/lib/modules/$KVER/kernel/$f.ko.xz"
+	done
+}

@@ -53,16 +53,7 @@ if [ -n "${DISK:-}" ]; then
 fi
 [ "$HOST" != amd ] || export SMP=${SMP:-1}
 if [ "$HOST" != amd ]; then
-	args+=(-a /usr/bin/qemu-system-x86_64 -a "/boot/vmlinuz-$KVER")
-	for f in bios-256k.bin kvmvapic.bin linuxboot_dma.bin multiboot_dma.bin; do
-		args+=(-a "/usr/share/seabios/$f")
-	done
-	for f in bios-256k.bin kvmvapic.bin linuxboot_dma.bin multiboot_dma.bin; do
-		[ ! -e "$DEB/usr/share/qemu/$f" ] || args+=(-a "/usr/share/qemu/$f")
-	done
-	for f in virt/lib/irqbypass arch/x86/kvm/kvm arch/x86/kvm/kvm-intel arch/x86/kvm/kvm-amd drivers/crypto/ccp/ccp; do
-		args+=(-a "/lib/modules/$KVER/kernel/$f.ko.xz")
-	done
+	while IFS= read -r f; do args+=(-a "$f"); done < <(guest_paths)
 fi
 case ${MODULE:-ours} in ours) module="our kvm.ko" ;; *) module="the in-tree kvm" ;; esac
 echo "Booting the $HOST host (kernel $KVER), then a ${MACHINE:-q35} guest with ${CPUS:-1} CPU(s) on $module"

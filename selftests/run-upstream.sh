@@ -45,12 +45,10 @@ if [ "$HOST" = amd ]; then
 else
 	need_folder
 	for t in "${todo[@]}"; do vm_args+=(-a "/build/kselftests/$t"); done
+	# pthread_cancel() loads it by name.
+	vm_args+=(-a /usr/lib/x86_64-linux-gnu/libgcc_s.so.1)
 	if [ "$MODULE" = stock ]; then
-		K=/lib/modules/$KVER/kernel
-		for m in virt/lib/irqbypass arch/x86/kvm/kvm arch/x86/kvm/kvm-intel arch/x86/kvm/kvm-amd \
-			drivers/crypto/ccp/ccp; do
-			vm_args+=(-a "$K/$m.ko.xz")
-		done
+		while IFS= read -r f; do vm_args+=(-a "$f"); done < <(stock_paths)
 	fi
 fi
 run_hosts upstream "$here/upstream-job.sh"
