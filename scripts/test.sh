@@ -31,6 +31,7 @@ seed-lint  harness   -    a seeded file: each rule of lint.py turns red
 seed-mod   harness   -    a seeded module: panic, stack and host log checks turn red
 seed-boot  harness   -    a stale nonce: the boot check turns red
 seed-load  harness   -    a seeded leak: the leak check turns red
+seed-bench harness   -    seeded figures: the verdict of the benchmark turns red
 "
 
 ok() { echo "ok - $*"; }
@@ -197,6 +198,23 @@ task_seed-boot() {
 task_seed-load() {
 	seed_module || return
 	red "leak check" '^leak: ' scripts/vm.sh -q -e SEED=1 selftests/load-job.sh
+}
+
+bench_figures() { # what an awk program makes of figures that meet every target
+	awk -F'\t' -v OFS='\t' 'BEGIN { print "@MODULE", "in-tree" }
+		!/^#/ { print "@BENCH", $1, 1000; n[++i] = $1 }
+		END { print "@MODULE", "ours"; for (j = 1; j <= i; j++) print "@BENCH", n[j], 100 }' \
+		selftests/bench/targets.tsv | awk -F'\t' -v OFS='\t' "$1" >build/test/bench.tsv
+}
+task_seed-bench() {
+	local report="selftests/bench/report.py amd build/test/bench.tsv" rc=0
+	bench_figures 1
+	in_host $report >build/test/bench.txt || rc=$?
+	verdict "bench report passes figures that meet the targets" $rc
+	bench_figures '$2 == "cpuid" && $3 == 100 { $3 = 351 } 1'
+	red "bench report, one target missed" '; missed: cpuid$' in_host $report
+	bench_figures '!($2 == "fault-2m" && $3 == 100)'
+	red "bench report, one figure absent" '; not measured: fault-2m$' in_host $report
 }
 
 if [ "${1:-}" = --list ]; then

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counts the host's instructions per exit of whichever module has `/dev/kvm`.
+//!
+//! Prints a line `@BENCH name value` per figure, the names being those of `targets.tsv`. On a host
+//! whose time-stamp counter counts instructions, values of exits are instructions of guest and host
+//! together, without the loop around them; those of creation are the thread's CPU time, which counts
+//! no idle time; those of memory are bytes.
+
+mod guest;
+mod machine;
+mod memory;
+
+use guest::Entry;
+use kvm_ioctls::IoEventAddress;
+use kvm_ioctls::Kvm;
+use kvm_ioctls::NoDatamatch;
+use machine::Machine;
+use machine::Result;
+use memory::Memory;
+use memory::LARGE;
+use vmm_sys_util::eventfd::EventFd;
+
+/// Rounds per loop. The first ones map pages and fill caches; the median does not see them.
+const ROUNDS: u64 = 400;
+/// Large pages to touch.
+const LARGE_PAGES: usize = 40;
+
+fn main() -> Result<()> {
+    let kvm = Kvm::new()?;
+    // First, while the kernel's caches hold nothing that was freed by the others.
+    memory_use(&kvm)?;
+    exits(&kvm)?;
+    apic(&kvm)?;
+    ping(&kvm)?;
+    faults(&kvm)?;
+    creation(&kvm)
+}
+
+fn report(name: &str, value: u64) {
+    println!("@BENCH\t{name}\t{value}");
+}
+
+/// Exits that need no interrupt.
+fn exits(kvm: &Kvm) -> Result<()> {
+    let mut m = Machine::new(kvm, 1)?;
+    let event = EventFd::new(0)?;
+    m.vm.register_ioevent(&event, &IoEventAddress::Pio(0x510), NoDatamatch)?;
+    m.vm.register_ioevent(&event, &IoEventAddress::Mmio(machine::NOTIFY), NoDatamatch)?;
+    let empty = m.run(Entry::Empty, ROUNDS, 0, 0)?;
+    let mut one = |name: &str, entry: Entry, address: u64| -> Result<()> {
+        let took = m.run(entry, ROUNDS, address, 0)?;
+        report(name, took.saturating_sub(empty));
+        Ok(())
+    };
+    one("cpuid", Entry::Cpuid, 0)?;
+    one("rdmsr", Entry::Rdmsr, 0)?;
+    one("wrmsr", Entry::Wrmsr, 0)?;
+    one("in-kernel", Entry::InKernel, 0)?;
+    one("out-kernel", Entry::OutKernel, 0)?;
+    one("in-user", Entry::InUser, 0)?;
+    one("out-user", Entry::OutUser, 0)?;
+    one("mmio-read-user", Entry::Load, machine::MMIO)?;
+    one("mmio-write-user", Entry::Store, machine::MMIO)?;
+    one("ioeventfd-pio", Entry::Notify, 0)?;
+    one("ioeventfd-mmio", Entry::Store, machine::NOTIFY)?;
+    one("apic-mmio-read", Entry::Load, machine::APIC + 0x20)?;
+    one("apic-mmio-write", Entry::Store, machine::APIC + 0x80)
+}
+
+/// The local APIC in x2APIC mode.
+fn apic(kvm: &Kvm) -> Result<()> {
+    let mut m = Machine::new(kvm, 1)?;
+    m.enable_apics(true)?;
+    let empty = m.run(Entry::Empty, ROUNDS, 0, 0)?;
+    for (name, entry) in [
+        ("self-ipi", Entry::SelfIpi),
+        ("hlt-pending", Entry::Hlt),
+        ("tsc-deadline", Entry::Deadline),
+        ("tsc-deadline-arm", Entry::Arm),
+    ] {
+        let took = m.run(entry, ROUNDS, 0, 0)?;
+        report(name, took.saturating_sub(empty));
+    }
+    m.enable_apics(false)?;
+    let took = m.run(Entry::OneShot, ROUNDS, 0, 0)?;
+    report("apic-one-shot", took.saturating_sub(empty));
+    Ok(())
+}
+
+/// Two vCPUs that wake each other.
+fn ping(kvm: &Kvm) -> Result<()> {
+    let mut m = Machine::new(kvm, 2)?;
+    m.enable_apics(true)?;
+    report(
+        "hlt-wake-ipi",
+        m.run_both(Entry::Ping, Entry::Pong, ROUNDS)?,
+    );
+    Ok(())
+}
+
+/// Memory of the host's that is there but not in the nested tables yet.
+fn faults(kvm: &Kvm) -> Result<()> {
+    for (name, large, pages) in [
+        ("fault-4k", false, ROUNDS as usize),
+        ("fault-2m", true, LARGE_PAGES),
+    ] {
+        let size = if large { LARGE } else { 4096 };
+        let mut m = Machine::new(kvm, 1)?;
+        m.add(machine::FRESH, Memory::new(pages * size, large)?)?;
+        report(
+            name,
+            m.run(Entry::Touch, pages as u64, machine::FRESH, size as u64)?,
+        );
+    }
+    Ok(())
+}
+
+/// CPU time of this thread, ns.
+fn cpu_time() -> u64 {
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: Writes to `t`.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// What it takes to make a VM, a VM with its interrupt controllers, and a vCPU.
+fn creation(kvm: &Kvm) -> Result<()> {
+    let mut all: [Vec<u64>; 3] = Default::default();
+    for _ in 0..21 {
+        let t0 = cpu_time();
+        let vm = kvm.create_vm()?;
+        let t1 = cpu_time();
+        vm.create_irq_chip()?;
+        let t2 = cpu_time();
+        let vcpu = vm.create_vcpu(0)?;
+        let t3 = cpu_time();
+        drop(vcpu);
+        for (v, d) in all.iter_mut().zip([t1 - t0, t2 - t1, t3 - t2]) {
+            v.push(d);
+        }
+    }
+    for (v, name) in all
+        .iter_mut()
+        .zip(["create-vm", "create-irqchip", "create-vcpu"])
+    {
+        v.sort_unstable();
+        report(name, v[v.len() / 2]);
+    }
+    Ok(())
+}
+
+/// Free memory of the host, bytes, without what could be freed at once.
+fn free() -> Result<u64> {
+    // Twice: what the first frees through RCU is back by then.
+    for _ in 0..2 {
+        std::fs::write("/proc/sys/vm/drop_caches", "3")?;
+        std::thread::sleep(std::time::Duration::from_millis(300));
+    }
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let kib = text
+        .lines()
+        .find_map(|l| l.strip_prefix("MemFree:"))
+        .and_then(|l| l.trim().strip_suffix(" kB"))
+        .ok_or("no MemFree")?;
+    Ok(kib.trim().parse::<u64>()? * 1024)
+}
+
+/// Kernel memory of VMs with interrupt controllers, and of vCPUs that have not run.
+fn memory_use(kvm: &Kvm) -> Result<()> {
+    const VMS: usize = 64;
+    const VCPUS: usize = 8;
+    let mut vms = Vec::with_capacity(VMS);
+    let mut vcpus = Vec::with_capacity(VMS * VCPUS);
+    let before = free()?;
+    for _ in 0..VMS {
+        let vm = kvm.create_vm()?;
+        vm.create_irq_chip()?;
+        vms.push(vm);
+    }
+    let between = free()?;
+    for vm in &vms {
+        for i in 0..VCPUS {
+            // The mapping of its run page is user space's, and one page each for both modules.
+            vcpus.push(vm.create_vcpu(i as u64)?);
+        }
+    }
+    let after = free()?;
+    report("memory-vm", before.saturating_sub(between) / VMS as u64);
+    report(
+        "memory-vcpu",
+        between.saturating_sub(after) / (VMS * VCPUS) as u64,
+    );
+    Ok(())
+}
