@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# Runs in the test host: load a module, run the upstream selftests named in
-# /build/run/tests (name, limit in seconds), one marked line per verdict.
+# Runs in the test host: load a module, run the selftests named in /build/run/tests
+# (name, limit in seconds), one marked line per verdict: upstream's, or with PROGRAM set
+# that program with the name as its arguments. SHOW= is a pattern of output to show.
 # Plain sh and busybox: the Bochs hosts have nothing else.
 
 fail() {
@@ -39,8 +40,11 @@ while IFS="	" read -r name limit; do
 	log=$logs/out
 	read -r t0 _ </proc/uptime
 	rc=0
-	timeout -s KILL "$limit" "/build/kselftests/$name" </dev/null >$log 2>&1 || rc=$?
+	# shellcheck disable=SC2086
+	if [ -n "$PROGRAM" ]; then set -- "$PROGRAM" $name; else set -- "/build/kselftests/$name"; fi
+	timeout -s KILL "$limit" "$@" </dev/null >$log 2>&1 || rc=$?
 	read -r t1 _ </proc/uptime
+	[ -z "$SHOW" ] || grep -E "$SHOW" $log
 	case $rc in 0 | 4) ;; *) tail -n 12 $log | cut -c1-160 | sed 's/^/@OUT	/' ;; esac
 	last=$(grep -E "SKIP|[Ss]kipping" $log | tail -n 1 | sed "s,^1..0 # SKIP -* *,," | cut -c1-120)
 	printf '@RESULT\t%s\t%s\t%s\t%s\t%s\n' "$name" $rc "$t0" "$t1" "$last"

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! All tests by name. `selftests/own.tsv` has their groups and limits.
+
+mod basic;
+
+use crate::tap::Tap;
+
+/// Name and function.
+pub const ALL: &[(&str, fn(&mut Tap))] = &[
+    ("guest_modes", basic::modes),
+    ("guest_exceptions", basic::exceptions),
+    ("port_io", basic::port_io),
+    ("mmio", basic::mmio),
+    ("kvm_ioctls", basic::library),
+];

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ioctl commands of `<linux/kvm.h>` for x86, as the header of the host's kernel computes them.
+//!
+//! A copy of its own: the tests must not share numbers with the module that they test.
+
+#![allow(dead_code)] // not every command needs a test by its name
+
+/// Name and command of each ioctl, without those whose structure x86 does not define.
+#[rustfmt::skip]
+pub const ALL: &[(&str, u32)] = &[
+    ("ARM_SET_DEVICE_ADDR", ARM_SET_DEVICE_ADDR),
+    ("ARM_VCPU_FINALIZE", ARM_VCPU_FINALIZE),
+    ("CHECK_EXTENSION", CHECK_EXTENSION),
+    ("CLEAR_DIRTY_LOG", CLEAR_DIRTY_LOG),
+    ("CREATE_DEVICE", CREATE_DEVICE),
+    ("CREATE_GUEST_MEMFD", CREATE_GUEST_MEMFD),
+    ("CREATE_IRQCHIP", CREATE_IRQCHIP),
+    ("CREATE_PIT", CREATE_PIT),
+    ("CREATE_PIT2", CREATE_PIT2),
+    ("CREATE_VCPU", CREATE_VCPU),
+    ("CREATE_VM", CREATE_VM),
+    ("DIRTY_TLB", DIRTY_TLB),
+    ("ENABLE_CAP", ENABLE_CAP),
+    ("GET_API_VERSION", GET_API_VERSION),
+    ("GET_CLOCK", GET_CLOCK),
+    ("GET_CPUID2", GET_CPUID2),
+    ("GET_DEBUGREGS", GET_DEBUGREGS),
+    ("GET_DEVICE_ATTR", GET_DEVICE_ATTR),
+    ("GET_DIRTY_LOG", GET_DIRTY_LOG),
+    ("GET_EMULATED_CPUID", GET_EMULATED_CPUID),
+    ("GET_FPU", GET_FPU),
+    ("GET_IRQCHIP", GET_IRQCHIP),
+    ("GET_LAPIC", GET_LAPIC),
+    ("GET_MP_STATE", GET_MP_STATE),
+    ("GET_MSRS", GET_MSRS),
+    ("GET_MSR_FEATURE_INDEX_LIST", GET_MSR_FEATURE_INDEX_LIST),
+    ("GET_MSR_INDEX_LIST", GET_MSR_INDEX_LIST),
+    ("GET_NESTED_STATE", GET_NESTED_STATE),
+    ("GET_NR_MMU_PAGES", GET_NR_MMU_PAGES),
+    ("GET_ONE_REG", GET_ONE_REG),
+    ("GET_PIT", GET_PIT),
+    ("GET_PIT2", GET_PIT2),
+    ("GET_REGS", GET_REGS),
+    ("GET_REG_LIST", GET_REG_LIST),
+    ("GET_SREGS", GET_SREGS),
+    ("GET_SREGS2", GET_SREGS2),
+    ("GET_STATS_FD", GET_STATS_FD),
+    ("GET_SUPPORTED_CPUID", GET_SUPPORTED_CPUID),
+    ("GET_SUPPORTED_HV_CPUID", GET_SUPPORTED_HV_CPUID),
+    ("GET_TSC_KHZ", GET_TSC_KHZ),
+    ("GET_VCPU_EVENTS", GET_VCPU_EVENTS),
+    ("GET_VCPU_MMAP_SIZE", GET_VCPU_MMAP_SIZE),
+    ("GET_XCRS", GET_XCRS),
+    ("GET_XSAVE", GET_XSAVE),
+    ("GET_XSAVE2", GET_XSAVE2),
+    ("HAS_DEVICE_ATTR", HAS_DEVICE_ATTR),
+    ("HYPERV_EVENTFD", HYPERV_EVENTFD),
+    ("INTERRUPT", INTERRUPT),
+    ("IOEVENTFD", IOEVENTFD),
+    ("IRQFD", IRQFD),
+    ("IRQ_LINE", IRQ_LINE),
+    ("IRQ_LINE_STATUS", IRQ_LINE_STATUS),
+    ("KVMCLOCK_CTRL", KVMCLOCK_CTRL),
+    ("MEMORY_ENCRYPT_OP", MEMORY_ENCRYPT_OP),
+    ("MEMORY_ENCRYPT_REG_REGION", MEMORY_ENCRYPT_REG_REGION),
+    ("MEMORY_ENCRYPT_UNREG_REGION", MEMORY_ENCRYPT_UNREG_REGION),
+    ("NMI", NMI),
+    ("PPC_ALLOCATE_HTAB", PPC_ALLOCATE_HTAB),
+    ("PPC_GET_COMPAT_CAPS", PPC_GET_COMPAT_CAPS),
+    ("PPC_SVM_OFF", PPC_SVM_OFF),
+    ("PRE_FAULT_MEMORY", PRE_FAULT_MEMORY),
+    ("REGISTER_COALESCED_MMIO", REGISTER_COALESCED_MMIO),
+    ("REINJECT_CONTROL", REINJECT_CONTROL),
+    ("RESET_DIRTY_RINGS", RESET_DIRTY_RINGS),
+    ("RUN", RUN),
+    ("S390_CLEAR_RESET", S390_CLEAR_RESET),
+    ("S390_ENABLE_SIE", S390_ENABLE_SIE),
+    ("S390_INITIAL_RESET", S390_INITIAL_RESET),
+    ("S390_KEYOP", S390_KEYOP),
+    ("S390_NORMAL_RESET", S390_NORMAL_RESET),
+    ("S390_STORE_STATUS", S390_STORE_STATUS),
+    ("S390_VCPU_FAULT", S390_VCPU_FAULT),
+    ("SET_BOOT_CPU_ID", SET_BOOT_CPU_ID),
+    ("SET_CLOCK", SET_CLOCK),
+    ("SET_CPUID", SET_CPUID),
+    ("SET_CPUID2", SET_CPUID2),
+    ("SET_DEBUGREGS", SET_DEBUGREGS),
+    ("SET_DEVICE_ATTR", SET_DEVICE_ATTR),
+    ("SET_FPU", SET_FPU),
+    ("SET_GSI_ROUTING", SET_GSI_ROUTING),
+    ("SET_GUEST_DEBUG", SET_GUEST_DEBUG),
+    ("SET_IDENTITY_MAP_ADDR", SET_IDENTITY_MAP_ADDR),
+    ("SET_IRQCHIP", SET_IRQCHIP),
+    ("SET_LAPIC", SET_LAPIC),
+    ("SET_MEMORY_ATTRIBUTES", SET_MEMORY_ATTRIBUTES),
+    ("SET_MP_STATE", SET_MP_STATE),
+    ("SET_MSRS", SET_MSRS),
+    ("SET_NESTED_STATE", SET_NESTED_STATE),
+    ("SET_NR_MMU_PAGES", SET_NR_MMU_PAGES),
+    ("SET_ONE_REG", SET_ONE_REG),
+    ("SET_PIT", SET_PIT),
+    ("SET_PIT2", SET_PIT2),
+    ("SET_PMU_EVENT_FILTER", SET_PMU_EVENT_FILTER),
+    ("SET_REGS", SET_REGS),
+    ("SET_SIGNAL_MASK", SET_SIGNAL_MASK),
+    ("SET_SREGS", SET_SREGS),
+    ("SET_SREGS2", SET_SREGS2),
+    ("SET_TSC_KHZ", SET_TSC_KHZ),
+    ("SET_TSS_ADDR", SET_TSS_ADDR),
+    ("SET_USER_MEMORY_REGION", SET_USER_MEMORY_REGION),
+    ("SET_USER_MEMORY_REGION2", SET_USER_MEMORY_REGION2),
+    ("SET_VAPIC_ADDR", SET_VAPIC_ADDR),
+    ("SET_VCPU_EVENTS", SET_VCPU_EVENTS),
+    ("SET_XCRS", SET_XCRS),
+    ("SET_XSAVE", SET_XSAVE),
+    ("SIGNAL_MSI", SIGNAL_MSI),
+    ("SMI", SMI),
+    ("TPR_ACCESS_REPORTING", TPR_ACCESS_REPORTING),
+    ("TRANSLATE", TRANSLATE),
+    ("UNREGISTER_COALESCED_MMIO", UNREGISTER_COALESCED_MMIO),
+    ("X86_GET_MCE_CAP_SUPPORTED", X86_GET_MCE_CAP_SUPPORTED),
+    ("X86_SETUP_MCE", X86_SETUP_MCE),
+    ("X86_SET_MCE", X86_SET_MCE),
+    ("X86_SET_MSR_FILTER", X86_SET_MSR_FILTER),
+    ("XEN_HVM_CONFIG", XEN_HVM_CONFIG),
+    ("XEN_HVM_EVTCHN_SEND", XEN_HVM_EVTCHN_SEND),
+    ("XEN_HVM_GET_ATTR", XEN_HVM_GET_ATTR),
+    ("XEN_HVM_SET_ATTR", XEN_HVM_SET_ATTR),
+    ("XEN_VCPU_GET_ATTR", XEN_VCPU_GET_ATTR),
+    ("XEN_VCPU_SET_ATTR", XEN_VCPU_SET_ATTR),
+];
+
+pub const ARM_SET_DEVICE_ADDR: u32 = 0x4010_aeab;
+pub const ARM_VCPU_FINALIZE: u32 = 0x4004_aec2;
+pub const CHECK_EXTENSION: u32 = 0x0000_ae03;
+pub const CLEAR_DIRTY_LOG: u32 = 0xc018_aec0;
+pub const CREATE_DEVICE: u32 = 0xc00c_aee0;
+pub const CREATE_GUEST_MEMFD: u32 = 0xc040_aed4;
+pub const CREATE_IRQCHIP: u32 = 0x0000_ae60;
+pub const CREATE_PIT: u32 = 0x0000_ae64;
+pub const CREATE_PIT2: u32 = 0x4040_ae77;
+pub const CREATE_VCPU: u32 = 0x0000_ae41;
+pub const CREATE_VM: u32 = 0x0000_ae01;
+pub const DIRTY_TLB: u32 = 0x4010_aeaa;
+pub const ENABLE_CAP: u32 = 0x4068_aea3;
+pub const GET_API_VERSION: u32 = 0x0000_ae00;
+pub const GET_CLOCK: u32 = 0x8030_ae7c;
+pub const GET_CPUID2: u32 = 0xc008_ae91;
+pub const GET_DEBUGREGS: u32 = 0x8080_aea1;
+pub const GET_DEVICE_ATTR: u32 = 0x4018_aee2;
+pub const GET_DIRTY_LOG: u32 = 0x4010_ae42;
+pub const GET_EMULATED_CPUID: u32 = 0xc008_ae09;
+pub const GET_FPU: u32 = 0x81a0_ae8c;
+pub const GET_IRQCHIP: u32 = 0xc208_ae62;
+pub const GET_LAPIC: u32 = 0x8400_ae8e;
+pub const GET_MP_STATE: u32 = 0x8004_ae98;
+pub const GET_MSRS: u32 = 0xc008_ae88;
+pub const GET_MSR_FEATURE_INDEX_LIST: u32 = 0xc004_ae0a;
+pub const GET_MSR_INDEX_LIST: u32 = 0xc004_ae02;
+pub const GET_NESTED_STATE: u32 = 0xc080_aebe;
+pub const GET_NR_MMU_PAGES: u32 = 0x0000_ae45;
+pub const GET_ONE_REG: u32 = 0x4010_aeab;
+pub const GET_PIT: u32 = 0xc048_ae65;
+pub const GET_PIT2: u32 = 0x8070_ae9f;
+pub const GET_REGS: u32 = 0x8090_ae81;
+pub const GET_REG_LIST: u32 = 0xc008_aeb0;
+pub const GET_SREGS: u32 = 0x8138_ae83;
+pub const GET_SREGS2: u32 = 0x8140_aecc;
+pub const GET_STATS_FD: u32 = 0x0000_aece;
+pub const GET_SUPPORTED_CPUID: u32 = 0xc008_ae05;
+pub const GET_SUPPORTED_HV_CPUID: u32 = 0xc008_aec1;
+pub const GET_TSC_KHZ: u32 = 0x0000_aea3;
+pub const GET_VCPU_EVENTS: u32 = 0x8040_ae9f;
+pub const GET_VCPU_MMAP_SIZE: u32 = 0x0000_ae04;
+pub const GET_XCRS: u32 = 0x8188_aea6;
+pub const GET_XSAVE: u32 = 0x9000_aea4;
+pub const GET_XSAVE2: u32 = 0x9000_aecf;
+pub const HAS_DEVICE_ATTR: u32 = 0x4018_aee3;
+pub const HYPERV_EVENTFD: u32 = 0x4018_aebd;
+pub const INTERRUPT: u32 = 0x4004_ae86;
+pub const IOEVENTFD: u32 = 0x4040_ae79;
+pub const IRQFD: u32 = 0x4020_ae76;
+pub const IRQ_LINE: u32 = 0x4008_ae61;
+pub const IRQ_LINE_STATUS: u32 = 0xc008_ae67;
+pub const KVMCLOCK_CTRL: u32 = 0x0000_aead;
+pub const MEMORY_ENCRYPT_OP: u32 = 0xc008_aeba;
+pub const MEMORY_ENCRYPT_REG_REGION: u32 = 0x8010_aebb;
+pub const MEMORY_ENCRYPT_UNREG_REGION: u32 = 0x8010_aebc;
+pub const NMI: u32 = 0x0000_ae9a;
+pub const PPC_ALLOCATE_HTAB: u32 = 0xc004_aea7;
+pub const PPC_GET_COMPAT_CAPS: u32 = 0x0000_aeb8;
+pub const PPC_SVM_OFF: u32 = 0x0000_aeb3;
+pub const PRE_FAULT_MEMORY: u32 = 0xc040_aed5;
+pub const REGISTER_COALESCED_MMIO: u32 = 0x4010_ae67;
+pub const REINJECT_CONTROL: u32 = 0x0000_ae71;
+pub const RESET_DIRTY_RINGS: u32 = 0x0000_aec7;
+pub const RUN: u32 = 0x0000_ae80;
+pub const S390_CLEAR_RESET: u32 = 0x0000_aec4;
+pub const S390_ENABLE_SIE: u32 = 0x0000_ae06;
+pub const S390_INITIAL_RESET: u32 = 0x0000_ae97;
+pub const S390_KEYOP: u32 = 0xc010_ae53;
+pub const S390_NORMAL_RESET: u32 = 0x0000_aec3;
+pub const S390_STORE_STATUS: u32 = 0x4008_ae95;
+pub const S390_VCPU_FAULT: u32 = 0x4008_ae52;
+pub const SET_BOOT_CPU_ID: u32 = 0x0000_ae78;
+pub const SET_CLOCK: u32 = 0x4030_ae7b;
+pub const SET_CPUID: u32 = 0x4008_ae8a;
+pub const SET_CPUID2: u32 = 0x4008_ae90;
+pub const SET_DEBUGREGS: u32 = 0x4080_aea2;
+pub const SET_DEVICE_ATTR: u32 = 0x4018_aee1;
+pub const SET_FPU: u32 = 0x41a0_ae8d;
+pub const SET_GSI_ROUTING: u32 = 0x4008_ae6a;
+pub const SET_GUEST_DEBUG: u32 = 0x4048_ae9b;
+pub const SET_IDENTITY_MAP_ADDR: u32 = 0x4008_ae48;
+pub const SET_IRQCHIP: u32 = 0x8208_ae63;
+pub const SET_LAPIC: u32 = 0x4400_ae8f;
+pub const SET_MEMORY_ATTRIBUTES: u32 = 0x4020_aed2;
+pub const SET_MP_STATE: u32 = 0x4004_ae99;
+pub const SET_MSRS: u32 = 0x4008_ae89;
+pub const SET_NESTED_STATE: u32 = 0x4080_aebf;
+pub const SET_NR_MMU_PAGES: u32 = 0x0000_ae44;
+pub const SET_ONE_REG: u32 = 0x4010_aeac;
+pub const SET_PIT: u32 = 0x8048_ae66;
+pub const SET_PIT2: u32 = 0x4070_aea0;
+pub const SET_PMU_EVENT_FILTER: u32 = 0x4020_aeb2;
+pub const SET_REGS: u32 = 0x4090_ae82;
+pub const SET_SIGNAL_MASK: u32 = 0x4004_ae8b;
+pub const SET_SREGS: u32 = 0x4138_ae84;
+pub const SET_SREGS2: u32 = 0x4140_aecd;
+pub const SET_TSC_KHZ: u32 = 0x0000_aea2;
+pub const SET_TSS_ADDR: u32 = 0x0000_ae47;
+pub const SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
+pub const SET_USER_MEMORY_REGION2: u32 = 0x40a0_ae49;
+pub const SET_VAPIC_ADDR: u32 = 0x4008_ae93;
+pub const SET_VCPU_EVENTS: u32 = 0x4040_aea0;
+pub const SET_XCRS: u32 = 0x4188_aea7;
+pub const SET_XSAVE: u32 = 0x5000_aea5;
+pub const SIGNAL_MSI: u32 = 0x4020_aea5;
+pub const SMI: u32 = 0x0000_aeb7;
+pub const TPR_ACCESS_REPORTING: u32 = 0xc028_ae92;
+pub const TRANSLATE: u32 = 0xc018_ae85;
+pub const UNREGISTER_COALESCED_MMIO: u32 = 0x4010_ae68;
+pub const X86_GET_MCE_CAP_SUPPORTED: u32 = 0x8008_ae9d;
+pub const X86_SETUP_MCE: u32 = 0x4008_ae9c;
+pub const X86_SET_MCE: u32 = 0x4040_ae9e;
+pub const X86_SET_MSR_FILTER: u32 = 0x4188_aec6;
+pub const XEN_HVM_CONFIG: u32 = 0x4038_ae7a;
+pub const XEN_HVM_EVTCHN_SEND: u32 = 0x400c_aed0;
+pub const XEN_HVM_GET_ATTR: u32 = 0xc048_aec8;
+pub const XEN_HVM_SET_ATTR: u32 = 0x4048_aec9;
+pub const XEN_VCPU_GET_ATTR: u32 = 0xc048_aeca;
+pub const XEN_VCPU_SET_ATTR: u32 = 0x4048_aecb;
