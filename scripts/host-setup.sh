@@ -16,7 +16,7 @@ set -eu
 
 base="apt-utils bash bc bindgen bison bochs bochs-x bochsbios busybox-static ca-certificates cargo
  clang cpio e2fsprogs flex gcc-14 grub-common grub-efi-amd64-bin grub-pc-bin kmod libcap-dev libelf-dev libnuma-dev
- libssl-dev make mtools openssl ovmf pahole python3 qemu-system-x86 rsync rust-clippy rust-src rustc
+ libssl-dev make mtools openssl ovmf pahole python3 qemu-system-x86 qemu-utils rsync rust-clippy rust-src rustc
  rustfmt socat uuid-dev vgabios xorriso xz-utils zstd"
 started=$SECONDS
 steps=6 step=0
@@ -116,7 +116,7 @@ security=${KVM_RS_SECURITY:-$(first_site "s/ $suites-security\$//p")}
 say "Debian 13 userland in $DEB (about 2 minutes, 2.5 GB)"
 pins=$CACHE/pins
 cat >"$pins" <<-'END'
-	Package: linux-image-* linux-headers-* linux-source-* linux-base* linux-binary-* linux-modules-* linux-kbuild-* qemu-system-* seabios
+	Package: linux-image-* linux-headers-* linux-source-* linux-base* linux-binary-* linux-modules-* linux-kbuild-* qemu-system-* qemu-utils seabios
 	Pin: release n=trixie-backports
 	Pin-Priority: 990
 END

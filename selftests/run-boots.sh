@@ -60,7 +60,7 @@ else
 	while IFS= read -r f; do vm_args+=(-a "$f"); done < <(
 		guest_paths
 		echo "$IN_SRC/selftests/boots-job.py"
-		"$SRC/scripts/in-host.sh" python3 -c 'import json, os, re, select, signal, socket, subprocess, sys, time
+		"$SRC/scripts/in-host.sh" python3 -c 'import json, os, re, signal, socket, subprocess, sys, time
 print("/usr/bin/python3")
 for m in list(sys.modules.values()):
     for f in (getattr(m, "__file__", None), getattr(m, "__cached__", None)):
