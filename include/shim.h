@@ -137,6 +137,12 @@ int kvmrs_rdmsr_safe(u32 msr, u64 *value);
 int kvmrs_wrmsr_safe(u32 msr, u64 value);
 /* Whether the current task's FPU registers are a guest's (fpu_swap_kvm_fpstate). */
 bool kvmrs_fpu_is_guest(void);
+/*
+ * Copies register `n` of the guest whose FPU the current task has to `m`, or from it: MM for 8
+ * bytes, XMM for 16, YMM for 32. -EBUSY if the task has none, -EINVAL if the CPU lacks the
+ * register, -EFAULT if an x87 exception waits (MM only).
+ */
+int kvmrs_fpu_vec(unsigned int n, unsigned int bytes, void *m, bool write);
 /* Reloads the host's hardware breakpoints; interrupts are off. */
 void hw_breakpoint_restore(void);
 /* Whether the CPU has a bug or feature number, and alternatives have not disabled it. */

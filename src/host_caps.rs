@@ -107,6 +107,8 @@ impl HostCpuid for Cpu {
 const LS_CFG_SSBD: u32 = 7 * 32 + 24;
 /// X86_BUG_SPEC_STORE_BYPASS.
 const BUG_SPEC_STORE_BYPASS: u32 = 22 * 32 + 17;
+/// X86_FEATURE_SPLIT_LOCK_DETECT.
+const SPLIT_LOCK_DETECT: u32 = 11 * 32 + 6;
 /// X86_BUG_NULL_SEG.
 const BUG_NULL_SEG: u32 = 22 * 32 + 10;
 
@@ -117,14 +119,24 @@ fn offer_of(caps: &Caps) -> Result<KBox<Supported>> {
     Ok(KBox::write(place, Supported::probe(&Cpu, caps)))
 }
 
+/// Does the host get an exception for a locked access that splits a cache line?
+pub(crate) fn traps_split_locks() -> bool {
+    host::cpu::has(SPLIT_LOCK_DETECT)
+}
+
 /// What CPUID may offer, on the heap.
 #[inline(never)]
-fn offer(host: u32, tdp_levels: u8, disable: FeatureSet) -> Result<KBox<Supported>> {
+fn offer(
+    host: u32,
+    tdp_levels: u8,
+    enable: FeatureSet,
+    disable: FeatureSet,
+) -> Result<KBox<Supported>> {
     let caps = Caps {
         tdp_levels,
         xcr0: virt::entry::host_xcr0() & XCR0,
         xss: 0,
-        enable: FeatureSet::EMPTY,
+        enable,
         disable,
         host,
         pv_features: PV,
@@ -153,7 +165,6 @@ pub(crate) fn probe<V: Backend>() -> Result {
         (f.rdtscp, Feature::RDPID),
         (f.invpcid, Feature::INVPCID),
         (f.xsaves, Feature::XSAVES),
-        (f.umip, Feature::UMIP),
         // No shadow stacks, last-branch or performance registers are virtualised.
         (false, Feature::SHSTK),
         (false, Feature::IBT),
@@ -165,7 +176,9 @@ pub(crate) fn probe<V: Backend>() -> Result {
             disable.assign(feature, true);
         }
     }
-    let supported = offer(facts, f.tdp_levels, disable)?;
+    let mut enable = FeatureSet::EMPTY;
+    enable.assign(Feature::UMIP, f.umip_by_exits);
+    let supported = offer(facts, f.tdp_levels, enable, disable)?;
     let mut msrs = HostMsrs::new(&supported, &raw);
     msrs.svm = V::EXTENSION == X86Virt::Svm;
     msrs.tsc_aux = f.rdtscp;

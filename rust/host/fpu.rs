@@ -196,6 +196,35 @@ impl GuestFpu {
     }
 }
 
+/// Copies vector register `n` of the guest whose state this thread has in place of its own: the MMX
+/// register for 8 bytes, XMM for 16, YMM for 32.
+///
+/// # Errors
+///
+/// `EBUSY` if the thread has no guest's state; `EINVAL` if there is no such register; `EFAULT` if
+/// an x87 exception waits, which an MMX instruction reports first.
+pub fn read_vector<const N: usize>(n: u8) -> Result<[u8; N]> {
+    let mut value = [0; N];
+    vector(n, &mut value, false)?;
+    Ok(value)
+}
+
+/// The opposite of [`read_vector`]. Writing XMM leaves the upper half of YMM as it is.
+///
+/// # Errors
+///
+/// As there.
+pub fn write_vector<const N: usize>(n: u8, mut value: [u8; N]) -> Result {
+    vector(n, &mut value, true)
+}
+
+fn vector<const N: usize>(n: u8, value: &mut [u8; N], write: bool) -> Result {
+    // CAST: other sizes than 8, 16 and 32 are refused.
+    // SAFETY: `value` has N bytes. The function touches registers only if they are a guest's, and
+    // those mean nothing to Rust code.
+    to_result(unsafe { shim::kvmrs_fpu_vec(n.into(), N as u32, value.as_mut_ptr().cast(), write) })
+}
+
 impl Drop for GuestFpu {
     fn drop(&mut self) {
         // SAFETY: Allocated in `new`, and not in any thread.

@@ -71,8 +71,8 @@ pub struct Features {
     pub invpcid: bool,
     /// XSAVES may be given to the guest.
     pub xsaves: bool,
-    /// UMIP is in hardware, or can be emulated by intercepting.
-    pub umip: bool,
+    /// UMIP is not in hardware, and is made of exits where a guest switches it on.
+    pub umip_by_exits: bool,
     /// Bus-lock exits exist.
     pub bus_lock_exit: bool,
 }

@@ -9,8 +9,10 @@ pub(crate) mod emulate;
 pub(crate) mod exception;
 pub(crate) mod hypercall;
 pub(crate) mod io;
+mod machine;
 pub(crate) mod mmio;
 pub(crate) mod msr;
+mod task;
 
 use crate::backend::Backend;
 use crate::mmu;
@@ -68,7 +70,11 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         Exit::Rdtsc | Exit::Rdtscp | Exit::Invlpg(_) | Exit::DescriptorTable { .. } => {
             emulate::instruction(cx)
         }
-        Exit::TaskSwitch { .. } => Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION)),
+        Exit::TaskSwitch {
+            selector,
+            cause,
+            error_code,
+        } => task::switch(cx, selector, cause, error_code),
         Exit::VirtInstruction | Exit::Undefined => raise(cx, Exception::ud()),
         Exit::Shutdown => Break(UserExit::Shutdown),
         Exit::TprBelowThreshold => {

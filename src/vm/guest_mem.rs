@@ -5,6 +5,7 @@
 
 use super::memslot::SlotSet;
 use super::VmBase;
+use crate::host_caps;
 use host::uaccess;
 use host::uaccess::Swapped;
 use kernel::prelude::*;
@@ -15,6 +16,9 @@ use model::walk::GuestMem;
 use zerocopy::FromBytes;
 use zerocopy::Immutable;
 use zerocopy::IntoBytes;
+
+/// Bytes of a cache line.
+const CACHE_LINE: u64 = 64;
 
 /// Guest memory for the page walker. Holds one version of the slots.
 pub(crate) struct Memory<'a> {
@@ -114,27 +118,31 @@ impl VmBase {
         self.write_guest(gpa, v.as_bytes())
     }
 
-    /// Replaces 8 aligned bytes of guest memory if they are `old`; false if they are not.
+    /// Replaces bytes of guest memory, all in one page, if they are `old`, in one atomic step;
+    /// false if they are not. EINVAL if there is no such step for that length and place.
     pub(crate) fn cmpxchg_guest(&self, gpa: Gpa, old: &[u8], new: &[u8]) -> Result<bool> {
         let set = self.slots.read();
         let (hva, slot) = set.hva(gpa.gfn(), true).ok_or(EFAULT)?;
         let hva = hva.wrapping_add(gpa.offset());
         let done = match (old, new) {
             ([o], [n]) => matches!(uaccess::cmpxchg_hva8(hva, *o, *n)?, Swapped::Stored),
-            _ => match (old.len(), gpa.0 % old.len().max(1) as u64) {
-                (2, 0) => {
+            _ if host_caps::traps_split_locks() && splits_line(gpa, old.len()) => {
+                return Err(EINVAL);
+            }
+            _ => match old.len() {
+                2 => {
                     let (o, n) = (word::<2>(old), word::<2>(new));
                     let r =
                         uaccess::cmpxchg_hva16(hva, u16::from_le_bytes(o), u16::from_le_bytes(n))?;
                     matches!(r, Swapped::Stored)
                 }
-                (4, 0) => {
+                4 => {
                     let (o, n) = (word::<4>(old), word::<4>(new));
                     let r =
                         uaccess::cmpxchg_hva32(hva, u32::from_le_bytes(o), u32::from_le_bytes(n))?;
                     matches!(r, Swapped::Stored)
                 }
-                (8, 0) => {
+                8 => {
                     let (o, n) = (word::<8>(old), word::<8>(new));
                     let r =
                         uaccess::cmpxchg_hva64(hva, u64::from_le_bytes(o), u64::from_le_bytes(n))?;
@@ -148,6 +156,12 @@ impl VmBase {
         }
         Ok(done)
     }
+}
+
+/// Do these bytes lie in two cache lines?
+fn splits_line(gpa: Gpa, len: usize) -> bool {
+    let last = gpa.wrapping_add((len as u64).wrapping_sub(1));
+    gpa.0 / CACHE_LINE != last.0 / CACHE_LINE
 }
 
 fn word<const N: usize>(b: &[u8]) -> [u8; N] {

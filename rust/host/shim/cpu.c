@@ -6,6 +6,7 @@
 #include <linux/topology.h>
 #include <linux/uaccess.h>
 #include <asm/apic.h>
+#include <asm/asm.h>
 #include <asm/cpufeature.h>
 #include <asm/debugreg.h>
 #include <asm/fpu/api.h>
@@ -32,6 +33,85 @@ bool kvmrs_fpu_is_guest(void)
 	struct fpu *fpu = (void *)current + sizeof(*current);
 
 	return fpu->fpstate->is_guest;
+}
+
+/*
+ * The vector registers of a guest are in the CPU while its thread runs, and in the
+ * thread's buffer after it was scheduled out. As before an entry they are loaded first;
+ * with fpregs_lock() they stay until the access is done.
+ */
+static bool guest_fpu_begin(void)
+{
+	fpregs_lock();
+	if (!kvmrs_fpu_is_guest()) {
+		fpregs_unlock();
+		return false;
+	}
+	fpregs_assert_state_consistent();
+	if (test_thread_flag(TIF_NEED_FPU_LOAD))
+		switch_fpu_return();
+	return true;
+}
+
+#define CASE(n, op, reg, dir)	\
+	case n: asm volatile(op " " dir(reg #n) : : [m] "r" (m) : "memory"); break;
+#define LOAD(reg)	"(%[m]), %%" reg
+#define STORE(reg)	"%%" reg ", (%[m])"
+#define EIGHT(op, reg, dir)							\
+	CASE(0, op, reg, dir) CASE(1, op, reg, dir) CASE(2, op, reg, dir)	\
+	CASE(3, op, reg, dir) CASE(4, op, reg, dir) CASE(5, op, reg, dir)	\
+	CASE(6, op, reg, dir) CASE(7, op, reg, dir)
+#define SIXTEEN(op, reg, dir)							\
+	EIGHT(op, reg, dir)							\
+	CASE(8, op, reg, dir) CASE(9, op, reg, dir) CASE(10, op, reg, dir)	\
+	CASE(11, op, reg, dir) CASE(12, op, reg, dir) CASE(13, op, reg, dir)	\
+	CASE(14, op, reg, dir) CASE(15, op, reg, dir)
+
+/* MMX instructions report x87 exceptions that wait; FWAIT does it where it can be caught. */
+static int mmx_access(unsigned int n, void *m, bool write)
+{
+	int err = 0;
+
+	asm volatile("1: fwait\n2:\n" _ASM_EXTABLE_TYPE_REG(1b, 2b, EX_TYPE_EFAULT_REG, %[err])
+		     : [err] "+r" (err));
+	if (err)
+		return err;
+	if (write)
+		switch (n & 7) { EIGHT("movq", "mm", LOAD) }
+	else
+		switch (n & 7) { EIGHT("movq", "mm", STORE) }
+	return 0;
+}
+
+int kvmrs_fpu_vec(unsigned int n, unsigned int bytes, void *m, bool write)
+{
+	int err = 0;
+
+	if (bytes == 32 && !boot_cpu_has(X86_FEATURE_AVX))
+		return -EINVAL;
+	if (!guest_fpu_begin())
+		return -EBUSY;
+	switch (bytes) {
+	case 8:
+		err = mmx_access(n, m, write);
+		break;
+	case 16:
+		if (write)
+			switch (n & 15) { SIXTEEN("movups", "xmm", LOAD) }
+		else
+			switch (n & 15) { SIXTEEN("movups", "xmm", STORE) }
+		break;
+	case 32:
+		if (write)
+			switch (n & 15) { SIXTEEN("vmovups", "ymm", LOAD) }
+		else
+			switch (n & 15) { SIXTEEN("vmovups", "ymm", STORE) }
+		break;
+	default:
+		err = -EINVAL;
+	}
+	fpregs_unlock();
+	return err;
 }
 
 bool kvmrs_cpu_has(unsigned int bit)

@@ -66,6 +66,28 @@ pub struct Access {
     pub modify: bool,
 }
 
+/// A vector register, and how much of it is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VecReg {
+    /// MM0 to MM7.
+    Mm(u8),
+    /// The low 128 bits of a register, 0 to 15.
+    Xmm(u8),
+    /// The low 256 bits of a register, 0 to 15.
+    Ymm(u8),
+}
+
+impl VecReg {
+    /// Bytes: 8, 16 or 32.
+    pub const fn size(self) -> u8 {
+        match self {
+            Self::Mm(_) => 8,
+            Self::Xmm(_) => 16,
+            Self::Ymm(_) => 32,
+        }
+    }
+}
+
 /// An operation without operands in memory or registers that the vCPU carries out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SystemOp {
@@ -292,11 +314,12 @@ pub trait Bus {
     /// Carries out `op`.
     fn system(&mut self, state: &mut CpuState, op: SystemOp) -> Result<(), Stop>;
 
-    /// The low 128 bits of a vector register, 0 to 15.
-    fn read_xmm(&mut self, n: u8) -> Result<[u8; 16], Stop>;
+    /// A vector register: its [`VecReg::size`] bytes, and zeros behind them. For an MMX register
+    /// `#MF`, if an x87 exception waits.
+    fn read_vec(&mut self, r: VecReg) -> Result<[u8; 32], Stop>;
 
-    /// Replaces the low 128 bits of a vector register.
-    fn write_xmm(&mut self, n: u8, value: [u8; 16]) -> Result<(), Stop>;
+    /// Replaces the first [`VecReg::size`] bytes of a vector register.
+    fn write_vec(&mut self, r: VecReg, value: [u8; 32]) -> Result<(), Stop>;
 
     /// May a guest hypervisor have this instruction? `Err` stops it.
     fn intercept(&mut self, _state: &CpuState, _op: Intercept) -> Result<(), Stop> {

@@ -98,8 +98,10 @@ pub struct Insn {
     pub modrm: u8,
     /// SIB byte, if there is one.
     pub sib: Option<u8>,
-    /// REX prefix, 0 if there is none.
+    /// REX prefix, 0 if there is none. For VEX what its R, X and B bits amount to.
     pub rex: u8,
+    /// W, vvvv, L and pp of a VEX prefix, as in its last byte, otherwise 0.
+    pub vex: u8,
     /// F2 or F3.
     pub rep: Rep,
     /// Segment override; ES, CS, SS and DS are ignored in 64-bit mode and not recorded.
@@ -132,6 +134,7 @@ impl Insn {
             modrm: 0,
             sib: None,
             rex: 0,
+            vex: 0,
             rep: Rep::None,
             seg: None,
             lock: false,
@@ -355,15 +358,20 @@ fn check_vex_prefixes(insn: &Insn) -> Result<(), DecodeError> {
 fn vex(r: &mut Reader<'_>, insn: &mut Insn) -> Result<u16, DecodeError> {
     check_vex_prefixes(insn)?;
     let first = r.u8()?;
+    // R, X and B are inverted and above each other as in REX.
+    let rex = 0x40 | (!first >> 5) & 7;
     match insn.opcode {
         0xc5 => {
             insn.map = Map::Vex;
             insn.submap = 1;
+            insn.rex = rex & 0x44;
+            insn.vex = first & 0x7f;
         }
         0xc4 => {
             insn.map = Map::Vex;
             insn.submap = first & 0x1f;
-            r.u8()?;
+            insn.rex = rex;
+            insn.vex = r.u8()?;
         }
         _ => {
             insn.map = Map::Evex;
@@ -371,6 +379,9 @@ fn vex(r: &mut Reader<'_>, insn: &mut Insn) -> Result<u16, DecodeError> {
             r.u8()?;
             r.u8()?;
         }
+    }
+    if insn.mode != CodeSize::Bits64 {
+        insn.rex = 0;
     }
     insn.opcode = r.u8()?;
     match (insn.map, insn.submap) {

@@ -2,7 +2,7 @@
 
 //! From opcode to the function that carries it out.
 //!
-//! What is not named here is `Stop::UNHANDLED`: x87, most of SSE, AVX, SVM and VMX instructions,
+//! What is not named here is `Stop::UNHANDLED`: x87, most of SSE and AVX, SVM and VMX instructions,
 //! SYSCALL and SYSENTER.
 
 use super::cpu::Stop;
@@ -19,7 +19,8 @@ impl Ctx<'_> {
             Map::One => self.one(),
             Map::Two => self.two(),
             Map::Op38 => self.op38(),
-            Map::Op3a | Map::Now3d | Map::Vex | Map::Evex | Map::Xop => Err(Stop::UNHANDLED),
+            Map::Vex => self.avx_move(),
+            Map::Op3a | Map::Now3d | Map::Evex | Map::Xop => Err(Stop::UNHANDLED),
         }
     }
 

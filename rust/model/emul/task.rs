@@ -2,8 +2,9 @@
 
 //! Hardware task switches.
 //!
-//! VMX never switches tasks by itself, and SVM hands the switch over when asked to; both have done
-//! the privilege checks on the gate by then. `SDM: vol 3, 8.3`.
+//! VMX never switches tasks by itself, and SVM hands the switch over when asked to. Both have done
+//! the privilege checks of CALL and JMP by then, but not that of INT n on its gate.
+//! `SDM: vol 3, 8.3`.
 
 use super::cpu::{Bus, Stop};
 use super::decode::Insn;
@@ -12,9 +13,22 @@ use super::operand::seg_by_number;
 use super::segment::{code, fault, Descriptor, BUSY};
 use super::Ctx;
 use crate::exit::TaskSwitchCause;
-use crate::x86::ctrl::{cr0, dr6, rflags};
+use crate::x86::ctrl::{cr0, dr6, dr7, rflags};
 use crate::x86::exception::{Exception, DB, GP, NP, TS};
 use crate::x86::state::{CodeSize, CpuState, SegReg, Segment};
+
+/// A task switch that is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskSwitch {
+    /// The new task's TSS.
+    pub selector: u16,
+    /// What asked for it.
+    pub cause: TaskSwitchCause,
+    /// Error code to push on the new task's stack.
+    pub error_code: Option<u32>,
+    /// Vector of the INT instruction that went through a task gate.
+    pub int_n: Option<u8>,
+}
 
 /// What a task switch ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +192,22 @@ impl Ctx<'_> {
         Ok(d)
     }
 
+    /// May INT `vector` use its gate at this privilege level? `SDM: vol 3, 6.12.1.1`.
+    fn check_int_gate(&mut self, vector: u8) -> Result<(), Stop> {
+        let entry = u64::from(vector).wrapping_mul(8);
+        // The error code of a gate has IDT set (`SDM: vol 3, 6.13`).
+        let refused = Err(Stop::fault(GP, u32::from(vector) << 3 | 2));
+        if entry | 7 > u64::from(self.s.idtr.limit) {
+            return refused;
+        }
+        let at = self.table(self.s.idtr.base, entry);
+        let dpl = (self.load(at, 8, SYSTEM)? >> 45) & 3;
+        if u64::from(self.s.cpl()) > dpl {
+            return refused;
+        }
+        Ok(())
+    }
+
     /// Saves the old task and reads the new one; nothing in the registers changes.
     fn leave_task(
         &mut self,
@@ -232,6 +262,10 @@ impl Ctx<'_> {
         let wide = tr.attr & 8 != 0;
         *self.s.seg_mut(SegReg::Tr) = tr;
         self.bus.set_cr(self.s, 0, self.s.cr0 | cr0::TS)?;
+        // The old task's local breakpoints are not the new one's. SDM: vol 3, 18.2.4
+        if self.s.dr7 & dr7::LOCAL != 0 {
+            self.bus.set_dr(self.s, 7, self.s.dr7 & !dr7::LOCAL)?;
+        }
         if wide && self.s.cr0 & cr0::PG != 0 {
             self.bus.set_cr(self.s, 3, image.cr3.into())?;
         }
@@ -306,31 +340,32 @@ impl Ctx<'_> {
     }
 }
 
-/// Switches to the task that `selector` names.
+/// Switches to another task.
 ///
-/// RIP must already be that of the next instruction if an instruction asked for the switch.
-/// `error_code` is pushed on the new task's stack. `Err` means that nothing was loaded (memory of
+/// RIP must already be that of the next instruction if an instruction asked for the switch. `Err` means that nothing was loaded (memory of
 /// the old TSS may have been written); a fault then belongs to the old task.
 pub fn task_switch(
     state: &mut CpuState,
-    selector: u16,
-    cause: TaskSwitchCause,
-    error_code: Option<u32>,
+    want: &TaskSwitch,
     bus: &mut dyn Bus,
 ) -> Result<Switched, Stop> {
+    let selector = want.selector;
     if !state.protected_mode() || state.long_mode() {
         return Err(Stop::fault(GP, code(selector)));
     }
     let mut c = Ctx::new(state, bus, Insn::none(CodeSize::Bits32));
     let mut tss = [0u8; LEN32];
-    let (tr, set) = c.leave_task(selector, cause, &mut tss)?;
+    if let Some(vector) = want.int_n {
+        c.check_int_gate(vector)?;
+    }
+    let (tr, set) = c.leave_task(selector, want.cause, &mut tss)?;
     // The rest cannot be done twice.
     c.bus.committed();
     let wide = tr.attr & 8 != 0;
     let mut image = Image::decode(&tss, wide);
     image.flags |= set;
     let mut result = c.enter_task(tr, &image);
-    if let (Ok(()), Some(error)) = (&result, error_code) {
+    if let (Ok(()), Some(error)) = (&result, want.error_code) {
         result = c.push(error.into(), if wide { 4 } else { 2 });
     }
     c.s.shadow = 0;

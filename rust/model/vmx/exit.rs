@@ -403,7 +403,8 @@ pub const fn has_length(reason: u32) -> bool {
                 reason::INVALID_GUEST_STATE | reason::MSR_LOADING | 35
             ) && reason & ENTRY_FAILED == 0
         }
-        reason::MONITOR
+        reason::TASK_SWITCH
+        | reason::MONITOR
         | reason::PAUSE
         | reason::GDTR_IDTR
         | reason::LDTR_TR

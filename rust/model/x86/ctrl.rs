@@ -184,6 +184,8 @@ pub mod dr7 {
     pub const INIT: u64 = FIXED_1;
     /// The four local and four global enable bits.
     pub const ENABLED: u64 = 0xff;
+    /// The four local enable bits and LE.
+    pub const LOCAL: u64 = 0x155;
     /// Bits that software may change.
     pub const VOLATILE: u64 = 0xffff_2bff;
 }

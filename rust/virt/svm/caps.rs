@@ -176,7 +176,7 @@ impl Module {
                 rdtscp: has(c::SVM_CAP_RDTSCP),
                 invpcid: has(c::SVM_CAP_INVPCID),
                 xsaves: has(c::SVM_CAP_XSAVES),
-                umip: true,
+                umip_by_exits: false,
                 bus_lock_exit: has(c::SVM_CAP_BUS_LOCK),
             },
             tdp,

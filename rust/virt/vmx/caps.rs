@@ -206,7 +206,7 @@ impl Module {
                 rdtscp: cfg.proc2(proc2::RDTSCP),
                 invpcid: cfg.proc2(proc2::INVPCID),
                 xsaves: cfg.proc2(proc2::XSAVES),
-                umip: has(c::VMX_CAP_UMIP) || cfg.proc2(proc2::DESC_EXITING),
+                umip_by_exits: !has(c::VMX_CAP_UMIP) && cfg.proc2(proc2::DESC_EXITING),
                 bus_lock_exit: cfg.proc2(proc2::BUS_LOCK_DETECTION),
             },
             cfg,

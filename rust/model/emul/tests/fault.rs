@@ -198,29 +198,78 @@ fn sse_moves() {
     vm.s.gpr[RAX] = 0x4000;
     vm.s.gpr[RBX] = 0x4104;
     vm.step(&[0x66, 0x44, 0x0f, 0x6f, 0x08]); // movdqa xmm9, [rax]
-    assert_eq!(vm.w.xmm[9], value);
+    assert_eq!(vm.w.ymm[9][..16], value);
     vm.step(&[0xf3, 0x44, 0x0f, 0x7f, 0x0b]); // movdqu [rbx], xmm9
     assert_eq!(vm.w.mem[0x4104..0x4114], value);
     assert_eq!(vm.fault(&[0x0f, 0x29, 0x0b]), GP0); // movaps to an unaligned address
     vm.step(&[0xf3, 0x0f, 0x7e, 0x08]); // movq xmm1, [rax]
-    assert_eq!(vm.w.xmm[1][..8], value[..8]);
-    assert_eq!(vm.w.xmm[1][8..], [0; 8]);
+    assert_eq!(vm.w.ymm[1][..8], value[..8]);
+    assert_eq!(vm.w.ymm[1][8..16], [0; 8]);
     vm.step(&[0x0f, 0x16, 0x08]); // movhps xmm1, [rax]
-    assert_eq!(vm.w.xmm[1][8..], value[..8]);
+    assert_eq!(vm.w.ymm[1][8..16], value[..8]);
     vm.step(&[0x66, 0x48, 0x0f, 0x7e, 0xc9]); // movq rcx, xmm1
     assert_eq!(vm.s.gpr[RCX], 0x0807_0605_0403_0201);
     vm.step(&[0xf3, 0x0f, 0x10, 0xd1]); // movss xmm2, xmm1: keeps the rest
-    assert_eq!(vm.w.xmm[2][..5], [1, 2, 3, 4, 0]);
-    vm.w.xmm[3] = [0xff; 16];
+    assert_eq!(vm.w.ymm[2][..5], [1, 2, 3, 4, 0]);
+    vm.w.ymm[3] = [0xff; 32];
     vm.step(&[0xf3, 0x0f, 0x10, 0x18]); // movss xmm3, [rax]: clears it
     assert_eq!(
-        vm.w.xmm[3],
-        [1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        vm.w.ymm[3][..17],
+        [1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff]
     );
     vm.s.cr0 |= cr0::TS;
     assert_eq!(vm.fault(&[0x0f, 0x10, 0x00]), Exception::new(NM));
     vm.s.cr4 &= !cr4::OSFXSR;
     assert_eq!(vm.fault(&[0x0f, 0x10, 0x00]), Exception::ud());
+}
+
+#[test]
+fn avx_moves() {
+    let mut vm = Vm::long(0);
+    let value: [u8; 32] = core::array::from_fn(|i| i as u8 + 1);
+    vm.w.put(0x4000, &value);
+    vm.s.gpr[RAX] = 0x4000;
+    vm.s.gpr[RBX] = 0x4108;
+    let load = [0xc5, 0xfd, 0x6f, 0x08]; // vmovdqa ymm1, [rax]
+    assert_eq!(vm.fault(&load), Exception::ud());
+    vm.s.cr4 |= cr4::OSXSAVE;
+    vm.s.xcr0 = 7;
+    vm.step(&load);
+    assert_eq!(vm.w.ymm[1], value);
+    vm.step(&[0xc5, 0x7c, 0x10, 0x10]); // vmovups ymm10, [rax]
+    assert_eq!(vm.w.ymm[10], value);
+    vm.step(&[0xc4, 0x41, 0x7e, 0x6f, 0xca]); // vmovdqu ymm9, ymm10
+    assert_eq!(vm.w.ymm[9], value);
+    vm.step(&[0xc5, 0x7e, 0x7f, 0x0b]); // vmovdqu [rbx], ymm9
+    assert_eq!(vm.w.mem[0x4108..0x4128], value);
+    vm.step(&[0xc5, 0xf8, 0x28, 0x08]); // vmovaps xmm1, [rax]: clears the rest
+    assert_eq!(vm.w.ymm[1][..16], value[..16]);
+    assert_eq!(vm.w.ymm[1][16..], [0; 16]);
+    vm.step(&[0xc4, 0xe2, 0x7d, 0x2a, 0x10]); // vmovntdqa ymm2, [rax]
+    assert_eq!(vm.w.ymm[2], value);
+    assert_eq!(vm.fault(&[0xc5, 0xfd, 0x7f, 0x0b]), GP0); // vmovdqa to an unaligned address
+    assert_eq!(vm.fault(&[0xc5, 0xed, 0x6f, 0x08]), Exception::ud()); // vvvv is not free
+    assert!(matches!(
+        vm.run(&[0xc5, 0xf1, 0xfe, 0xc2]),
+        Err(Stop::Unhandled { .. })
+    )); // vpaddd
+    vm.s.cr0 |= cr0::TS;
+    assert_eq!(vm.fault(&load), Exception::new(NM));
+}
+
+#[test]
+fn mmx_moves() {
+    let mut vm = Vm::protected(0);
+    vm.w.put(0x4000, &[1, 2, 3, 4, 5, 6, 7, 8]);
+    vm.s.gpr[RAX] = 0x4000;
+    vm.step(&[0x0f, 0x6f, 0x10]); // movq mm2, [eax]
+    assert_eq!(vm.w.mm[2], [1, 2, 3, 4, 5, 6, 7, 8]);
+    vm.step(&[0x0f, 0x7f, 0x50, 0x08]); // movq [eax + 8], mm2
+    vm.step(&[0x0f, 0xe7, 0x50, 0x10]); // movntq [eax + 16], mm2
+    assert_eq!(vm.w.mem[0x4008..0x4010], [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(vm.w.mem[0x4010..0x4018], [1, 2, 3, 4, 5, 6, 7, 8]);
+    vm.s.cr0 |= cr0::EM;
+    assert_eq!(vm.fault(&[0x0f, 0x6f, 0x10]), Exception::ud());
 }
 
 #[test]

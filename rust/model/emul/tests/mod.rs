@@ -11,7 +11,7 @@ mod string;
 mod system;
 mod task;
 
-use super::cpu::{Access, Bus, Done, Flow, Intercept, Stop, SystemOp};
+use super::cpu::{Access, Bus, Done, Flow, Intercept, Stop, SystemOp, VecReg};
 use super::log::{IoKey, IoKind, IoLog};
 use super::{emulate, inject_realmode};
 use crate::addr::Gva;
@@ -57,7 +57,8 @@ struct World {
     /// Largest batch of string I/O.
     batch: u32,
     msrs: BTreeMap<u32, u64>,
-    xmm: [[u8; 16]; 16],
+    ymm: [[u8; 32]; 16],
+    mm: [[u8; 8]; 8],
     ops: Vec<SystemOp>,
     asked: Vec<Intercept>,
     refuse: Option<Intercept>,
@@ -81,7 +82,8 @@ impl World {
             user_ports: false,
             batch: 0,
             msrs: BTreeMap::new(),
-            xmm: [[0; 16]; 16],
+            ymm: [[0; 32]; 16],
+            mm: [[0; 8]; 8],
             ops: Vec::new(),
             asked: Vec::new(),
             refuse: None,
@@ -134,6 +136,14 @@ impl World {
 
     fn put(&mut self, at: u64, bytes: &[u8]) {
         self.slice(Gva(at), bytes.len()).copy_from_slice(bytes);
+    }
+
+    fn vec(&mut self, r: VecReg) -> &mut [u8] {
+        match r {
+            VecReg::Mm(n) => &mut self.mm[usize::from(n)],
+            VecReg::Xmm(n) => &mut self.ymm[usize::from(n)][..16],
+            VecReg::Ymm(n) => &mut self.ymm[usize::from(n)],
+        }
     }
 
     fn u16(&mut self, at: u64) -> u16 {
@@ -322,12 +332,14 @@ impl Bus for World {
         Ok(())
     }
 
-    fn read_xmm(&mut self, n: u8) -> Result<[u8; 16], Stop> {
-        Ok(self.xmm[usize::from(n)])
+    fn read_vec(&mut self, r: VecReg) -> Result<[u8; 32], Stop> {
+        let mut value = [0; 32];
+        value[..usize::from(r.size())].copy_from_slice(self.vec(r));
+        Ok(value)
     }
 
-    fn write_xmm(&mut self, n: u8, value: [u8; 16]) -> Result<(), Stop> {
-        self.xmm[usize::from(n)] = value;
+    fn write_vec(&mut self, r: VecReg, value: [u8; 32]) -> Result<(), Stop> {
+        self.vec(r).copy_from_slice(&value[..usize::from(r.size())]);
         Ok(())
     }
 

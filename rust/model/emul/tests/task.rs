@@ -3,7 +3,7 @@
 //! Task switches.
 
 use super::*;
-use crate::emul::task::{task_switch, Switched};
+use crate::emul::task::{task_switch, Switched, TaskSwitch};
 use crate::exit::TaskSwitchCause::{Call, Gate, Iret, Jmp};
 use crate::x86::ctrl::dr6;
 use crate::x86::exception::{DB, GP, NP, TS};
@@ -54,7 +54,13 @@ fn busy(vm: &mut Vm, sel: u16) -> bool {
 }
 
 fn switch(vm: &mut Vm, sel: u16, cause: crate::exit::TaskSwitchCause) -> Result<Switched, Stop> {
-    task_switch(&mut vm.s, sel, cause, None, &mut vm.w)
+    let want = TaskSwitch {
+        selector: sel,
+        cause,
+        error_code: None,
+        int_n: None,
+    };
+    task_switch(&mut vm.s, &want, &mut vm.w)
 }
 
 #[test]
@@ -133,10 +139,61 @@ fn sixteen_bits() {
 fn error_code_and_debug_trap() {
     let mut vm = machine();
     vm.w.put(NEW + 0x64, &[1]);
-    let r = task_switch(&mut vm.s, NEW_SEL, Gate, Some(0x1234), &mut vm.w).unwrap();
+    let want = TaskSwitch {
+        selector: NEW_SEL,
+        cause: Gate,
+        error_code: Some(0x1234),
+        int_n: None,
+    };
+    let r = task_switch(&mut vm.s, &want, &mut vm.w).unwrap();
     let e = r.fault.unwrap();
     assert_eq!((e.vector, e.payload), (DB, dr6::BT));
     assert_eq!((vm.s.gpr[RSP], vm.w.u32(0x5ffc)), (0x5ffc, 0x1234));
+}
+
+#[test]
+fn int_through_a_task_gate_needs_its_privilege() {
+    let want = TaskSwitch {
+        selector: NEW_SEL,
+        cause: Gate,
+        error_code: None,
+        int_n: Some(0x30),
+    };
+    let gate = |vm: &mut Vm, dpl: u8| {
+        vm.s.idtr = DescTable {
+            base: 0x3000,
+            limit: 0x1ff,
+        };
+        vm.w.put(0x3000 + 0x30 * 8, &[0, 0, 8, 0, 0, 0x85 | dpl << 5, 0, 0]);
+    };
+    let mut vm = machine();
+    gate(&mut vm, 0);
+    vm.s.seg_mut(SegReg::Ss).attr |= 3 << Segment::DPL_SHIFT;
+    let e = Exception::with_code(GP, 0x30 << 3 | 2);
+    assert_eq!(
+        task_switch(&mut vm.s, &want, &mut vm.w),
+        Err(Stop::Fault(e))
+    );
+    gate(&mut vm, 3);
+    assert!(task_switch(&mut vm.s, &want, &mut vm.w).is_ok());
+    let mut vm = machine();
+    gate(&mut vm, 0);
+    assert!(task_switch(&mut vm.s, &want, &mut vm.w).is_ok());
+    let mut vm = machine();
+    gate(&mut vm, 0);
+    vm.s.idtr.limit = 0x186;
+    assert_eq!(
+        task_switch(&mut vm.s, &want, &mut vm.w),
+        Err(Stop::Fault(e))
+    );
+}
+
+#[test]
+fn local_breakpoints_end_with_the_task() {
+    let mut vm = machine();
+    vm.s.dr7 = 0x7ff;
+    switch(&mut vm, NEW_SEL, Jmp).unwrap();
+    assert_eq!(vm.s.dr7, 0x6aa);
 }
 
 #[test]
@@ -186,5 +243,5 @@ fn faults_of_the_new_task_come_after_the_switch() {
     assert_eq!((vm.s.rip, vm.s.seg(SegReg::Tr).selector), (0x9000, NEW_SEL));
 
     let mut vm = Vm::long(0);
-    assert!(task_switch(&mut vm.s, NEW_SEL, Jmp, None, &mut vm.w).is_err());
+    assert!(switch(&mut vm, NEW_SEL, Jmp).is_err());
 }

@@ -10,7 +10,7 @@
 
 use libfuzzer_sys::{fuzz_target, Corpus};
 use model::addr::Gva;
-use model::emul::cpu::{Access, Bus, Done, Flow, Stop, SystemOp};
+use model::emul::cpu::{Access, Bus, Done, Flow, Stop, SystemOp, VecReg};
 use model::emul::emulate;
 use model::emul::log::{IoKey, IoKind, IoLog};
 use model::x86::ctrl::{cr0, cr4, efer, rflags};
@@ -65,7 +65,7 @@ struct World {
     count: u32,
     pending: Option<(IoKey, Vec<u8>)>,
     log: IoLog,
-    xmm: [u8; 16],
+    vector: [u8; 32],
 }
 
 impl World {
@@ -204,18 +204,25 @@ impl Bus for World {
     fn system(&mut self, _: &mut CpuState, _: SystemOp) -> Result<(), Stop> {
         Ok(())
     }
-    fn read_xmm(&mut self, n: u8) -> Result<[u8; 16], Stop> {
-        assert!(n < 16);
-        Ok(self.xmm)
+    fn read_vec(&mut self, r: VecReg) -> Result<[u8; 32], Stop> {
+        check_vec(r);
+        Ok(self.vector)
     }
-    fn write_xmm(&mut self, n: u8, value: [u8; 16]) -> Result<(), Stop> {
-        assert!(n < 16);
-        self.xmm = value;
+    fn write_vec(&mut self, r: VecReg, value: [u8; 32]) -> Result<(), Stop> {
+        check_vec(r);
+        self.vector = value;
         Ok(())
     }
     fn committed(&mut self) {
         self.log.clear();
     }
+}
+
+fn check_vec(r: VecReg) {
+    assert!(match r {
+        VecReg::Mm(n) => n < 8,
+        VecReg::Xmm(n) | VecReg::Ymm(n) => n < 16,
+    });
 }
 
 /// A state in one of the modes a guest can be in.
@@ -318,7 +325,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         count: 0,
         pending: None,
         log: IoLog::new(),
-        xmm: [0x5a; 16],
+        vector: [0x5a; 32],
     };
 
     let mut s = start.clone();

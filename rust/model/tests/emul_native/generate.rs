@@ -39,12 +39,12 @@ impl Rng {
     }
 }
 
-const CF: u64 = rflags::CF;
-const PF: u64 = rflags::PF;
-const AF: u64 = rflags::AF;
-const ZF: u64 = rflags::ZF;
-const SF: u64 = rflags::SF;
-const OF: u64 = rflags::OF;
+pub const CF: u64 = rflags::CF;
+pub const PF: u64 = rflags::PF;
+pub const AF: u64 = rflags::AF;
+pub const ZF: u64 = rflags::ZF;
+pub const SF: u64 = rflags::SF;
+pub const OF: u64 = rflags::OF;
 /// The flags that are compared.
 pub const ALL: u64 = rflags::STATUS;
 
@@ -76,19 +76,19 @@ use Form::{Group, GroupMem, Mem, OpReg, Plain, Rm};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Template {
-    prefix: &'static [u8],
-    op: &'static [u8],
-    form: Form,
+    pub prefix: &'static [u8],
+    pub op: &'static [u8],
+    pub form: Form,
     /// Operates on bytes.
-    byte: bool,
+    pub byte: bool,
     /// Bytes of immediate; 4 means "operand size, at most 4".
-    imm: u8,
-    undef: Undef,
+    pub imm: u8,
+    pub undef: Undef,
     /// May take LOCK on memory.
-    lock: bool,
+    pub lock: bool,
 }
 
-const fn t(op: &'static [u8], form: Form, byte: bool, imm: u8, undef: Undef) -> Template {
+pub const fn t(op: &'static [u8], form: Form, byte: bool, imm: u8, undef: Undef) -> Template {
     Template {
         prefix: &[],
         op,
@@ -124,7 +124,7 @@ const fn l(op: &'static [u8], form: Form, byte: bool, imm: u8, undef: Undef) -> 
     }
 }
 
-const NONE: Undef = Flags(0);
+pub const NONE: Undef = Flags(0);
 const LOGIC: Undef = Flags(AF);
 const MUL: Undef = Flags(SF | ZF | AF | PF);
 const BT: Undef = Flags(OF | SF | AF | PF);
@@ -323,20 +323,40 @@ pub fn templates() -> Vec<Template> {
 
 /// Size of the memory an instruction can reach, and where pointers into it start.
 pub const MEM: usize = 2048;
-const MID: u64 = 1024;
+pub const MID: u64 = 1024;
 
 /// A generated case.
 #[derive(Clone, Debug)]
 pub struct Case {
+    /// The opcode, for the table of what was covered.
+    pub name: String,
     pub bytes: Vec<u8>,
     pub gpr: [u64; 16],
     pub flags: u64,
     pub undef: u64,
     /// The destination is undefined too (16-bit double shifts by more than 16).
     pub skip: bool,
+    /// It goes to the next instruction or to the one after that.
+    pub branch: bool,
+    /// Offset and value of eight bytes that memory has to hold.
+    pub patch: Option<(usize, u64)>,
 }
 
-fn is_string(t: &Template) -> bool {
+/// How an opcode is called: its bytes, and the member of its group.
+pub fn name(t: &Template, op: &[u8]) -> String {
+    let mut s: String = t
+        .prefix
+        .iter()
+        .chain(op)
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    if let Group(n) | GroupMem(n) = t.form {
+        s += &format!("/{n}");
+    }
+    s
+}
+
+pub fn is_string(t: &Template) -> bool {
     t.op.len() == 1 && matches!(t.op[0], 0xa4..=0xa7 | 0xaa..=0xaf)
 }
 
@@ -483,23 +503,33 @@ pub fn generate(t: &Template, rng: &mut Rng, mem: u64) -> Option<Case> {
     bytes.extend(&op);
     bytes.extend(&tail);
 
+    let (undef, skip) = undefined(t, op_size, gpr[1], *bytes.last().unwrap());
+    Some(Case {
+        name: name(t, &op),
+        bytes,
+        gpr,
+        flags,
+        undef,
+        skip,
+        branch: false,
+        patch: None,
+    })
+}
+
+/// Which flags are undefined afterwards, and whether the destination is: a matter of the count for
+/// shifts, which is in CL or the last byte.
+pub fn undefined(t: &Template, op_size: u8, cl: u64, last: u8) -> (u64, bool) {
     let width = u64::from(op_size) * 8;
     let count = match t.op {
         [0xd0] | [0xd1] => 1,
-        [0xd2] | [0xd3] | [0x0f, 0xa5] | [0x0f, 0xad] => gpr[1],
-        _ => u64::from(*bytes.last().unwrap()),
+        [0xd2] | [0xd3] | [0x0f, 0xa5] | [0x0f, 0xad] => cl,
+        _ => u64::from(last),
     } & if op_size == 8 { 63 } else { 31 };
-    let mut skip = false;
-    let undef = match t.undef {
-        Flags(f) => f,
-        _ if count == 0 => 0,
-        Rotate => {
-            if count == 1 {
-                0
-            } else {
-                OF
-            }
-        }
+    match t.undef {
+        Flags(f) => (f, false),
+        _ if count == 0 => (0, false),
+        Rotate if count == 1 => (0, false),
+        Rotate => (OF, false),
         Shift => {
             let mut f = AF;
             if count != 1 {
@@ -509,24 +539,10 @@ pub fn generate(t: &Template, rng: &mut Rng, mem: u64) -> Option<Case> {
             if count >= width && t.form != Group(7) {
                 f |= CF;
             }
-            f
+            (f, false)
         }
-        Double => {
-            skip = count > width;
-            if skip {
-                ALL
-            } else if count == 1 {
-                AF
-            } else {
-                AF | OF
-            }
-        }
-    };
-    Some(Case {
-        bytes,
-        gpr,
-        flags,
-        undef,
-        skip,
-    })
+        Double if count > width => (ALL, true),
+        Double if count == 1 => (AF, false),
+        Double => (AF | OF, false),
+    }
 }

@@ -2,26 +2,31 @@
 
 //! The emulator against this machine's own CPU.
 //!
-//! Random 64-bit instructions run twice from the same random registers, flags and memory: once on
-//! the CPU, in a page of generated code, and once in the emulator. Registers, memory, whether it
-//! divided by zero, and every flag the manual defines must come out the same.
-//! `NATIVE_CASES` sets the number of instructions (default 200000). With `NATIVE_STRICT` the flags
-//! that the manual leaves undefined are compared too; the emulator does there what Intel CPUs of
-//! the Ice Lake generation do.
+//! Random instructions of 64-bit, 32-bit and 16-bit code run twice from the same random registers,
+//! flags and memory: once on the CPU, in a page of generated code, and once in the emulator.
+//! Registers, memory, the exception if there is one, where a branch goes, and every flag the manual
+//! defines must come out the same. Each test ends with the opcodes it covered (`--nocapture`).
+//!
+//! `NATIVE_CASES` sets the number of instructions per code size (default 200000). With
+//! `NATIVE_STRICT` the flags that the manual leaves undefined are compared too; the emulator does
+//! there what Intel CPUs of the Ice Lake generation do.
 
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
 
+mod branch;
 mod generate;
+mod legacy;
 mod machine;
 
-use generate::{generate, templates, Case, Rng, ALL, MEM};
-use machine::Machine;
+use generate::{Case, Rng, ALL, MEM};
+use machine::{Machine, Mode};
 use model::addr::Gva;
-use model::emul::cpu::{Access, Bus, Flow, Stop, SystemOp};
+use model::emul::cpu::{Access, Bus, Flow, Stop, SystemOp, VecReg};
 use model::emul::emulate;
 use model::x86::ctrl::{cr0, cr4, efer, rflags};
-use model::x86::exception::{Exception, DE};
 use model::x86::state::{CpuState, SegReg, Segment};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 /// What a run leaves behind.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +34,10 @@ struct Outcome {
     gpr: [u64; 16],
     flags: u64,
     mem: Vec<u8>,
-    divided: bool,
+    /// The exception it raised.
+    vector: Option<u8>,
+    /// It branched.
+    branched: bool,
 }
 
 /// Flat memory at `at`; nothing else.
@@ -100,125 +108,184 @@ impl Bus for Flat {
     fn system(&mut self, _: &mut CpuState, _: SystemOp) -> Result<(), Stop> {
         Err(Stop::UNHANDLED)
     }
-    fn read_xmm(&mut self, _: u8) -> Result<[u8; 16], Stop> {
+    fn read_vec(&mut self, _: VecReg) -> Result<[u8; 32], Stop> {
         Err(Stop::UNHANDLED)
     }
-    fn write_xmm(&mut self, _: u8, _: [u8; 16]) -> Result<(), Stop> {
+    fn write_vec(&mut self, _: VecReg, _: [u8; 32]) -> Result<(), Stop> {
         Err(Stop::UNHANDLED)
     }
 }
 
-/// User-mode 64-bit code, as this test is.
-fn long_mode(case: &Case) -> CpuState {
+/// User-mode code of this test, in the segments the CPU has it in.
+fn start(mode: Mode, case: &Case, machine: &Machine) -> CpuState {
     let mut s = CpuState::reset();
     s.cr0 = cr0::PE | cr0::PG | cr0::ET | cr0::NE;
     s.cr4 = cr4::PAE | cr4::OSFXSR;
     s.efer = efer::LME | efer::LMA;
-    for r in SegReg::ALL {
-        s.seg_mut(r).limit = u32::MAX;
-        s.seg_mut(r).attr = 0xf3 | Segment::DB | Segment::G;
+    let (base, limit, size) = match mode {
+        Mode::Bits64 | Mode::Bits32 => (0, u32::MAX, Segment::DB | Segment::G),
+        Mode::Bits16 => (machine.base(), 0xffff, 0),
+    };
+    for r in [SegReg::Es, SegReg::Cs, SegReg::Ss, SegReg::Ds] {
+        *s.seg_mut(r) = Segment {
+            selector: mode.ds(),
+            base,
+            limit,
+            attr: 0xf3 | size,
+            unusable: false,
+        };
     }
-    s.seg_mut(SegReg::Cs).attr = 0xfb | Segment::L | Segment::G;
+    let cs = s.seg_mut(SegReg::Cs);
+    cs.selector = mode.cs();
+    cs.attr = 0xfb | size;
+    if mode == Mode::Bits64 {
+        cs.attr = 0xfb | Segment::L | Segment::G;
+    }
     s.gpr = case.gpr;
     s.rflags = case.flags | rflags::IF;
-    s.rip = 0x40_0000;
+    s.rip = machine.insn(mode);
     s
 }
 
-fn run_emulated(case: &Case, at: u64, mem: &[u8]) -> Outcome {
-    let mut s = long_mode(case);
+fn emulated(mode: Mode, case: &Case, machine: &Machine, mem: &[u8]) -> Outcome {
+    let mut s = start(mode, case, machine);
     let mut bus = Flat {
-        at,
+        at: machine.mem_addr(),
         mem: mem.to_vec(),
     };
-    let divided = match emulate(&mut s, &case.bytes, &mut bus) {
+    let what = || format!("{mode:?} {:02x?}", case.bytes);
+    let mut branched = false;
+    let vector = match emulate(&mut s, &case.bytes, &mut bus) {
         Ok(done) => {
-            assert_eq!(
-                usize::from(done.len),
-                case.bytes.len(),
-                "{:02x?}",
-                case.bytes
+            assert_eq!(usize::from(done.len), case.bytes.len(), "{}", what());
+            assert_eq!(done.flow, Flow::Next, "{}", what());
+            let next = machine.insn(mode) + case.bytes.len() as u64;
+            branched = s.rip != next;
+            let target = next + machine.marker(mode).len() as u64;
+            assert!(
+                !branched || (case.branch && s.rip == target),
+                "{}: goes to {:x}, not {target:x}",
+                what(),
+                s.rip
             );
-            assert_eq!(done.flow, Flow::Next);
-            assert_eq!(s.rip, 0x40_0000 + case.bytes.len() as u64);
-            false
+            None
         }
-        Err(Stop::Fault(e)) if e == Exception::new(DE) => true,
-        Err(e) => panic!("{:02x?}: {e:x?}", case.bytes),
+        Err(Stop::Fault(e)) => Some(e.vector),
+        Err(e) => panic!("{}: {e:x?}", what()),
     };
     Outcome {
         gpr: s.gpr,
         flags: s.rflags,
         mem: bus.mem,
-        divided,
+        vector,
+        branched,
     }
 }
 
-#[test]
-fn agrees_with_this_cpu() {
+/// Prints where they differ, and ends the test.
+fn differs(native: &Outcome, emulated: &Outcome, mode: Mode, case: &Case) -> ! {
+    for i in 0..16 {
+        let (n, e) = (native.gpr[i], emulated.gpr[i]);
+        if n != e {
+            println!("gpr {i}: native {n:x} emulated {e:x}");
+        }
+    }
+    for i in 0..MEM {
+        let (n, e) = (native.mem[i], emulated.mem[i]);
+        if n != e {
+            println!("mem {i}: native {n:x} emulated {e:x}");
+        }
+    }
+    let rest = |o: &Outcome| {
+        format!(
+            "flags {:x}, {:?}, branched {}",
+            o.flags, o.vector, o.branched
+        )
+    };
+    println!("native {}", rest(native));
+    println!("emulated {}", rest(emulated));
+    panic!("{mode:?} {}: {:02x?} {case:x?}", case.name, case.bytes);
+}
+
+/// The signal handler and the LDT are the process's.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn compare(mode: Mode) {
+    let _one = ONE_AT_A_TIME.lock();
     let cases = std::env::var("NATIVE_CASES")
         .ok()
         .and_then(|s| s.parse().ok())
         .unwrap_or(200_000);
     let strict = std::env::var_os("NATIVE_STRICT").is_some();
     let machine = Machine::new();
-    let templates = templates();
+    let templates = match mode {
+        Mode::Bits64 => generate::templates(),
+        _ => legacy::templates(),
+    };
     let mut rng = Rng(0x1234_5678_9abc_def1);
     let mut mem = vec![0u8; MEM];
-    let (mut ran, mut divided) = (0, 0);
+    let mut covered = BTreeMap::<String, u64>::new();
+    let (mut ran, mut faults, mut branches) = (0u64, 0u64, 0u64);
     while ran < cases {
         let template = rng.pick(&templates);
-        let Some(case) = generate(&template, &mut rng, machine.mem_addr()) else {
+        let case = match mode {
+            _ if rng.below(16) == 0 => branch::generate(&mut rng, mode, &machine),
+            Mode::Bits64 => generate::generate(&template, &mut rng, machine.mem_addr()),
+            _ => legacy::generate(&template, &mut rng, mode, machine.mem(mode)),
+        };
+        let Some(case) = case else {
             continue;
         };
         for chunk in mem.chunks_mut(8) {
             chunk.copy_from_slice(&rng.value().to_le_bytes());
         }
-        let mut native = machine.run(&case, &mem);
-        let mut emulated = run_emulated(&case, machine.mem_addr(), &mem);
+        if let Some((at, v)) = case.patch {
+            mem[at..at + 8].copy_from_slice(&v.to_le_bytes());
+        }
+        let mut native = machine.run(mode, &case, &mem);
+        let mut emulated = emulated(mode, &case, &machine, &mem);
         ran += 1;
-        divided += u64::from(native.divided);
+        faults += u64::from(native.vector.is_some());
+        branches += u64::from(native.branched);
+        *covered.entry(case.name.clone()).or_default() += 1;
         if case.skip {
             continue;
         }
         let undef = if strict { 0 } else { case.undef };
-        let compared = (ALL | rflags::DF) & !undef;
-        if native.divided {
+        let mut flags = (ALL | rflags::DF) & !undef;
+        if native.vector.is_some() {
             // The handler returns with flags of its own making.
-            native.flags = 0;
-            emulated.flags = 0;
+            flags = 0;
         }
-        native.flags &= compared;
-        emulated.flags &= compared;
         // IF and the fixed bit of a pushed RFLAGS are as in user mode on both sides.
+        native.flags &= flags;
+        emulated.flags &= flags;
         if native != emulated {
-            for i in 0..16 {
-                if native.gpr[i] != emulated.gpr[i] {
-                    println!(
-                        "gpr {i}: native {:x} emulated {:x}",
-                        native.gpr[i], emulated.gpr[i]
-                    );
-                }
-            }
-            for i in 0..MEM {
-                if native.mem[i] != emulated.mem[i] {
-                    println!(
-                        "mem {i}: native {:x} emulated {:x}",
-                        native.mem[i], emulated.mem[i]
-                    );
-                }
-            }
-            println!(
-                "flags: native {:x} emulated {:x}",
-                native.flags, emulated.flags
-            );
-            println!(
-                "divided: native {} emulated {}",
-                native.divided, emulated.divided
-            );
-            panic!("{:02x?} {:x?}\n{template:?}", case.bytes, case);
+            differs(&native, &emulated, mode, &case);
         }
     }
-    println!("{ran} instructions agree, {divided} of them divide errors");
-    assert!(divided > 0);
+    println!(
+        "{mode:?}: {ran} instructions of {} opcodes agree, {faults} of them exceptions, \
+         {branches} branches taken",
+        covered.len()
+    );
+    let list: Vec<String> = covered.iter().map(|(k, n)| format!("{k} ({n})")).collect();
+    println!("{mode:?} covers: {}", list.join(" "));
+    assert!(faults > 0 && branches > 0);
+    assert!(covered.len() > 330);
+}
+
+#[test]
+fn agrees_with_this_cpu_in_64_bit_code() {
+    compare(Mode::Bits64);
+}
+
+#[test]
+fn agrees_with_this_cpu_in_32_bit_code() {
+    compare(Mode::Bits32);
+}
+
+#[test]
+fn agrees_with_this_cpu_in_16_bit_code() {
+    compare(Mode::Bits16);
 }

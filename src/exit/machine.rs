@@ -1,0 +1,498 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The vCPU as the emulator's bus: memory through the guest's paging, devices, ports, MSRs and
+//! registers.
+
+use super::control;
+use super::debug;
+use super::emulate;
+use super::mmio;
+use crate::backend::Backend;
+use crate::vcpu::cpuid;
+use crate::vcpu::fpu;
+use crate::vcpu::mem::MemErr;
+use crate::vcpu::msr;
+use crate::vcpu::pending::Pending;
+use crate::vcpu::user_exit::UserExit;
+use crate::vcpu::Cx;
+use kernel::prelude::*;
+use model::addr::Gpa;
+use model::addr::Gva;
+use model::addr::PAGE_SIZE;
+use model::emul::cpu::Access;
+use model::emul::cpu::Bus;
+use model::emul::cpu::Stop;
+use model::emul::cpu::SystemOp;
+use model::emul::cpu::VecReg;
+use model::emul::log::IoKey;
+use model::emul::log::IoKind;
+use model::walk;
+use model::walk::Privilege;
+use model::x86::exception;
+use model::x86::exception::Exception;
+use model::x86::state::CpuState;
+
+/// The vCPU as the emulator's bus.
+pub(super) struct Machine<'m, 'a, 'l, V: Backend> {
+    pub(super) cx: &'m mut Cx<'a, 'l, V>,
+}
+
+fn fault(e: MemErr) -> Stop {
+    match e {
+        MemErr::Fault(e) => Stop::Fault(e),
+        MemErr::Retry => Stop::Retry,
+    }
+}
+
+/// How much of an access of `len` bytes at `at` lies in its page.
+fn in_page(at: Gva, len: usize) -> usize {
+    // CAST: at most a page.
+    len.min(PAGE_SIZE.wrapping_sub(at.offset()) as usize)
+}
+
+impl<V: Backend> Machine<'_, '_, '_, V> {
+    fn walk(&self, at: Gva, a: Access, write: bool, fetch: bool) -> Result<Gpa, Stop> {
+        let privilege = if a.implicit {
+            Privilege::Implicit
+        } else if a.user {
+            Privilege::User
+        } else {
+            Privilege::Supervisor
+        };
+        let access = walk::Access {
+            write,
+            fetch,
+            privilege,
+        };
+        Ok(self.cx.translate(at, access).map_err(fault)?.gpa)
+    }
+
+    /// Reads guest-physical memory or a device, at most what lies in one page.
+    fn phys_read(&mut self, gpa: Gpa, buf: &mut [u8]) -> Result<(), Stop> {
+        if !self.cx.is_ram(gpa, false) {
+            let mut at = gpa;
+            for part in buf.chunks_mut(8) {
+                self.device_read(at, part)?;
+                at = at.wrapping_add(8);
+            }
+            return Ok(());
+        }
+        // CAST: at most 16.
+        let key = IoKey::new(IoKind::Mem, gpa.0, buf.len() as u8, false);
+        if let Some(d) = self.cx.st.emul.log.replay(&key) {
+            for (to, from) in buf.iter_mut().zip(d) {
+                *to = *from;
+            }
+            return Ok(());
+        }
+        let r = self.cx.vm.base.read_guest(gpa, buf);
+        r.map_err(|_| Stop::Retry)?;
+        self.record(key, buf)
+    }
+
+    fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) -> Result<(), Stop> {
+        // CAST: at most 8.
+        let key = IoKey::new(IoKind::Mem, gpa.0, buf.len() as u8, false);
+        if let Some(d) = self.cx.st.emul.log.replay(&key) {
+            for (to, from) in buf.iter_mut().zip(d) {
+                *to = *from;
+            }
+            return Ok(());
+        }
+        if mmio::read(self.cx, gpa, buf) {
+            return self.record(key, buf);
+        }
+        self.cx.st.pending = Pending::Mmio { key, data: 0 };
+        self.cx.st.emul.exit = Some(UserExit::Mmio {
+            gpa: gpa.0,
+            data: [0; 8],
+            len: key.size,
+            write: false,
+        });
+        Err(Stop::NeedUser)
+    }
+
+    fn phys_write(&mut self, gpa: Gpa, data: &[u8]) -> Result<(), Stop> {
+        if self.cx.is_ram(gpa, true) {
+            // CAST: at most 16.
+            let key = IoKey::new(IoKind::Mem, gpa.0, data.len() as u8, true);
+            if self.cx.st.emul.log.replay_write(&key, data) {
+                return Ok(());
+            }
+            self.cx
+                .vm
+                .base
+                .write_guest(gpa, data)
+                .map_err(|_| Stop::Retry)?;
+            return self.record(key, data);
+        }
+        let mut at = gpa;
+        for part in data.chunks(8) {
+            self.device_write(at, part)?;
+            at = at.wrapping_add(8);
+        }
+        Ok(())
+    }
+
+    fn device_write(&mut self, gpa: Gpa, data: &[u8]) -> Result<(), Stop> {
+        // CAST: at most 8.
+        let key = IoKey::new(IoKind::Mem, gpa.0, data.len() as u8, true);
+        if self.cx.st.emul.log.replay_write(&key, data) {
+            return Ok(());
+        }
+        if mmio::write(self.cx, gpa, data) {
+            return self.record(key, data);
+        }
+        let mut bytes = [0u8; 8];
+        for (to, from) in bytes.iter_mut().zip(data) {
+            *to = *from;
+        }
+        self.cx.st.pending = Pending::Mmio {
+            key,
+            data: u64::from_le_bytes(bytes),
+        };
+        self.cx.st.emul.exit = Some(UserExit::Mmio {
+            gpa: gpa.0,
+            data: bytes,
+            len: key.size,
+            write: true,
+        });
+        Err(Stop::NeedUser)
+    }
+
+    fn record(&mut self, key: IoKey, data: &[u8]) -> Result<(), Stop> {
+        self.cx
+            .st
+            .emul
+            .log
+            .record(key, data)
+            .map_err(|_| Stop::UNHANDLED)
+    }
+
+    fn port_to_user(&mut self, key: IoKey) -> Stop {
+        self.cx.st.pending = Pending::EmulatedPort { key };
+        self.cx.st.emul.exit = Some(UserExit::Io {
+            write: key.write,
+            size: key.size,
+            // CAST: ports have 16 bits.
+            port: key.addr as u16,
+            count: key.count,
+        });
+        Stop::NeedUser
+    }
+
+    /// The elements of a finished batch that are wanted now; the registers may have changed.
+    fn take_batch(&mut self, port: u16, size: u8, count: u32, write: bool) -> Option<u32> {
+        let b = self.cx.st.emul.batch.take()?;
+        let same = b.port == port && b.size == size && b.write == write;
+        same.then_some(b.count.min(count))
+    }
+}
+
+impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
+    fn fetch(&mut self, at: Gva, buf: &mut [u8], a: Access) -> Result<(), Stop> {
+        let gpa = self.walk(at, a, false, true)?;
+        if self.cx.vm.base.read_guest(gpa, buf).is_err() {
+            // Code in device memory cannot be fetched.
+            return Err(Stop::UNHANDLED);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, at: Gva, buf: &mut [u8], a: Access) -> Result<(), Stop> {
+        let n = in_page(at, buf.len());
+        let (head, tail) = buf.split_at_mut_checked(n).ok_or(Stop::UNHANDLED)?;
+        let first = self.walk(at, a, a.modify, false)?;
+        let second = if tail.is_empty() {
+            None
+        } else {
+            Some(self.walk(at.wrapping_add(n as u64), a, a.modify, false)?)
+        };
+        self.phys_read(first, head)?;
+        match second {
+            Some(gpa) => self.phys_read(gpa, tail),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, at: Gva, data: &[u8], a: Access) -> Result<(), Stop> {
+        let n = in_page(at, data.len());
+        let (head, tail) = data.split_at_checked(n).ok_or(Stop::UNHANDLED)?;
+        let first = self.walk(at, a, true, false)?;
+        let second = if tail.is_empty() {
+            None
+        } else {
+            Some(self.walk(at.wrapping_add(n as u64), a, true, false)?)
+        };
+        self.phys_write(first, head)?;
+        match second {
+            Some(gpa) => self.phys_write(gpa, tail),
+            None => Ok(()),
+        }
+    }
+
+    fn check_write(&mut self, at: Gva, len: u32, a: Access) -> Result<(), Stop> {
+        self.walk(at, a, true, false)?;
+        let last = at.wrapping_add(u64::from(len.saturating_sub(1)));
+        if last.0 >> 12 != at.0 >> 12 {
+            self.walk(last, a, true, false)?;
+        }
+        Ok(())
+    }
+
+    fn cmpxchg(&mut self, at: Gva, old: &[u8], new: &[u8], a: Access) -> Result<bool, Stop> {
+        if in_page(at, new.len()) != new.len() {
+            // KVM: a locked access across pages is not atomic.
+            self.write(at, new, a)?;
+            return Ok(true);
+        }
+        let gpa = self.walk(at, a, true, false)?;
+        if !self.cx.is_ram(gpa, true) {
+            self.phys_write(gpa, new)?;
+            return Ok(true);
+        }
+        match self.cx.vm.base.cmpxchg_guest(gpa, old, new) {
+            Ok(done) => Ok(done),
+            Err(e) if e == EINVAL => {
+                // KVM: nor is one of 16 bytes, or one that the host would trap.
+                self.phys_write(gpa, new)?;
+                Ok(true)
+            }
+            Err(_) => Err(Stop::Retry),
+        }
+    }
+
+    fn port_in(&mut self, port: u16, buf: &mut [u8]) -> Result<(), Stop> {
+        // CAST: at most 4.
+        let key = IoKey::new(IoKind::Port, u64::from(port), buf.len() as u8, false);
+        if let Some(d) = self.cx.st.emul.log.replay(&key) {
+            for (to, from) in buf.iter_mut().zip(d) {
+                *to = *from;
+            }
+            return Ok(());
+        }
+        if self.cx.port_read(port, buf) {
+            return self.record(key, buf);
+        }
+        Err(self.port_to_user(key))
+    }
+
+    fn port_out(&mut self, port: u16, data: &[u8]) -> Result<(), Stop> {
+        // CAST: at most 4.
+        let key = IoKey::new(IoKind::Port, u64::from(port), data.len() as u8, true);
+        if self.cx.st.emul.log.replay_write(&key, data) {
+            return Ok(());
+        }
+        if self.cx.port_write(port, data) {
+            return self.record(key, data);
+        }
+        self.cx.vcpu.pio.write_bytes(0, data);
+        Err(self.port_to_user(key))
+    }
+
+    fn port_in_string(
+        &mut self,
+        port: u16,
+        size: u8,
+        count: u32,
+        to: Gva,
+        a: Access,
+    ) -> Result<u32, Stop> {
+        let gpa = self.walk(to, a, true, false)?;
+        if self.cx.port_in_kernel(port) || !self.cx.is_ram(gpa, true) {
+            return Ok(0);
+        }
+        if let Some(n) = self.take_batch(port, size, count, false) {
+            self.copy_from_pio(gpa, n, size)?;
+            return Ok(n);
+        }
+        if count <= 1 {
+            return Ok(0);
+        }
+        let key = IoKey {
+            kind: IoKind::Port,
+            addr: u64::from(port),
+            size,
+            count,
+            write: false,
+        };
+        Err(self.port_to_user(key))
+    }
+
+    fn port_out_string(
+        &mut self,
+        port: u16,
+        size: u8,
+        count: u32,
+        from: Gva,
+        a: Access,
+    ) -> Result<u32, Stop> {
+        let gpa = self.walk(from, a, false, false)?;
+        if self.cx.port_in_kernel(port) || !self.cx.is_ram(gpa, false) {
+            return Ok(0);
+        }
+        if let Some(n) = self.take_batch(port, size, count, true) {
+            return Ok(n);
+        }
+        if count <= 1 {
+            return Ok(0);
+        }
+        self.copy_to_pio(gpa, count, size)?;
+        let key = IoKey {
+            kind: IoKind::Port,
+            addr: u64::from(port),
+            size,
+            count,
+            write: true,
+        };
+        Err(self.port_to_user(key))
+    }
+
+    fn rdmsr(&mut self, _s: &CpuState, index: u32) -> Result<u64, Stop> {
+        msr::get(self.cx, index, false).map_err(|_| Stop::GP0)
+    }
+
+    fn wrmsr(&mut self, s: &mut CpuState, index: u32, value: u64) -> Result<(), Stop> {
+        msr::set(self.cx, index, value, false).map_err(|_| Stop::GP0)?;
+        s.efer = V::efer(self.cx.l);
+        Ok(())
+    }
+
+    fn rdtsc(&mut self) -> Result<u64, Stop> {
+        Ok(self.cx.guest_tsc())
+    }
+
+    fn rdpmc(&mut self, _index: u32) -> Result<u64, Stop> {
+        // There is no virtual PMU.
+        Err(Stop::GP0)
+    }
+
+    fn cpuid(&mut self, _s: &CpuState, leaf: u32, subleaf: u32) -> Result<[u32; 4], Stop> {
+        Ok(cpuid::answer(self.cx.st, leaf, subleaf))
+    }
+
+    fn set_cr(&mut self, s: &mut CpuState, n: u8, value: u64) -> Result<(), Stop> {
+        control::write(self.cx, n, value).map_err(Stop::Fault)?;
+        s.cr0 = V::cr0(self.cx.l);
+        s.cr2 = V::cr2(self.cx.l);
+        s.cr3 = V::cr3(self.cx.l);
+        s.cr4 = V::cr4(self.cx.l);
+        s.cr8 = self.cx.cr8();
+        s.efer = V::efer(self.cx.l);
+        Ok(())
+    }
+
+    fn set_dr(&mut self, s: &mut CpuState, n: u8, value: u64) -> Result<(), Stop> {
+        debug::set_dr(self.cx, n, value).map_err(Stop::Fault)?;
+        s.dr = self.cx.st.debug.dr;
+        s.dr6 = V::dr6(self.cx.l);
+        s.dr7 = self.cx.st.debug.dr7;
+        Ok(())
+    }
+
+    fn set_xcr(&mut self, s: &mut CpuState, n: u32, value: u64) -> Result<(), Stop> {
+        if n != 0 || fpu::set_xcr0(self.cx, value).is_err() {
+            return Err(Stop::GP0);
+        }
+        s.xcr0 = value;
+        Ok(())
+    }
+
+    fn system(&mut self, _s: &mut CpuState, op: SystemOp) -> Result<(), Stop> {
+        match op {
+            SystemOp::Invlpg(_) => V::flush_guest(self.cx.l),
+            SystemOp::Invd | SystemOp::Wbinvd | SystemOp::Monitor(_) | SystemOp::Mwait => {}
+            SystemOp::Pause => host::task::cond_resched(),
+            // The guest executes it itself, in the form that exits.
+            SystemOp::Hypercall => return Err(emulate::patch_hypercall(self.cx)),
+        }
+        Ok(())
+    }
+
+    fn read_vec(&mut self, r: VecReg) -> Result<[u8; 32], Stop> {
+        match r {
+            VecReg::Mm(n) => read_vector::<8>(n),
+            VecReg::Xmm(n) => read_vector::<16>(n),
+            VecReg::Ymm(n) => read_vector::<32>(n),
+        }
+    }
+
+    fn write_vec(&mut self, r: VecReg, value: [u8; 32]) -> Result<(), Stop> {
+        match r {
+            VecReg::Mm(n) => write_vector::<8>(n, &value),
+            VecReg::Xmm(n) => write_vector::<16>(n, &value),
+            VecReg::Ymm(n) => write_vector::<32>(n, &value),
+        }
+    }
+
+    fn committed(&mut self) {
+        self.cx.st.emul.log.clear();
+    }
+}
+
+/// The errors of the registers as what the instruction gets.
+fn vector_stop(e: Error) -> Stop {
+    if e == EFAULT {
+        Stop::Fault(Exception::new(exception::MF))
+    } else {
+        Stop::UNHANDLED
+    }
+}
+
+fn read_vector<const N: usize>(n: u8) -> Result<[u8; 32], Stop> {
+    let from = host::fpu::read_vector::<N>(n).map_err(vector_stop)?;
+    let mut value = [0; 32];
+    for (to, from) in value.iter_mut().zip(from) {
+        *to = from;
+    }
+    Ok(value)
+}
+
+fn write_vector<const N: usize>(n: u8, value: &[u8; 32]) -> Result<(), Stop> {
+    let part = value.first_chunk::<N>().ok_or(Stop::UNHANDLED)?;
+    host::fpu::write_vector(n, *part).map_err(vector_stop)
+}
+
+impl<V: Backend> Machine<'_, '_, '_, V> {
+    /// Copies `n` elements from the PIO page to guest memory inside one page.
+    fn copy_from_pio(&mut self, gpa: Gpa, n: u32, size: u8) -> Result<(), Stop> {
+        let len = (n as usize)
+            .wrapping_mul(usize::from(size))
+            .min(PAGE_SIZE as usize);
+        let mut buf = [0u8; 256];
+        let mut off = 0usize;
+        while off < len {
+            let part = buf.len().min(len.wrapping_sub(off));
+            let b = buf.get_mut(..part).ok_or(Stop::UNHANDLED)?;
+            self.cx.vcpu.pio.read_bytes(off, b);
+            self.cx
+                .vm
+                .base
+                .write_guest(gpa.wrapping_add(off as u64), b)
+                .map_err(|_| Stop::Retry)?;
+            off = off.wrapping_add(part);
+        }
+        Ok(())
+    }
+
+    /// The opposite.
+    fn copy_to_pio(&mut self, gpa: Gpa, n: u32, size: u8) -> Result<(), Stop> {
+        let len = (n as usize)
+            .wrapping_mul(usize::from(size))
+            .min(PAGE_SIZE as usize);
+        let mut buf = [0u8; 256];
+        let mut off = 0usize;
+        while off < len {
+            let part = buf.len().min(len.wrapping_sub(off));
+            let b = buf.get_mut(..part).ok_or(Stop::UNHANDLED)?;
+            self.cx
+                .vm
+                .base
+                .read_guest(gpa.wrapping_add(off as u64), b)
+                .map_err(|_| Stop::Retry)?;
+            self.cx.vcpu.pio.write_bytes(off, b);
+            off = off.wrapping_add(part);
+        }
+        Ok(())
+    }
+}
