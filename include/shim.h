@@ -20,6 +20,8 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
+#include "vendor_params.h"
+
 /* ---- files (shim/file.c) ---- */
 
 /* Makes an anonymous-inode file with extra f_mode bits; takes a reference on fops->owner. */
@@ -215,7 +217,6 @@ extern unsigned int kvmrs_param_tsc_tolerance_ppm;
 extern bool kvmrs_param_enable_vmware_backdoor;
 extern int kvmrs_param_force_emulation_prefix;
 extern bool kvmrs_param_mitigate_smt_rsb;
-extern bool kvmrs_param_kvmclock_periodic_sync;
 extern bool kvmrs_param_lapic_timer_advance;
 extern bool kvmrs_param_vector_hashing;
 extern bool kvmrs_param_enable_pmu;
@@ -233,6 +234,11 @@ extern unsigned int kvmrs_param_nx_huge_pages_recovery_ratio;
 extern unsigned int kvmrs_param_nx_huge_pages_recovery_period_ms;
 extern int kvmrs_param_pi_inject_timer;
 extern int kvmrs_param_nx_huge_pages;
+/* Those of the thin modules, as they are set (and, after a hand-over, in effect). */
+extern struct kvmrs_svm_params kvmrs_svm_params;
+extern struct kvmrs_vmx_params kvmrs_vmx_params;
+/* Who probes again when a thin module hands parameters over; NULL: nobody. Waits for a call. */
+void kvmrs_on_hand_over(int (*func)(int feature));
 
 /* ---- entry (rust/virt) ---- */
 

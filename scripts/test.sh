@@ -23,6 +23,7 @@ depends    object    ko   kvm.ko needs no other module
 panic      object    ko   no panic is reachable in kvm.ko
 stack      object    ko   no stack frame of kvm.ko exceeds 1 KiB
 load       host      ko   load and unload 100 times, then the in-tree module
+modules    host      ko   kvm.ko with kvm-amd.ko: every order, parameters, refusals
 own        selftests ko   this project's selftests on our module
 upstream   selftests ko   the kernel's selftests on our module
 boots      host      ko   QEMU boots guests on our module
@@ -108,6 +109,11 @@ task_stack() {
 task_load() {
 	scripts/vm.sh -q -t 300 selftests/load-job.sh
 	verdict "load, unload, 100 times" $?
+}
+
+task_modules() {
+	scripts/vm.sh -q -t 300 selftests/modules-job.sh
+	verdict "thin modules: the job, and a clean log" $?
 }
 
 task_own() {

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The one vendor of this machine: probed when the module is loaded, constant afterwards.
+//! The one vendor of this machine: probed when the module is loaded, and again for other parameters
+//! while there is no VM.
 
 use host::hwvirt::CpuHooks;
 use host::hwvirt::X86Virt;
+use host::kept::Kept;
 use host::pin::PinnedCpu;
 use kernel::prelude::*;
-use kernel::sync::SetOnce;
 use virt::svm::Svm;
 use virt::vendor::Features;
 use virt::vendor::Vendor;
@@ -14,20 +15,20 @@ use virt::vmx::Vmx;
 
 /// A vendor with the place where its probed capabilities are kept.
 pub(crate) trait Backend: Vendor {
-    /// Where they are. Empty until the probe succeeded.
-    fn cell() -> &'static SetOnce<Self::Module>;
+    /// Where they are, for each set of parameters there was. Empty until a probe succeeded.
+    fn probed() -> &'static Kept<Self::Module>;
 
     /// The extension to switch on.
     const EXTENSION: X86Virt;
 
     /// The probed capabilities. EOPNOTSUPP before the probe succeeded, which no file can see.
     fn module() -> Result<&'static Self::Module> {
-        Self::cell().as_ref().ok_or(EOPNOTSUPP)
+        Self::probed().get().ok_or(EOPNOTSUPP)
     }
 
     /// What the hardware offers; nothing at all before the probe.
     fn host_features() -> Features {
-        match Self::cell().as_ref() {
+        match Self::probed().get() {
             Some(m) => *Self::features(m),
             None => Features::default(),
         }
@@ -37,18 +38,18 @@ pub(crate) trait Backend: Vendor {
 impl Backend for Svm {
     const EXTENSION: X86Virt = X86Virt::Svm;
 
-    fn cell() -> &'static SetOnce<Self::Module> {
-        static CELL: SetOnce<<Svm as Vendor>::Module> = SetOnce::new();
-        &CELL
+    fn probed() -> &'static Kept<Self::Module> {
+        static PROBED: Kept<<Svm as Vendor>::Module> = Kept::new();
+        &PROBED
     }
 }
 
 impl Backend for Vmx {
     const EXTENSION: X86Virt = X86Virt::Vmx;
 
-    fn cell() -> &'static SetOnce<Self::Module> {
-        static CELL: SetOnce<<Vmx as Vendor>::Module> = SetOnce::new();
-        &CELL
+    fn probed() -> &'static Kept<Self::Module> {
+        static PROBED: Kept<<Vmx as Vendor>::Module> = Kept::new();
+        &PROBED
     }
 }
 
@@ -68,13 +69,13 @@ impl<V: Backend> CpuHooks for Hooks<V> {
     }
 
     fn offline(&self, cpu: &PinnedCpu<'_>) {
-        if let Some(m) = V::cell().as_ref() {
+        if let Some(m) = V::probed().get() {
             V::cpu_offline(m, cpu);
         }
     }
 
     fn emergency(&self, _cpu: &PinnedCpu<'_>) {
-        if let Some(m) = V::cell().as_ref() {
+        if let Some(m) = V::probed().get() {
             V::cpu_emergency(m);
         }
     }

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What this host can give to guests, worked out once when the module is loaded.
+//! What this host can give to guests, worked out when the backend has been probed.
 
 use crate::backend::Backend;
 use host::hwvirt::X86Virt;
+use host::kept::Kept;
+use host::kept::UntilUnload;
 use kernel::prelude::*;
-use kernel::sync::SetOnce;
 use model::policy::feature::host_fact;
 use model::policy::feature::raw_features;
 use model::policy::feature::Caps;
@@ -58,13 +59,15 @@ pub(crate) struct HostCaps {
     pub(crate) msrs: HostMsrs,
     /// The answer of KVM_GET_MSR_INDEX_LIST.
     pub(crate) msr_list: KVec<u32>,
+    /// Of which probe of the backend this is; an address that is only compared.
+    backend: usize,
 }
 
-static CAPS: SetOnce<HostCaps> = SetOnce::new();
+static CAPS: Kept<HostCaps> = Kept::new();
 
 /// The host's capabilities; `None` before the module has probed.
 pub(crate) fn get() -> Option<&'static HostCaps> {
-    CAPS.as_ref()
+    CAPS.get()
 }
 
 /// This host's CPUID.
@@ -144,9 +147,18 @@ fn offer(
     offer_of(&caps)
 }
 
-/// Works out the capabilities. ENOMEM.
+/// Frees what was kept, at the end of the module.
+pub(crate) fn until_unload() -> UntilUnload<HostCaps> {
+    CAPS.until_unload()
+}
+
+/// Works out the capabilities, or takes those from when this backend was last in use. ENOMEM.
 #[inline(never)]
 pub(crate) fn probe<V: Backend>() -> Result {
+    let backend = core::ptr::from_ref(V::module()?).addr();
+    if CAPS.choose(|c| c.backend == backend).is_some() {
+        return Ok(());
+    }
     let f = V::host_features();
     let mut facts = host_fact::NO_EIBRS_PBRSB;
     if !host::cpu::has(BUG_NULL_SEG) {
@@ -187,11 +199,11 @@ pub(crate) fn probe<V: Backend>() -> Result {
     let all = msr_list.first_chunk_mut().ok_or(EINVAL)?;
     let n = msr::msr_list(&supported, &msrs, |i| host::msr::rdmsr_safe(i).is_ok(), all);
     msr_list.truncate(n);
-    // Not empty only when the vendor modules probe again; the host has not changed.
-    CAPS.populate(HostCaps {
+    CAPS.keep(HostCaps {
         supported,
         msrs,
         msr_list,
-    });
+        backend,
+    })?;
     Ok(())
 }

@@ -15,21 +15,15 @@ mod host_caps;
 mod irq;
 mod mmu;
 mod pv;
+mod running;
 mod stats;
 mod vcpu;
 mod vm;
 
-use backend::Backend;
-use backend::Hooks;
-use core::marker::PhantomData;
-use dev::system::System;
 use host::cpu::vendor;
 use host::cpu::CpuVendor;
-use host::hwvirt::HwVirt;
-use host::misc::DevKvm;
-use host::preempt::HooksEnabled;
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use running::Running;
 use virt::svm::Svm;
 use virt::vmx::Vmx;
 
@@ -40,33 +34,6 @@ module! {
     description: "Kernel-based Virtual Machine for x86, in Rust",
     license: "GPL",
     alias: ["char-major-10-232", "devname:kvm"],
-}
-
-/// The module on a vendor's hardware. Dropped in the order of its fields: first nobody can open the
-/// device any more, then virtualization goes off.
-struct Running<V: Backend> {
-    _device: DevKvm<System<V>>,
-    _virt: HwVirt<Hooks<V>>,
-    _hooks: HooksEnabled,
-}
-
-impl<V: Backend> Running<V> {
-    fn start() -> Result<Self> {
-        if V::cell().as_ref().is_none() {
-            V::cell().populate(V::probe()?);
-        }
-        host_caps::probe::<V>()?;
-        // One text patch at load instead of one at each VM.
-        let hooks = HooksEnabled::new();
-        let virt = HwVirt::enable(V::EXTENSION, Arc::new(Hooks::new(), GFP_KERNEL)?)?;
-        let device = DevKvm::register(Arc::new(System(PhantomData), GFP_KERNEL)?)?;
-        pr_info!("running on {}\n", V::NAME);
-        Ok(Self {
-            _device: device,
-            _virt: virt,
-            _hooks: hooks,
-        })
-    }
 }
 
 /// What exists while the module is loaded.

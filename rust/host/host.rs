@@ -9,9 +9,9 @@
 //! whatever its caller forgets, leaks or confuses. Objects the kernel calls back hold a reference to
 //! the module.
 //!
-//! One thing is left to the module's root object: `misc::DevKvm`, `hwvirt::HwVirt`, `gtod::Gtod` and
-//! `uret::UserReturnMsrs` exist from load to unload, so they cannot hold such a reference, and must
-//! be dropped with the root object. Nobody else owns one.
+//! One thing is left to the module's root object: `misc::DevKvm`, `hwvirt::HwVirt`, `gtod::Gtod`,
+//! `handover::HandOver`, `kept::UntilUnload` and `uret::UserReturnMsrs` exist from load to unload, so
+//! they cannot hold such a reference, and must be dropped with the root object. Nobody else owns one.
 
 /// What the printing macros put before a message.
 const __LOG_PREFIX: &[u8] = b"kvm\0";
@@ -24,8 +24,10 @@ pub mod fd;
 pub mod fpu;
 pub mod gtod;
 pub mod gup;
+pub mod handover;
 pub mod hwvirt;
 pub mod irq_lock;
+pub mod kept;
 pub mod kick;
 pub mod lock;
 pub mod misc;

@@ -38,6 +38,13 @@ impl X86Virt {
             Self::Vmx => bindings::X86_FEATURE_VMX,
         }) as c_int
     }
+
+    /// The extension with the kernel's number `feature`.
+    pub(crate) fn from_feature(feature: c_int) -> Option<Self> {
+        [Self::Svm, Self::Vmx]
+            .into_iter()
+            .find(|x| x.feature() == feature)
+    }
 }
 
 /// What the vendor does on each CPU. Nothing here may sleep.

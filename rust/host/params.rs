@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The module's parameters, `/sys/module/kvm/parameters`. Those that can be written to are read
-//! anew at each use.
+//! anew at each use. Some have no effect yet: Documentation/status.rst lists them.
 
 use crate::shim;
 
@@ -36,8 +36,6 @@ params! {
     force_emulation_prefix: i32 = kvmrs_param_force_emulation_prefix;
     /// Mitigate return predictions across threads of a core.
     mitigate_smt_rsb: bool = kvmrs_param_mitigate_smt_rsb;
-    /// Update the clocks of all vCPUs now and then.
-    kvmclock_periodic_sync: bool = kvmrs_param_kvmclock_periodic_sync;
     /// Fire the LAPIC timer early by what an entry costs.
     lapic_timer_advance: bool = kvmrs_param_lapic_timer_advance;
     /// Hash vectors over the destinations of lowest-priority interrupts.
@@ -85,5 +83,35 @@ pub fn pi_inject_timer() -> Option<bool> {
         0 => Some(false),
         1 => Some(true),
         _ => None,
+    }
+}
+
+/// Whether a control block that hardware refused is to be written to the log.
+pub fn dump_invalid() -> bool {
+    // SAFETY: As for the other parameters.
+    unsafe { (&raw const shim::kvmrs_dump_invalid).read_volatile() }
+}
+
+/// Shows what is in effect: a feature that this module lacks reads as off, whatever was asked for.
+/// To be called once, when the module is loaded.
+pub fn settle() {
+    macro_rules! set {
+        ($($var:ident = $value:expr;)*) => {
+            // SAFETY: Aligned words, stored at once; of a write through sysfs at the same time one
+            // of the two values stays.
+            unsafe { $((&raw mut shim::$var).write_volatile($value);)* }
+        };
+    }
+    set! {
+        kvmrs_param_enable_vmware_backdoor = false;
+        kvmrs_param_force_emulation_prefix = 0;
+        kvmrs_param_mitigate_smt_rsb = false;
+        kvmrs_param_lapic_timer_advance = false;
+        kvmrs_param_vector_hashing = false;
+        kvmrs_param_enable_pmu = false;
+        kvmrs_param_eager_page_split = false;
+        kvmrs_param_allow_unsafe_mappings = false;
+        kvmrs_param_tdp_mmu = true;
+        kvmrs_param_enable_virt_at_load = true;
     }
 }

@@ -206,6 +206,11 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     fn probe() -> Result<Self::Module>;
     /// What the hardware offers.
     fn features(m: &Self::Module) -> &Features;
+    /// Was it probed with the parameters as they are set now?
+    fn probed_as_set(m: &Self::Module) -> bool;
+    /// Makes it the one that CPUs are switched on for, and shows in the parameters what is in effect.
+    /// The extension is off on all CPUs.
+    fn install(m: &'static Self::Module);
     /// The shape of nested page tables with this many levels; EINVAL if the hardware cannot use it.
     fn tdp_config(m: &Self::Module, levels: u8) -> Result<model::tdp::Config>;
     /// Prepares this CPU after the kernel switched the extension on.

@@ -17,6 +17,7 @@ use crate::backend::Backend;
 use crate::irq::Irq;
 use crate::mmu::Tables;
 use crate::pv::VmClock;
+use crate::running::VmUse;
 use crate::vcpu::shared::Request;
 use crate::vcpu::shared::VcpuShared;
 use crate::vcpu::Vcpu;
@@ -90,6 +91,8 @@ pub(crate) struct VmCore<V: Backend> {
     pub(crate) mmu: MmuLock<Tables<V>>,
     /// Everything else. Interrupt sources hold it too, until the VM ends.
     pub(crate) base: Arc<VmBase>,
+    /// Last: the backend may change when the rest is gone.
+    _use: VmUse,
 }
 
 /// What descriptors hold. Dropping the last one ends the MMU notifier.
@@ -136,6 +139,7 @@ impl VmBase {
 
 impl<V: Backend> VmCore<V> {
     fn new() -> Result<Arc<Self>> {
+        let in_use = VmUse::take()?;
         let hw = V::new_vm(V::module()?)?;
         let tables = Tables::<V>::new()?;
         let srcu = SrcuDomain::new(c"kvm->srcu", kernel::static_lock_class!())?;
@@ -145,6 +149,7 @@ impl<V: Backend> VmCore<V> {
                 hw,
                 mmu <- MmuLock::new(tables),
                 base: Arc::pin_init(VmBase::new(srcu, irq_srcu), GFP_KERNEL_ACCOUNT)?,
+                _use: in_use,
             }? Error),
             GFP_KERNEL_ACCOUNT,
         )

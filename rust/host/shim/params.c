@@ -3,6 +3,7 @@
 
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/mutex.h>
 #include <linux/sysfs.h>
 
 #include "shim.h"
@@ -20,7 +21,6 @@ PARAM(uint, tsc_tolerance_ppm, 250, 0644, "difference of TSC rates that needs no
 PARAM(bool, enable_vmware_backdoor, false, 0444, "support the VMware backdoor port and PMCs");
 PARAM(int, force_emulation_prefix, 0, 0644, "emulate instructions with the prefix 0f 0b 6b 76 6d");
 PARAM(bool, mitigate_smt_rsb, false, 0444, "mitigate cross-thread return predictions");
-PARAM(bool, kvmclock_periodic_sync, true, 0444, "update kvmclock of all vCPUs now and then");
 PARAM(bool, lapic_timer_advance, true, 0444, "fire the LAPIC timer early by the cost of entry");
 PARAM(bool, vector_hashing, true, 0444, "hash vectors over destinations of lowest priority");
 PARAM(bool, enable_pmu, true, 0444, "virtualize performance counters");
@@ -81,3 +81,42 @@ static const struct kernel_param_ops nx_ops = {
 };
 module_param_cb(nx_huge_pages, &nx_ops, NULL, 0644);
 __MODULE_PARM_TYPE(nx_huge_pages, "bool");
+
+/* What the thin modules hand over. */
+struct kvmrs_svm_params kvmrs_svm_params = { KVMRS_SVM_PARAMS(KVMRS_INIT) };
+struct kvmrs_vmx_params kvmrs_vmx_params = { KVMRS_VMX_PARAMS(KVMRS_INIT) };
+bool kvmrs_dump_invalid;
+EXPORT_SYMBOL_FOR_MODULES(kvmrs_dump_invalid, "kvm-amd,kvm-intel");
+
+static DEFINE_MUTEX(hand_over_lock);
+static int (*probe_again)(int feature);
+
+void kvmrs_on_hand_over(int (*func)(int feature))
+{
+	mutex_lock(&hand_over_lock);
+	probe_again = func;
+	mutex_unlock(&hand_over_lock);
+}
+
+int kvmrs_hand_over(int feature, void *params)
+{
+	union {
+		struct kvmrs_svm_params svm;
+		struct kvmrs_vmx_params vmx;
+	} before;
+	void *ours = feature == X86_FEATURE_SVM ? (void *)&kvmrs_svm_params : &kvmrs_vmx_params;
+	size_t size = feature == X86_FEATURE_SVM ? sizeof(before.svm) : sizeof(before.vmx);
+	int err;
+
+	mutex_lock(&hand_over_lock);
+	memcpy(&before, ours, size);
+	memcpy(ours, params, size);
+	err = probe_again ? probe_again(feature) : -ENODEV;
+	if (err)
+		memcpy(ours, &before, size);
+	else
+		memcpy(params, ours, size);
+	mutex_unlock(&hand_over_lock);
+	return err;
+}
+EXPORT_SYMBOL_FOR_MODULES(kvmrs_hand_over, "kvm-amd,kvm-intel");

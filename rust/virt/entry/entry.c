@@ -5,8 +5,8 @@
 
 #include "enter.h"
 
-u64 kvmrs_host_xcr0 __ro_after_init;
-u64 kvmrs_host_xss __ro_after_init;
+u64 kvmrs_host_xcr0 __read_mostly;
+u64 kvmrs_host_xss __read_mostly;
 
 /* The vCPU that ran last on this CPU. */
 static DEFINE_PER_CPU(u64, last_vcpu);

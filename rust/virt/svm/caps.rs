@@ -4,15 +4,13 @@
 //! CPU's part of the backend.
 
 use super::bitmap::IoMap;
+use super::params::Params;
 use super::pause::PauseFilter;
 use super::Svm;
 use crate::c;
 use crate::entry;
 use crate::tdp::RootRef;
 use crate::vendor::Features;
-use core::sync::atomic::AtomicBool;
-use core::sync::atomic::AtomicU16;
-use core::sync::atomic::Ordering;
 use host::page::encryption_mask;
 use host::page::HwPage;
 use host::pin::PinnedCpu;
@@ -20,49 +18,13 @@ use kernel::prelude::*;
 use model::svm::vmcb::clean;
 use model::tdp::Config;
 
-/// Module parameters of the backend, by the names they have in sysfs. To be set before the probe.
-#[derive(Debug)]
-pub struct Params {
-    /// `npt`: use nested paging. Nothing works without.
-    pub npt: AtomicBool,
-    /// `nrips`: use the next RIP that hardware reports.
-    pub nrips: AtomicBool,
-    /// `vgif`: use the virtual global interrupt flag.
-    pub vgif: AtomicBool,
-    /// `vnmi`: let hardware track NMI blocking.
-    pub vnmi: AtomicBool,
-    /// `pause_filter_count`: PAUSEs in a loop before one exits; 0 is every one.
-    pub pause_filter_count: AtomicU16,
-    /// `pause_filter_count_grow`: by what the count grows when it is reached; a factor, or if
-    /// larger than the count a summand.
-    pub pause_filter_count_grow: AtomicU16,
-    /// `pause_filter_count_shrink`: by what it shrinks when the thread has been away, likewise; 0 is
-    /// back to the start.
-    pub pause_filter_count_shrink: AtomicU16,
-    /// `pause_filter_count_max`: the largest count.
-    pub pause_filter_count_max: AtomicU16,
-    /// `pause_filter_thresh`: cycles between two PAUSEs that end a loop.
-    pub pause_filter_thresh: AtomicU16,
-}
-
-/// The parameters, with their defaults.
-pub static PARAMS: Params = Params {
-    npt: AtomicBool::new(true),
-    nrips: AtomicBool::new(true),
-    vgif: AtomicBool::new(true),
-    vnmi: AtomicBool::new(true),
-    pause_filter_count: AtomicU16::new(3000),
-    pause_filter_count_grow: AtomicU16::new(2),
-    pause_filter_count_shrink: AtomicU16::new(0),
-    pause_filter_count_max: AtomicU16::new(u16::MAX),
-    pause_filter_thresh: AtomicU16::new(128),
-};
-
 /// TSC multiplier of 1: 8 integer bits, 32 fraction bits (`APM: vol 2, 15.30.5`).
 pub(super) const TSC_RATIO_ONE: u64 = 1 << 32;
 
 /// What was found, and what all vCPUs share. Constant after the probe.
 pub struct Module {
+    /// The parameters it was probed with.
+    pub(super) asked: Params,
     pub(super) features: Features,
     /// The shape of nested page tables.
     tdp: Config,
@@ -102,27 +64,26 @@ pub struct Module {
     save_pages: KVec<HwPage>,
 }
 
-fn pause_filter(caps: u32) -> Option<PauseFilter> {
-    let get = |p: &AtomicU16| p.load(Ordering::Relaxed);
-    let count = get(&PARAMS.pause_filter_count);
+fn pause_filter(caps: u32, asked: &Params) -> Option<PauseFilter> {
+    let count = asked.pause_filter_count;
     if caps & c::SVM_CAP_PAUSE_FILTER == 0 || count == 0 {
         return None;
     }
     Some(PauseFilter {
         count,
         thresh: if caps & c::SVM_CAP_PAUSE_THRESHOLD != 0 {
-            get(&PARAMS.pause_filter_thresh)
+            asked.pause_filter_thresh
         } else {
             0
         },
-        grow: get(&PARAMS.pause_filter_count_grow),
-        shrink: get(&PARAMS.pause_filter_count_shrink),
-        max: get(&PARAMS.pause_filter_count_max),
+        grow: asked.pause_filter_count_grow,
+        shrink: asked.pause_filter_count_shrink,
+        max: asked.pause_filter_count_max,
     })
 }
 
 /// Is there anything to work with?
-fn usable(caps: u32) -> Result {
+fn usable(caps: u32, asked: &Params) -> Result {
     if caps & c::SVM_CAP_SVM == 0 {
         if caps & c::SVM_CAP_CPUID != 0 {
             pr_err!("SVM disabled by the firmware, or by the kernel's command line\n");
@@ -131,9 +92,13 @@ fn usable(caps: u32) -> Result {
         }
         return Err(ENODEV);
     }
-    if caps & c::SVM_CAP_NPT == 0 || !PARAMS.npt.load(Ordering::Relaxed) {
+    if caps & c::SVM_CAP_NPT == 0 {
         pr_err!("SVM without nested paging is not supported\n");
         return Err(ENODEV);
+    }
+    if !asked.npt {
+        pr_err!("npt=0 is not supported: there are no shadow page tables\n");
+        return Err(EOPNOTSUPP);
     }
     Ok(())
 }
@@ -143,7 +108,8 @@ impl Module {
         // SAFETY: Reads what the kernel knows of the processor.
         let caps = unsafe { c::kvmrs_svm_caps() };
         let has = |bit: u32| caps & bit != 0;
-        usable(caps)?;
+        let asked = Params::now();
+        usable(caps, &asked)?;
         entry::probe();
 
         // SAFETY: As above.
@@ -151,9 +117,11 @@ impl Module {
         let five = has(c::SVM_CAP_LA57);
         let tdp = Config::new(five, phys_bits, encryption_mask(), true);
 
-        let vnmi = has(c::SVM_CAP_VNMI) && PARAMS.vnmi.load(Ordering::Relaxed);
-        let nrips = has(c::SVM_CAP_NRIPS) && PARAMS.nrips.load(Ordering::Relaxed);
-        let scaling = has(c::SVM_CAP_TSC_RATIO);
+        let vgif = has(c::SVM_CAP_VGIF) && asked.vgif != 0;
+        // Virtual NMIs are blocked and unblocked by the virtual flag (`APM: vol 2, 15.21.10`).
+        let vnmi = has(c::SVM_CAP_VNMI) && vgif && asked.vnmi;
+        let nrips = has(c::SVM_CAP_NRIPS) && asked.nrips != 0;
+        let scaling = has(c::SVM_CAP_TSC_RATIO) && asked.tsc_scaling != 0;
         // SAFETY: Reads a variable set at boot.
         let cpus = unsafe { kernel::bindings::nr_cpu_ids } as usize;
         let mut save_pages = KVec::with_capacity(cpus, GFP_KERNEL)?;
@@ -183,7 +151,7 @@ impl Module {
             nrips,
             assists: has(c::SVM_CAP_DECODE_ASSISTS),
             flush_by_asid: has(c::SVM_CAP_FLUSH_BY_ASID),
-            vgif: has(c::SVM_CAP_VGIF) && PARAMS.vgif.load(Ordering::Relaxed),
+            vgif,
             vnmi,
             v_spec_ctrl: has(c::SVM_CAP_V_SPEC_CTRL),
             spec_ctrl: has(c::SVM_CAP_SPEC_CTRL),
@@ -194,13 +162,14 @@ impl Module {
             } else {
                 0
             },
-            pause_filter: pause_filter(caps),
+            pause_filter: pause_filter(caps, &asked),
             invlpgb: has(c::SVM_CAP_INVLPGB),
             host_mce: has(c::SVM_CAP_HOST_MCE),
             checked: host::params::checked(),
             iopm: IoMap::new()?,
             empty: RootRef::empty(tdp)?,
             save_pages,
+            asked,
         })
     }
 

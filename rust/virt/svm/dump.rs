@@ -19,6 +19,10 @@ fn segment(name: &str, s: &VmcbSeg) {
 }
 
 pub(super) fn dump(hw: &Vcpu) {
+    if !host::params::dump_invalid() {
+        kernel::pr_warn_once!("kvm_amd.dump_invalid_vmcb=1 would show the refused control block\n");
+        return;
+    }
     control(hw);
     segments(hw);
     registers(hw);

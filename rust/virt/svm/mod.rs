@@ -11,6 +11,7 @@
 //! | `state` | registers |
 //! | `inject` | events and windows |
 //! | `bitmap` | the permission maps |
+//! | `params` | the parameters of kvm-amd.ko |
 //! | `pause` | the PAUSE filter |
 //! | `check` | clean bits checked against the truth |
 //!
@@ -26,11 +27,9 @@ mod check;
 mod dump;
 mod enter;
 mod inject;
+mod params;
 mod pause;
 mod state;
-
-pub use caps::Params;
-pub use caps::PARAMS;
 
 use crate::loaded::Loaded;
 use crate::regs::GuestRegs;
@@ -76,6 +75,14 @@ impl Vendor for Svm {
 
     fn features(m: &caps::Module) -> &Features {
         &m.features
+    }
+
+    fn probed_as_set(m: &caps::Module) -> bool {
+        m.asked.same(&params::Params::now())
+    }
+
+    fn install(m: &'static caps::Module) {
+        params::show(m)
     }
 
     fn tdp_config(m: &caps::Module, levels: u8) -> Result<Config> {

@@ -3,16 +3,13 @@
 //! What the processor offers, what of it is used, and each CPU's part of the backend. The rules are
 //! `model::vmx::caps`.
 
+use super::params::Params;
 use super::vpid::Vpids;
 use super::Vmx;
 use crate::c;
 use crate::entry;
 use crate::tdp::RootRef;
 use crate::vendor::Features;
-use core::sync::atomic::AtomicBool;
-use core::sync::atomic::AtomicU32;
-use core::sync::atomic::AtomicU8;
-use core::sync::atomic::Ordering::Relaxed;
 use host::msr::rdmsr_safe;
 use host::page::encryption_mask;
 use host::page::HwPages;
@@ -28,53 +25,13 @@ use model::vmx::caps::Switches;
 use model::vmx::ctrl::pin;
 use model::vmx::ctrl::proc2;
 
-/// Module parameters of the backend, by the names they have in sysfs. To be set before the probe.
-#[derive(Debug)]
-pub struct Params {
-    /// `ept`: use extended page tables. Nothing works without.
-    pub ept: AtomicBool,
-    /// `unrestricted_guest`: run real mode directly. Nothing works without yet.
-    pub unrestricted_guest: AtomicBool,
-    /// `eptad`: use accessed and dirty flags.
-    pub eptad: AtomicBool,
-    /// `vpid`: tag translations.
-    pub vpid: AtomicBool,
-    /// `vnmi`: let hardware track NMI blocking.
-    pub vnmi: AtomicBool,
-    /// `flexpriority`: let hardware keep the task priority.
-    pub flexpriority: AtomicBool,
-    /// `preemption_timer`: not used yet.
-    pub preemption_timer: AtomicBool,
-    /// `ple_gap`: cycles between two PAUSEs that end a loop; 0: loops do not exit.
-    pub ple_gap: AtomicU32,
-    /// `ple_window`: cycles in a loop of PAUSEs before it exits.
-    pub ple_window: AtomicU32,
-    /// `vmentry_l1d_flush`: 0 auto, 1 never, 2 cond, 3 always.
-    pub vmentry_l1d_flush: AtomicU8,
-    /// `dump_invalid_vmcs`: write a VMCS that hardware refused to the log.
-    pub dump_invalid_vmcs: AtomicBool,
-}
-
-/// The parameters, with their defaults.
-pub static PARAMS: Params = Params {
-    ept: AtomicBool::new(true),
-    unrestricted_guest: AtomicBool::new(true),
-    eptad: AtomicBool::new(true),
-    vpid: AtomicBool::new(true),
-    vnmi: AtomicBool::new(true),
-    flexpriority: AtomicBool::new(true),
-    preemption_timer: AtomicBool::new(true),
-    ple_gap: AtomicU32::new(128),
-    ple_window: AtomicU32::new(4096),
-    vmentry_l1d_flush: AtomicU8::new(0),
-    dump_invalid_vmcs: AtomicBool::new(false),
-};
-
 /// Fraction bits of the TSC multiplier (`SDM: vol 3, 25.6.5`).
 pub(super) const TSC_FRAC_BITS: u8 = 48;
 
 /// What was found, and what all vCPUs share. Constant after the probe.
 pub struct Module {
+    /// The parameters it was probed with.
+    pub(super) asked: Params,
     pub(super) features: Features,
     /// The controls in use.
     pub(super) cfg: Config,
@@ -106,7 +63,7 @@ pub struct Module {
     pub(super) vpids: Vpids,
     /// What a vCPU runs on before it is given anything.
     pub(super) empty: RootRef<Vmx>,
-    _l1d_pages: Option<HwPages<{ c::VMX_L1D_ORDER }>>,
+    l1d_pages: Option<HwPages<{ c::VMX_L1D_ORDER }>>,
 }
 
 fn nothing_there(caps: u32) -> Result {
@@ -127,7 +84,9 @@ fn nothing_there(caps: u32) -> Result {
 fn refuse(why: Refusal) -> Error {
     match why {
         Refusal::Vmcs => pr_err!("VMX of this processor wants a VMCS that is not a plain page\n"),
-        Refusal::NoEpt => pr_err!("VMX without extended page tables (ept) is not supported\n"),
+        Refusal::NoEpt => pr_err!(
+            "VMX without extended page tables (ept=0) is not supported: there are no shadow page tables\n"
+        ),
         Refusal::EptFormat => {
             pr_err!("extended page tables without 4 levels, write-back memory or INVEPT\n");
         }
@@ -160,16 +119,17 @@ impl Module {
         let has = |bit: u32| caps & bit != 0;
         nothing_there(caps)?;
         let raw = read_raw()?;
-        let gap = PARAMS.ple_gap.load(Relaxed);
+        let asked = Params::now();
+        let gap = asked.ple_gap;
         let cfg = configure(
             &raw,
             &Switches {
-                ept: PARAMS.ept.load(Relaxed),
-                unrestricted_guest: PARAMS.unrestricted_guest.load(Relaxed),
-                eptad: PARAMS.eptad.load(Relaxed),
-                vpid: PARAMS.vpid.load(Relaxed),
-                vnmi: PARAMS.vnmi.load(Relaxed),
-                tpr_shadow: PARAMS.flexpriority.load(Relaxed),
+                ept: asked.ept,
+                unrestricted_guest: asked.unrestricted_guest,
+                eptad: asked.eptad,
+                vpid: asked.vpid,
+                vnmi: asked.vnmi,
+                tpr_shadow: asked.flexpriority,
                 ple: gap != 0,
                 rdtscp: has(c::VMX_CAP_RDTSCP),
                 invpcid: has(c::VMX_CAP_INVPCID),
@@ -183,7 +143,7 @@ impl Module {
 
         let phys_bits = u32::from(host::cpu::phys_bits());
         let shape = |five| TdpConfig::new(five, phys_bits, encryption_mask(), cfg.ad);
-        let (l1d, pages) = Self::setup_l1d(has(c::VMX_CAP_FLUSH_L1D))?;
+        let (l1d, pages) = Self::setup_l1d(&asked, has(c::VMX_CAP_FLUSH_L1D))?;
         let scaling = cfg.proc2(proc2::TSC_SCALING);
         let tdp4 = shape(false);
         Ok(Self {
@@ -221,23 +181,33 @@ impl Module {
             split_lock: has(c::VMX_CAP_SPLIT_LOCK),
             linear_bits: if has(c::VMX_CAP_LA57) { 57 } else { 48 },
             l1d,
-            ple: (gap, PARAMS.ple_window.load(Relaxed)),
+            ple: (gap, asked.ple_window),
             uret: UserReturnMsrs::new()?,
             vpids: Vpids::new()?,
             empty: RootRef::empty(tdp4)?,
-            _l1d_pages: pages,
+            l1d_pages: pages,
+            asked,
         })
     }
 
-    fn setup_l1d(command: bool) -> Result<(bool, Option<HwPages<{ c::VMX_L1D_ORDER }>>)> {
+    fn setup_l1d(
+        asked: &Params,
+        command: bool,
+    ) -> Result<(bool, Option<HwPages<{ c::VMX_L1D_ORDER }>>)> {
         let pages = if command { None } else { Some(HwPages::new()?) };
-        let at = pages
-            .as_ref()
-            .map_or(core::ptr::null_mut(), |p| p.as_ptr().cast());
-        let wish = u32::from(PARAMS.vmentry_l1d_flush.load(Relaxed));
+        Ok((Self::choose_l1d(asked, pages.as_ref()), pages))
+    }
+
+    fn choose_l1d(asked: &Params, pages: Option<&HwPages<{ c::VMX_L1D_ORDER }>>) -> bool {
+        let at = pages.map_or(core::ptr::null_mut(), |p| p.as_ptr().cast());
+        let wish = asked.vmentry_l1d_flush.unsigned_abs();
         // SAFETY: The pages live as long as the module part. They are there if there is no command.
-        let on = unsafe { c::kvmrs_vmx_l1d_setup(wish, at) };
-        Ok((on, pages))
+        unsafe { c::kvmrs_vmx_l1d_setup(wish, at) }
+    }
+
+    /// Flushes the L1 data cache as this module part says: there may have been another.
+    pub(super) fn set_l1d(&self) {
+        Self::choose_l1d(&self.asked, self.l1d_pages.as_ref());
     }
 
     /// Four levels, or five where they exist.

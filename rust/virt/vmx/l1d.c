@@ -13,10 +13,11 @@
 #include <asm/processor.h>
 #include <asm/vmx.h>
 
+#include "shim.h"
 #include "l1d.h"
 
 enum kvmrs_l1d kvmrs_l1d_mode __read_mostly;
-static u8 *l1d_pages __ro_after_init;
+static u8 *l1d_pages __read_mostly;
 
 #define L1D_BYTES (PAGE_SIZE << VMX_L1D_ORDER)
 
@@ -71,6 +72,7 @@ bool kvmrs_vmx_l1d_setup(u32 wish, void *pages)
 		kvmrs_l1d_mode = KVMRS_L1D_NEVER;
 	}
 	l1tf_vmx_mitigation = state;
+	kvmrs_vmx_params.vmentry_l1d_state = state;
 	return kvmrs_l1d_mode != KVMRS_L1D_NEVER;
 }
 

@@ -24,12 +24,10 @@ mod bitmap;
 mod dump;
 mod enter;
 mod inject;
+mod params;
 mod state;
 mod vmcs;
 mod vpid;
-
-pub use caps::Params;
-pub use caps::PARAMS;
 
 use crate::loaded::Loaded;
 use crate::regs::GuestRegs;
@@ -75,6 +73,15 @@ impl Vendor for Vmx {
 
     fn features(m: &caps::Module) -> &Features {
         &m.features
+    }
+
+    fn probed_as_set(m: &caps::Module) -> bool {
+        m.asked.same(&params::Params::now())
+    }
+
+    fn install(m: &'static caps::Module) {
+        m.set_l1d();
+        params::show(m)
     }
 
     fn tdp_config(m: &caps::Module, levels: u8) -> Result<Config> {
