@@ -30,10 +30,12 @@ pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if host::task::signal_pending() {
         return Break(UserExit::Signal);
     }
-    let polled = poll(cx);
-    if !polled {
+    let start = host::clock::now_ns();
+    if !poll(cx) {
         sleep(cx);
     }
+    let waited = host::clock::now_ns().wrapping_sub(start);
+    cx.st.halt_poll_ns = next_poll(cx.st.halt_poll_ns, waited);
     mp::accept(cx).or(Err(())).ok();
     if wakes(cx) {
         return Continue(());
@@ -69,11 +71,9 @@ fn poll<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
     let start = host::clock::now_ns();
     loop {
         if shared.pending.work().any() {
-            cx.st.halt_poll_ns = grow(limit_ns);
             return true;
         }
         if !can_poll() || host::clock::now_ns().wrapping_sub(start) > limit_ns {
-            cx.st.halt_poll_ns = limit_ns / 2;
             return false;
         }
         core::hint::spin_loop();
@@ -87,25 +87,31 @@ fn can_poll() -> bool {
         && !host::task::signal_pending()
 }
 
-/// How long to poll after a poll that paid, ns: twice as long, to the module parameter's limit.
-fn grow(ns: u64) -> u64 {
-    ns.wrapping_mul(2)
-        .min(u64::from(host::params::halt_poll_ns()))
+/// How long to poll next time, ns, after a wait of `waited` with a limit of `ns`.
+fn next_poll(ns: u64, waited: u64) -> u64 {
+    let most = u64::from(host::params::halt_poll_ns());
+    let least = u64::from(host::params::halt_poll_ns_grow_start());
+    let ns = ns.min(most);
+    if waited <= ns {
+        // Well done.
+        ns
+    } else if waited < most {
+        match host::params::halt_poll_ns_grow() {
+            0 => ns,
+            factor => ns.saturating_mul(factor.into()).max(least).min(most),
+        }
+    } else {
+        let shrunk = ns.checked_div(host::params::halt_poll_ns_shrink().into());
+        shrunk.filter(|&v| v >= least).unwrap_or(0)
+    }
 }
 
 fn sleep<V: Backend>(cx: &mut Cx<'_, '_, V>) {
-    let start = host::clock::now_ns();
     let shared = cx.vcpu.shared.clone();
     if !shared.pending.block().any() {
         shared.wait().block(|| shared.pending.work().any());
     }
     shared.pending.leave();
-    let slept = host::clock::now_ns().wrapping_sub(start);
-    let limit = u64::from(host::params::halt_poll_ns());
-    if cx.st.halt_poll_ns == 0 && slept < limit {
-        // A short sleep would have been a good poll.
-        cx.st.halt_poll_ns = (limit / 20).max(1);
-    }
 }
 
 /// Blocks an AP that has not been started, until something is posted to it or a signal comes.
