@@ -129,7 +129,7 @@ task_upstream() {
 
 task_boots() {
 	# shellcheck disable=SC2086
-	selftests/run-boots.sh ${BOOTS:-q35-1 q35-1-split q35-2 pc-1 pc-2-split microvm-1 panic pause}
+	selftests/run-boots.sh ${BOOTS:-q35-1 q35-1-split q35-2 pc-1 pc-2-split microvm-1 panic pause gdb}
 }
 
 task_fuzz() {

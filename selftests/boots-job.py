@@ -16,12 +16,16 @@ import subprocess
 import sys
 import time
 
+from gdb_remote import EFLAGS, RIP, Gdb, GdbError
+
 RUN = os.environ.get("RUN", "/build/run")
 KERNEL = os.environ.get("KERNEL") or f"/boot/vmlinuz-{os.environ['KVER']}"
 INITRD = os.environ.get("INITRD") or f"{RUN}/guest.gz"
 NONCE = os.environ.get("NONCE", "none")
 # The nonce the guests are told. They differ only in the harness's own test.
 TOLD = os.environ.get("TOLD", NONCE)
+# QEMU's trace events that tell whether virtio goes through eventfds.
+TRACED = ["kvm_set_ioeventfd_mmio", "virtio_notify_irqfd_deferred_fn", "virtio_pci_notify_write", "virtio_pci_notify_write_pio"]
 
 
 class Failed(Exception):
@@ -38,6 +42,7 @@ class Guest:
         self.row, self.end = row, end or time.monotonic() + row["limit"]
         base = f"{RUN}/{row['name']}-{Guest.count}"
         self.console_path, self.qmp_path, self.err_path = f"/tmp/con{Guest.count}", f"/tmp/qmp{Guest.count}", f"{base}.err"
+        self.trace_path = f"/tmp/trace{Guest.count}"
         open(self.console_path, "w").close()
         self.seen = 0
         cmd = self.command(do) + list(extra)
@@ -52,6 +57,8 @@ class Guest:
         if r["machine"] == "microvm":
             machine += ",pcie=off,rtc=on,pit=on,pic=on"
             append += " reboot=t"
+        if r["scenario"] == "gdb":
+            append += " nokaslr"
         cmd = ["qemu-system-x86_64", "-accel", "kvm", "-machine", machine, "-cpu", "host",
                "-smp", str(r["cpus"]), "-m", str(r["memory"]), "-nodefaults", "-display", "none",
                "-serial", f"file:{self.console_path}",
@@ -75,6 +82,7 @@ class Guest:
             with open(disk, "wb") as f:
                 f.truncate(80 << 20)
             bus = "device" if r["machine"] == "microvm" else "pci"
+            cmd += ["-D", self.trace_path] + [x for e in TRACED for x in ("-trace", e)]
             cmd += ["-drive", f"if=none,id=d,format=raw,cache=writeback,file={disk}",
                     "-device", f"virtio-blk-{bus},drive=d",
                     "-netdev", "user,id=n", "-device", f"virtio-net-{bus},netdev=n" + (",romfile=" if bus == "pci" else "")]
@@ -190,6 +198,15 @@ def blkio(row):
     g.wait(r"^GUEST-OK blk .*$", "the disk")
     line = g.wait(r"^GUEST-OK net .*$", "the network").group(0)
     g.ends()
+    with open(g.trace_path, errors="replace") as f:
+        text = f.read()
+    told = {e: len(re.findall(rf"^(?:\S+:)?{e} ", text, re.M)) for e in TRACED}
+    # The guest's kicks go through eventfds, not through QEMU's main loop; so do interrupts on
+    # PCI, where the disk has message-signalled ones.
+    if told["kvm_set_ioeventfd_mmio"] == 0 or told["virtio_pci_notify_write"] + told["virtio_pci_notify_write_pio"]:
+        raise Failed(f"virtio does not use ioeventfds: {told}")
+    if row["machine"] != "microvm" and told["virtio_notify_irqfd_deferred_fn"] == 0:
+        raise Failed(f"virtio does not use irqfds: {told}")
     return g, line
 
 
@@ -197,6 +214,59 @@ def reboot(row):
     g = Guest(row, "reboot")
     g.up()
     return g, g.up(2)
+
+
+def guest_symbol(name):
+    """Where the guest has a symbol: its kernel is the host's, not moved by KASLR."""
+    with open("/proc/kallsyms") as f:
+        found = {x.split()[2]: int(x.split()[0], 16) for x in f if x.split()[2] in (name, "_text")}
+    return found[name] - found["_text"] + 0xFFFFFFFF81000000
+
+
+def gdb(row):
+    g = Guest(row, "poweroff", ["-S", "-chardev", "socket,id=g,path=/tmp/gdb,server=on,wait=off", "-gdb", "chardev:g"])
+    dbg = Gdb("/tmp/gdb", g.end)
+
+    # A debug register at a kernel address that is not mapped yet; what the monitor says of it.
+    start = guest_symbol("start_kernel")
+    dbg.run_to(start)
+    shown = int(re.search(r"RIP=(\w+)", g.hmp("info registers")).group(1), 16)
+    if shown != start:
+        raise Failed(f"info registers has RIP {shown:#x}, not {start:#x}")
+
+    # Single steps move on, and the flag that makes them is nobody's to see.
+    trail = [start]
+    for _ in range(12):
+        dbg.stopped("s")
+        trail.append(dbg.reg(RIP))
+        if dbg.reg(EFLAGS) & 0x100:
+            raise Failed(f"TF is visible at {trail[-1]:#x}")
+    if any(a == b for a, b in zip(trail, trail[1:])):
+        raise Failed("a step stays where it is: " + " ".join(f"{x:x}" for x in trail))
+
+    # A step over an instruction that the module carries out itself.
+    code = guest_symbol("native_cpuid")
+    at = code + dbg.memory(code, 256).index(b"\x0f\xa2")
+    dbg.run_to(at)
+    dbg.stopped("s")
+    if (rip := dbg.reg(RIP)) != at + 2:
+        raise Failed(f"a step over CPUID at {at:#x} ended at {rip:#x}")
+
+    # A watchpoint: the kernel changes its state when the scheduler works.
+    state = guest_symbol("system_state")
+    dbg.ok(f"Z2,{state:x},4")
+    dbg.stopped("c")
+    dbg.ok(f"z2,{state:x},4")
+    if dbg.memory(state, 4) == bytes(4):
+        raise Failed("a watchpoint stopped before the write")
+
+    # QEMU's TCG does not let the exception that INT3 raises exit: no host there can show it.
+    soft = os.environ.get("HOST", "amd") != "amd"
+    dbg.run_to(guest_symbol("run_init_process"), 0 if soft else 1)
+    dbg.ok("D")
+    g.up()
+    g.ends()
+    return g, f"{len(trail) - 1} steps, CPUID, watchpoint, {'INT3' if soft else 'no INT3'}"
 
 
 def panic(row):
@@ -329,7 +399,7 @@ def main():
         first = Guest.count + 1
         try:
             guest, what = globals()[row["scenario"]](row)
-        except (Failed, OSError, ValueError) as e:
+        except (Failed, GdbError, OSError, ValueError) as e:
             rc, what = 1, str(e) or type(e).__name__
         finally:
             subprocess.run(["busybox", "killall", "-9", "qemu-system-x86_64"], stderr=subprocess.DEVNULL)

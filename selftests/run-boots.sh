@@ -60,6 +60,7 @@ else
 	while IFS= read -r f; do vm_args+=(-a "$f"); done < <(
 		guest_paths
 		echo "$IN_SRC/selftests/boots-job.py"
+		echo "$IN_SRC/selftests/gdb_remote.py"
 		"$SRC/scripts/in-host.sh" python3 -c 'import json, os, re, signal, socket, subprocess, sys, time
 print("/usr/bin/python3")
 for m in list(sys.modules.values()):

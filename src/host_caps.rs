@@ -15,38 +15,24 @@ use model::policy::feature::Supported;
 use model::policy::msr;
 use model::policy::msr::HostMsrs;
 use model::policy::msr::MAX_MSRS;
+use model::policy::pv;
 use model::x86::cpuid::Feature;
 use model::x86::cpuid::FeatureSet;
 use model::x86::cpuid::Regs;
 use model::x86::cpuid::Word;
 use model::x86::ctrl::xcr0;
 
-/// KVM_FEATURE_CLOCKSOURCE.
-pub(crate) const PV_CLOCKSOURCE: u32 = 1 << 0;
-/// KVM_FEATURE_NOP_IO_DELAY.
-pub(crate) const PV_NOP_IO_DELAY: u32 = 1 << 1;
-/// KVM_FEATURE_CLOCKSOURCE2.
-pub(crate) const PV_CLOCKSOURCE2: u32 = 1 << 3;
-/// KVM_FEATURE_PV_UNHALT.
-pub(crate) const PV_UNHALT: u32 = 1 << 7;
-/// KVM_FEATURE_PV_SEND_IPI.
-pub(crate) const PV_SEND_IPI: u32 = 1 << 11;
-/// KVM_FEATURE_POLL_CONTROL.
-pub(crate) const PV_POLL_CONTROL: u32 = 1 << 12;
-/// KVM_FEATURE_PV_SCHED_YIELD.
-pub(crate) const PV_SCHED_YIELD: u32 = 1 << 13;
-/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT.
-pub(crate) const PV_CLOCKSOURCE_STABLE: u32 = 1 << 24;
-
-/// The paravirtual features that are offered.
-const PV: u32 = PV_CLOCKSOURCE
-    | PV_NOP_IO_DELAY
-    | PV_CLOCKSOURCE2
-    | PV_UNHALT
-    | PV_SEND_IPI
-    | PV_POLL_CONTROL
-    | PV_SCHED_YIELD
-    | PV_CLOCKSOURCE_STABLE;
+/// The paravirtual features that are offered: all but asynchronous page faults and TLB flushes.
+const PV: u32 = pv::CLOCKSOURCE
+    | pv::NOP_IO_DELAY
+    | pv::CLOCKSOURCE2
+    | pv::STEAL_TIME
+    | pv::PV_EOI
+    | pv::PV_UNHALT
+    | pv::PV_SEND_IPI
+    | pv::POLL_CONTROL
+    | pv::PV_SCHED_YIELD
+    | pv::CLOCKSOURCE_STABLE;
 
 /// Extended state that the backends can switch.
 const XCR0: u64 = xcr0::FP | xcr0::SSE | xcr0::YMM | xcr0::AVX512 | xcr0::PKRU;
@@ -194,6 +180,8 @@ pub(crate) fn probe<V: Backend>() -> Result {
     let mut msrs = HostMsrs::new(&supported, &raw);
     msrs.svm = V::EXTENSION == X86Virt::Svm;
     msrs.tsc_aux = f.rdtscp;
+    // The scheduler accounts for it always: CONFIG_SCHEDSTATS.
+    msrs.steal_time = true;
     msrs.microcode = u64::from(host::cpu::microcode());
     let mut msr_list = KVec::from_elem(0u32, MAX_MSRS, GFP_KERNEL)?;
     let all = msr_list.first_chunk_mut().ok_or(EINVAL)?;

@@ -12,9 +12,11 @@ use crate::backend::Hooks;
 use crate::dev::system::System;
 use crate::host_caps;
 use crate::host_caps::HostCaps;
+use crate::pv::clock::HostClock;
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicIsize;
 use core::sync::atomic::Ordering;
+use host::gtod::Gtod;
 use host::handover::HandOver;
 use host::handover::Reprobe;
 use host::hwvirt::HwVirt;
@@ -140,6 +142,7 @@ impl<V: Backend> Reprobe for Switch<V> {
 pub(crate) struct Running<V: Backend> {
     _device: DevKvm<System<V>>,
     _hand_over: HandOver<Switch<V>>,
+    _clock: Gtod<HostClock>,
     _hooks: HooksEnabled,
     _probed: UntilUnload<V::Module>,
     _caps: UntilUnload<HostCaps>,
@@ -152,12 +155,14 @@ impl<V: Backend> Running<V> {
         probe::<V>()?;
         // One text patch at load instead of one at each VM.
         let hooks = HooksEnabled::new();
+        let clock = Gtod::start(Arc::new(HostClock, GFP_KERNEL)?)?;
         let hand_over = HandOver::start(Switch::new()?)?;
         let device = DevKvm::register(Arc::new(System(PhantomData), GFP_KERNEL)?)?;
         pr_info!("running on {}\n", V::NAME);
         Ok(Self {
             _device: device,
             _hand_over: hand_over,
+            _clock: clock,
             _hooks: hooks,
             _probed: kept.0,
             _caps: kept.1,

@@ -57,15 +57,15 @@ impl<T: GtodEvents> Gtod<T> {
     pub fn events(&self) -> &Arc<T> {
         &self.events
     }
+}
 
-    /// The state now.
-    pub fn snapshot(&self) -> Snapshot {
-        // SAFETY: All zeros is a valid structure.
-        let mut raw = unsafe { core::mem::zeroed() };
-        // SAFETY: Valid for writing.
-        unsafe { shim::kvmrs_gtod_read(&mut raw) };
-        Snapshot(raw)
-    }
+/// The timekeeper's state now. Before somebody follows it, the clock does not count as the TSC.
+pub fn snapshot() -> Snapshot {
+    // SAFETY: All zeros is a valid structure.
+    let mut raw = unsafe { core::mem::zeroed() };
+    // SAFETY: Valid for writing.
+    unsafe { shim::kvmrs_gtod_read(&mut raw) };
+    Snapshot(raw)
 }
 
 impl<T: GtodEvents> Drop for Gtod<T> {
@@ -106,6 +106,11 @@ impl Snapshot {
             .wrapping_add(self.0.raw.offset)
             .wrapping_add(self.0.offs_boot as u64);
         Some(TimePair { ns, tsc })
+    }
+
+    /// The same time alone, whatever the clock is.
+    pub fn boot_raw_ns(&self) -> u64 {
+        crate::clock::raw_ns().wrapping_add(self.0.offs_boot as u64)
     }
 
     /// Monotonic time. `None` if the clock is not the TSC.

@@ -17,6 +17,7 @@ use crate::vcpu::regs;
 use crate::vcpu::run;
 use crate::vcpu::sregs;
 use crate::vcpu::Vcpu;
+use crate::vm::caps;
 use crate::vm::Vm;
 use host::fd::FileOps;
 use host::fd::MmapRequest;
@@ -205,6 +206,10 @@ impl<V: Backend> VcpuFile<V> {
             abi::KVM_X86_SET_MCE => {
                 let m: abi::KvmX86Mce = read_user(arg)?;
                 done(vcpu.with(vm, |cx| msr::set_mce(cx, &m))?)
+            }
+            abi::KVM_ENABLE_CAP => {
+                let e: abi::KvmEnableCap = read_user(arg)?;
+                vcpu.with_state(|st| caps::enable_vcpu(st, &e))?
             }
             abi::KVM_SET_TSC_KHZ => done(vcpu.with(vm, |cx| pv::tsc::set_khz(cx, arg))?),
             abi::KVM_GET_TSC_KHZ => vcpu.with_state(|st| st.pv.tsc_khz as isize),

@@ -23,13 +23,14 @@ use model::x86::exception;
 use model::x86::exception::Exception;
 use virt::vendor::Trap;
 
-/// Every control bit that KVM_SET_GUEST_DEBUG takes.
-const CONTROL: u32 = abi::KVM_GUESTDBG_ENABLE
+/// Every control bit that KVM_SET_GUEST_DEBUG knows: the answer of KVM_CAP_SET_GUEST_DEBUG2.
+pub(crate) const CONTROL: u32 = abi::KVM_GUESTDBG_ENABLE
     | abi::KVM_GUESTDBG_SINGLESTEP
     | abi::KVM_GUESTDBG_USE_SW_BP
     | abi::KVM_GUESTDBG_USE_HW_BP
     | abi::KVM_GUESTDBG_INJECT_DB
-    | abi::KVM_GUESTDBG_INJECT_BP;
+    | abi::KVM_GUESTDBG_INJECT_BP
+    | abi::KVM_GUESTDBG_BLOCKIRQ;
 
 impl<V: Backend> Cx<'_, '_, V> {
     /// Gives the hardware the DR7 in force: user space's while it has hardware breakpoints, else
@@ -68,14 +69,12 @@ impl<V: Backend> Cx<'_, '_, V> {
     }
 }
 
-/// KVM_SET_GUEST_DEBUG. EBUSY when an exception is to be injected and one is pending.
+/// KVM_SET_GUEST_DEBUG. EBUSY when an exception is to be injected and one is on its way.
 pub(crate) fn set<V: Backend>(cx: &mut Cx<'_, '_, V>, d: &KvmGuestDebug) -> Result {
-    if d.control & !CONTROL != 0 {
-        return Err(EINVAL);
-    }
+    // KVM: unknown control bits are ignored.
     let inject = d.control & (abi::KVM_GUESTDBG_INJECT_DB | abi::KVM_GUESTDBG_INJECT_BP);
     if inject != 0 {
-        if cx.st.events.exception.is_some() {
+        if cx.st.events.has_exception() {
             return Err(EBUSY);
         }
         let vector = if inject & abi::KVM_GUESTDBG_INJECT_DB != 0 {
@@ -103,26 +102,34 @@ fn to_user<V: Backend>(cx: &Cx<'_, '_, V>, vector: u8, d6: u64) -> Flow {
         exception: u32::from(vector),
         pc: cx.linear_rip(),
         dr6: d6,
-        dr7: cx.st.debug.user_dr7,
+        dr7: V::dr7(cx.l),
     })
 }
 
-/// `#DB` in the guest.
-pub(crate) fn db<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &Exception) -> Flow {
-    let user = abi::KVM_GUESTDBG_SINGLESTEP | abi::KVM_GUESTDBG_USE_HW_BP;
-    if cx.st.debug.control & user != 0 {
-        let d6 = V::dr6(cx.l) | e.payload;
-        return to_user(cx, exception::DB, d6);
+/// An instruction that we carried out is complete: the trap of a single step, user space's or the
+/// guest's own (RFLAGS.TF).
+pub(crate) fn stepped<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    if cx.st.debug.stepping {
+        return to_user(cx, exception::DB, dr6::INIT | dr6::BS);
     }
     raise(
         cx,
         Exception {
             vector: exception::DB,
             error_code: None,
-            // The hardware has put the cause into DR6 itself, or reports it here.
-            payload: (V::dr6(cx.l) ^ dr6::RTM) & !dr6::FIXED_1 | e.payload,
+            payload: dr6::BS,
         },
     )
+}
+
+/// `#DB` in the guest.
+pub(crate) fn db<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &Exception) -> Flow {
+    let user = abi::KVM_GUESTDBG_SINGLESTEP | abi::KVM_GUESTDBG_USE_HW_BP;
+    if cx.st.debug.control & user != 0 {
+        // The payload has the active-low bits inverted.
+        return to_user(cx, exception::DB, e.payload ^ dr6::INIT);
+    }
+    raise(cx, *e)
 }
 
 /// INT3 under user space's software breakpoints.
@@ -132,13 +139,17 @@ pub(crate) fn bp<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 
 /// MOV to or from a debug register that exited.
 pub(crate) fn dr_access<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &DrAccess) -> Flow {
+    if V::cpl(cx.l) != 0 {
+        return raise(cx, Exception::gp0());
+    }
+    let user = cx.st.debug.control & abi::KVM_GUESTDBG_USE_HW_BP != 0;
+    if user && cx.st.debug.user_dr7 & dr7::GD != 0 {
+        return to_user(cx, exception::DB, dr6::INIT | dr6::BD);
+    }
     let Some(gpr) = a.gpr else {
         // Without decode assists the register operand is not known.
         return emulate::instruction(cx);
     };
-    if V::cpl(cx.l) != 0 {
-        return raise(cx, Exception::gp0());
-    }
     if cx.st.debug.dr7 & dr7::GD != 0 {
         return raise(
             cx,

@@ -6,6 +6,7 @@
 //! finished it is put into the log, and the instruction is emulated again from the registers as
 //! they are then.
 
+use super::debug;
 use super::emul_state::fill;
 use super::emul_state::store;
 use super::machine::Machine;
@@ -31,8 +32,6 @@ use model::emul::log::IoLog;
 use model::exit::Event;
 use model::exit::EventKind;
 use model::walk;
-use model::x86::ctrl::dr6;
-use model::x86::exception;
 use model::x86::exception::Exception;
 use model::x86::state::CpuState;
 
@@ -116,17 +115,17 @@ fn finish<V: Backend>(cx: &mut Cx<'_, '_, V>, done: &Done) -> Flow {
     if done.unblock_nmi {
         V::set_nmi_blocked(cx.l, false);
     }
-    if done.trap {
-        let db = Exception {
-            vector: exception::DB,
-            error_code: None,
-            payload: dr6::BS,
-        };
-        raise(cx, db)?;
-    }
+    let step = if done.trap || cx.st.debug.stepping {
+        debug::stepped(cx)
+    } else {
+        Continue(())
+    };
     match done.flow {
-        Next::Next | Next::Repeat => Continue(()),
-        Next::Halt => halt::hlt(cx),
+        Next::Next | Next::Repeat => step,
+        Next::Halt => {
+            halt::hlt(cx)?;
+            step
+        }
         Next::Interrupt { vector, kind } => {
             cx.st.events.injected = Some(Event {
                 kind: match kind {

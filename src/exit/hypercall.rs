@@ -4,12 +4,14 @@
 
 use crate::backend::Backend;
 use crate::irq::deliver;
+use crate::pv::spin;
 use crate::vcpu::fetch;
 use crate::vcpu::pending::Pending;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
 use core::ops::ControlFlow::Break;
+use model::policy::pv;
 use model::x86::apic::Delivery;
 use model::x86::apic::Message;
 use model::x86::state::gpr;
@@ -44,16 +46,17 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if V::cpl(cx.l) != 0 {
         return answer(cx, EPERM, mask);
     }
-    let pv = &cx.st.cpuid.features;
+    let has = cx.st.pv_features();
     let result = match nr {
         HC_VAPIC_POLL_IRQ => 0,
-        HC_KICK_CPU if pv.pv & crate::host_caps::PV_UNHALT != 0 => {
+        HC_KICK_CPU if has & pv::PV_UNHALT != 0 => {
             kick(cx, a1);
+            spin::yield_to(cx, a1);
             0
         }
-        HC_SEND_IPI if pv.pv & crate::host_caps::PV_SEND_IPI != 0 => send_ipi(cx, a0, a1, a2, a3),
-        HC_SCHED_YIELD if pv.pv & crate::host_caps::PV_SCHED_YIELD != 0 => {
-            host::task::cond_resched();
+        HC_SEND_IPI if has & pv::PV_SEND_IPI != 0 => send_ipi(cx, a0, a1, a2, a3),
+        HC_SCHED_YIELD if has & pv::PV_SCHED_YIELD != 0 => {
+            spin::yield_to(cx, a0);
             0
         }
         HC_MAP_GPA_RANGE if cx.vm.base.caps.hypercall_exits() & (1 << HC_MAP_GPA_RANGE) != 0 => {

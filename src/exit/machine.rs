@@ -8,6 +8,7 @@ use super::debug;
 use super::emulate;
 use super::mmio;
 use crate::backend::Backend;
+use crate::pv::spin;
 use crate::vcpu::cpuid;
 use crate::vcpu::fpu;
 use crate::vcpu::mem::MemErr;
@@ -402,7 +403,7 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
         match op {
             SystemOp::Invlpg(_) => V::flush_guest(self.cx.l),
             SystemOp::Invd | SystemOp::Wbinvd | SystemOp::Monitor(_) | SystemOp::Mwait => {}
-            SystemOp::Pause => host::task::cond_resched(),
+            SystemOp::Pause => spin::pause(self.cx),
             // The guest executes it itself, in the form that exits.
             SystemOp::Hypercall => return Err(emulate::patch_hypercall(self.cx)),
         }

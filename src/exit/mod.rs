@@ -16,6 +16,7 @@ mod task;
 
 use crate::backend::Backend;
 use crate::mmu;
+use crate::pv::spin;
 use crate::vcpu::cpuid;
 use crate::vcpu::event;
 use crate::vcpu::fetch;
@@ -42,8 +43,10 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         Exit::NestedFault(f) => mmu::handle(cx, &f),
         Exit::FastMmio(gpa) => mmio::fast(cx, gpa),
         Exit::Hlt => {
-            fetch::skip(cx)?;
-            halt::hlt(cx)
+            // It halts also when it is the end of a single step.
+            let step = fetch::skip(cx);
+            halt::hlt(cx)?;
+            step
         }
         Exit::InterruptWindow => {
             event::window_opened(cx, false);
@@ -59,7 +62,7 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         Exit::Dr(a) => debug::dr_access(cx, &a),
         Exit::Xsetbv => control::xsetbv(cx),
         Exit::Pause => {
-            host::task::cond_resched();
+            spin::pause(cx);
             fetch::skip(cx)
         }
         // There is no cache of the guest's own to write back: the host's is coherent.

@@ -56,6 +56,14 @@ impl Chips {
         )?)
     }
 
+    /// Lets local APICs know which ends of interrupts matter, after the IOAPIC's entries changed.
+    pub(super) fn publish_vectors(&self, vm: &VmBase) {
+        let all = self.ioapic.eoi_vectors(u32::MAX, |_| true);
+        for (to, from) in vm.irq.eoi_vectors.iter().zip(all) {
+            to.store(from, Ordering::Release);
+        }
+    }
+
     /// Sends what the IOAPIC asked for; how many local APICs took the last message.
     pub(super) fn send(&mut self, vm: &VmBase, work: &IoApicWork) -> i32 {
         let mut taken = -1;
@@ -168,8 +176,18 @@ fn set_ioapic(vm: &VmBase, source: IrqSource, pin: u8, level: bool, want_status:
     r.unwrap_or(LineStatus::Ignored.value())
 }
 
+/// Does a pin of the IOAPIC send this vector?
+#[inline]
+pub(crate) fn wants_eoi(vm: &VmBase, vector: u8) -> bool {
+    let word = vm.irq.eoi_vectors.get(usize::from(vector >> 6));
+    word.is_some_and(|w| w.load(Ordering::Acquire) >> (vector & 63) & 1 != 0)
+}
+
 /// A local APIC broadcast an EOI.
 pub(crate) fn eoi(vm: &VmBase, e: &Eoi) {
+    if !wants_eoi(vm, e.vector) {
+        return;
+    }
     with(vm, |c, w| {
         c.ioapic.eoi(e.vector, e.level, e.suppressed, &mut w.ioapic);
         c.send(vm, &w.ioapic);
@@ -235,6 +253,8 @@ fn is_pic_port(port: u16) -> bool {
 pub(crate) fn mmio_write(vm: &VmBase, gpa: u64, data: &[u8]) -> bool {
     let done = with(vm, |c, w| {
         let done = c.ioapic.write(gpa, data, &mut w.ioapic);
+        // Before anything is sent with a new vector.
+        c.publish_vectors(vm);
         c.send(vm, &w.ioapic);
         done
     });

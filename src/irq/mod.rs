@@ -20,6 +20,7 @@ use crate::vm::VmBase;
 use chips::Chips;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::AtomicU8;
 use core::sync::atomic::Ordering;
 use host::irq_lock::IrqSpinLock;
@@ -45,6 +46,8 @@ pub(crate) struct Irq {
     mode: AtomicU8,
     /// Pins of the IOAPIC that user space has, with a split controller.
     split_pins: AtomicU32,
+    /// Vectors that a pin of the IOAPIC sends, one bit each: it must hear of their ends.
+    eoi_vectors: [AtomicU64; 4],
     /// The PIC's output, so that entries need not take the lock.
     pic_output: AtomicBool,
     #[pin]
@@ -68,6 +71,7 @@ impl Irq {
         try_pin_init!(Self {
             mode: AtomicU8::new(NONE),
             split_pins: AtomicU32::new(0),
+            eoi_vectors: [const { AtomicU64::new(0) }; 4],
             pic_output: AtomicBool::new(false),
             chips <- IrqSpinLock::new(None, c"kvm->chips_lock", kernel::static_lock_class!()),
             resamplers: SrcuBox::new(domain.clone(), KBox::new(KVec::new(), GFP_KERNEL_ACCOUNT)?),

@@ -58,6 +58,7 @@ pub(crate) fn set(vm: &VmBase, k: &KvmIrqchip) -> Result {
             abi::KVM_IRQCHIP_IOAPIC => {
                 let (s, _) = KvmIoapicState::read_from_prefix(&k.chip).map_err(|_| EINVAL)?;
                 c.ioapic.restore(&s, &mut w.ioapic);
+                c.publish_vectors(vm);
                 c.send(vm, &w.ioapic);
                 Ok(())
             }

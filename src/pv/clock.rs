@@ -5,43 +5,88 @@
 //! The guest gives the address of a `struct pvclock_vcpu_time_info` by MSR; the host writes there
 //! how to get from TSC ticks to nanoseconds. A guest reads it under a version that is odd while it
 //! is being written.
+//!
+//! While the host's own clock is the TSC, a VM has one pair of time and TSC that the pages of all its
+//! vCPUs are computed from: they then agree to the nanosecond, and the guest may compare times of
+//! different vCPUs (PVCLOCK_TSC_STABLE_BIT). Else each page is computed from the time of its update,
+//! which is repeated whenever the vCPU is loaded.
 
 use crate::backend::Backend;
 use crate::vcpu::shared::Request;
 use crate::vcpu::Cx;
 use crate::vm::VmBase;
 use core::sync::atomic::fence;
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering;
+use host::gtod;
+use host::gtod::GtodEvents;
+use host::gtod::TimePair;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::KvmClockData;
+use model::abi::PvclockVcpuTimeInfo;
+use model::abi::PvclockWallClock;
 use model::addr::Gpa;
 
-/// `struct pvclock_vcpu_time_info`.
-#[derive(
-    Clone, Copy, zerocopy_derive::FromBytes, zerocopy_derive::IntoBytes, zerocopy_derive::Immutable,
-)]
-#[repr(C)]
-struct TimeInfo {
-    version: u32,
-    pad0: u32,
-    tsc_timestamp: u64,
-    system_time: u64,
-    tsc_to_system_mul: u32,
-    tsc_shift: i8,
-    flags: u8,
-    pad: [u8; 2],
+/// The host's clock is its TSC.
+static HOST_IS_TSC: AtomicBool = AtomicBool::new(false);
+
+/// Follows the host's timekeeper.
+pub(crate) struct HostClock;
+
+impl GtodEvents for HostClock {
+    fn changed(&self, tsc: bool, _stepped: bool) {
+        if HOST_IS_TSC.load(Ordering::Relaxed) != tsc {
+            HOST_IS_TSC.store(tsc, Ordering::Relaxed);
+        }
+    }
 }
 
-/// `struct pvclock_wall_clock`.
-#[derive(
-    Clone, Copy, zerocopy_derive::FromBytes, zerocopy_derive::IntoBytes, zerocopy_derive::Immutable,
-)]
-#[repr(C)]
-struct WallClock {
-    version: u32,
-    sec: u32,
-    nsec: u32,
+/// Must the clock page of a vCPU be computed anew when the vCPU is loaded?
+#[inline]
+pub(crate) fn drifts() -> bool {
+    !HOST_IS_TSC.load(Ordering::Relaxed)
+}
+
+/// The clock of a VM.
+pub(super) struct Base {
+    /// The host's time (since boot, at the raw rate) and TSC of one moment; none if the host's clock
+    /// was not the TSC.
+    pair: Option<TimePair>,
+    /// Added to the host's time to get the VM's, ns.
+    offset: u64,
+}
+
+impl Base {
+    /// A clock that is 0 now.
+    pub(super) fn new() -> Self {
+        let (pair, now) = host_now();
+        Self {
+            pair,
+            offset: now.ns.wrapping_neg(),
+        }
+    }
+}
+
+/// The host's time and TSC. The pair belongs together only if it is there twice.
+fn host_now() -> (Option<TimePair>, TimePair) {
+    let s = gtod::snapshot();
+    match s.boot_raw() {
+        Some(p) => (Some(p), p),
+        None => {
+            let ns = s.boot_raw_ns();
+            let tsc = host::clock::rdtsc();
+            (None, TimePair { ns, tsc })
+        }
+    }
+}
+
+/// The pair that all vCPUs share, while the host can be trusted to keep it true.
+fn shared_pair(base: &Base) -> Option<TimePair> {
+    if drifts() || host::cpu::tsc_unstable() {
+        return None;
+    }
+    base.pair
 }
 
 /// PVCLOCK_TSC_STABLE_BIT.
@@ -51,11 +96,26 @@ const GUEST_STOPPED: u8 = 1 << 1;
 /// Bit 0 of the MSR: enabled.
 const ENABLED: u64 = 1;
 
-/// The VM's clock now, ns.
-fn now_ns(vm: &VmBase) -> u64 {
-    let offset = vm.clock.offset_ns.load(Ordering::Acquire);
-    // CAST: modular arithmetic on nanoseconds.
-    host::clock::boot_ns().wrapping_add(offset as u64)
+/// The VM's clock at the moment when the host's TSC is `tsc`, ns.
+fn at_tsc(base: &Base, pair: TimePair, tsc: u64) -> u64 {
+    let (mul, shift) = scale(host::cpu::tsc_khz());
+    pair.ns.wrapping_add(base.offset).wrapping_add(ticks_to_ns(
+        tsc.wrapping_sub(pair.tsc),
+        mul,
+        shift,
+    ))
+}
+
+/// What a guest computes from its page.
+fn ticks_to_ns(ticks: u64, mul: u32, shift: i8) -> u64 {
+    let by = u32::from(shift.unsigned_abs());
+    let shifted = if shift < 0 {
+        ticks.wrapping_shr(by)
+    } else {
+        ticks.wrapping_shl(by)
+    };
+    // CAST: the result has 64 bits for 584 years.
+    (u128::from(shifted).wrapping_mul(u128::from(mul)) >> 32) as u64
 }
 
 /// The multiplier and shift that turn TSC ticks of `khz` into nanoseconds:
@@ -100,31 +160,40 @@ pub(crate) fn update<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let Some(gpa) = page(cx) else {
         return;
     };
-    let (mul, shift) = scale(cx.st.pv.tsc_khz);
-    let (tsc, boot) = host::clock::tsc_and_boot_ns();
-    let offset = cx.vm.base.clock.offset_ns.load(Ordering::Acquire);
-    let mut flags = if host::cpu::tsc_unstable() {
-        0
-    } else {
-        TSC_STABLE
+    let vm = &cx.vm.base;
+    let Ok(old) = vm.read_guest_val::<PvclockVcpuTimeInfo>(gpa) else {
+        return;
     };
+    // A guest that has not seen the flag yet keeps it.
+    let mut flags = old.flags & GUEST_STOPPED;
     if core::mem::take(&mut cx.st.pv.paused) {
         flags |= GUEST_STOPPED;
     }
-    let version = cx.st.pv.clock_version.wrapping_add(2);
-    cx.st.pv.clock_version = version;
-    let mut info = TimeInfo {
-        version: version.wrapping_sub(1),
+    let (pair, offset) = {
+        let base = vm.clock.base.lock();
+        let pair = match shared_pair(&base) {
+            Some(p) => {
+                if super::tsc::all_match(vm) {
+                    flags |= TSC_STABLE;
+                }
+                p
+            }
+            None => host_now().1,
+        };
+        (pair, base.offset)
+    };
+    let (mul, shift) = scale(host::cpu::tsc_khz());
+    let version = (old.version | 1).wrapping_add(1);
+    let mut info = PvclockVcpuTimeInfo {
+        version: version.wrapping_add(1),
         pad0: 0,
-        tsc_timestamp: tsc.wrapping_add(cx.st.pv.tsc_offset),
-        // CAST: modular arithmetic on nanoseconds.
-        system_time: boot.wrapping_add(offset as u64),
+        tsc_timestamp: pair.tsc.wrapping_add(cx.st.pv.tsc_offset),
+        system_time: pair.ns.wrapping_add(offset),
         tsc_to_system_mul: mul,
         tsc_shift: shift,
         flags,
         pad: [0; 2],
     };
-    let vm = &cx.vm.base;
     // Odd first, the rest, then even: a reader on another CPU notices.
     if vm.write_guest_val(gpa, &info.version).is_err() {
         return;
@@ -132,7 +201,7 @@ pub(crate) fn update<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     fence(Ordering::SeqCst);
     let _ = vm.write_guest_val(gpa, &info);
     fence(Ordering::SeqCst);
-    info.version = version;
+    info.version = version.wrapping_add(2);
     let _ = vm.write_guest_val(gpa, &info.version);
 }
 
@@ -146,8 +215,9 @@ pub(crate) fn write_wall_clock<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: u64) {
         return;
     };
     let odd = old | 1;
-    let start = host::clock::real_ns().wrapping_sub(now_ns(vm));
-    let mut w = WallClock {
+    let d = get(vm);
+    let start = d.realtime.wrapping_sub(d.clock);
+    let mut w = PvclockWallClock {
         version: odd,
         // CAST: seconds of this century fit; the ABI has 32 bits.
         sec: (start / 1_000_000_000) as u32,
@@ -166,15 +236,22 @@ pub(crate) fn write_wall_clock<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: u64) {
 /// KVM_GET_CLOCK.
 pub(crate) fn get(vm: &VmBase) -> KvmClockData {
     let mut d = KvmClockData::zeroed();
-    let (tsc, boot) = host::clock::tsc_and_boot_ns();
-    let offset = vm.clock.offset_ns.load(Ordering::Acquire);
-    // CAST: modular arithmetic on nanoseconds.
-    d.clock = boot.wrapping_add(offset as u64);
-    d.realtime = host::clock::real_ns();
-    d.host_tsc = tsc;
-    d.flags = abi::KVM_CLOCK_REALTIME | abi::KVM_CLOCK_HOST_TSC;
-    if !host::cpu::tsc_unstable() {
-        d.flags |= abi::KVM_CLOCK_TSC_STABLE;
+    let base = vm.clock.base.lock();
+    let real = gtod::snapshot().realtime();
+    match (shared_pair(&base), real) {
+        (Some(pair), Some(real)) => {
+            d.clock = at_tsc(&base, pair, real.tsc);
+            d.realtime = real.ns;
+            d.host_tsc = real.tsc;
+            d.flags = abi::KVM_CLOCK_REALTIME | abi::KVM_CLOCK_HOST_TSC;
+            if super::tsc::all_match(vm) {
+                d.flags |= abi::KVM_CLOCK_TSC_STABLE;
+            }
+        }
+        _ => {
+            d.clock = host_now().1.ns.wrapping_add(base.offset);
+            d.realtime = host::clock::real_ns();
+        }
     }
     d
 }
@@ -190,9 +267,11 @@ pub(crate) fn set(vm: &VmBase, d: &KvmClockData) -> Result<isize> {
         // The clock went on while the VM was on its way; it never goes back.
         clock = clock.wrapping_add(host::clock::real_ns().saturating_sub(d.realtime));
     }
-    // CAST: modular arithmetic on nanoseconds.
-    let offset = clock.wrapping_sub(host::clock::boot_ns()) as i64;
-    vm.clock.offset_ns.store(offset, Ordering::Release);
+    let (pair, now) = host_now();
+    *vm.clock.base.lock() = Base {
+        pair,
+        offset: clock.wrapping_sub(now.ns),
+    };
     vm.request_all(Request::ClockUpdate);
     Ok(0)
 }

@@ -3,31 +3,41 @@
 //! Time and paravirtual features.
 
 pub(crate) mod clock;
+pub(crate) mod eoi;
+pub(crate) mod spin;
 pub(crate) mod steal;
 pub(crate) mod tsc;
 
-use core::sync::atomic::AtomicI64;
+use core::sync::atomic::AtomicBool;
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::sync::Mutex;
+
 /// The time of a VM.
+#[pin_data]
 pub(crate) struct VmClock {
-    /// Added to the host's boot-time clock to get the VM's clock, ns.
-    pub(super) offset_ns: AtomicI64,
+    /// What kvmclock counts from.
+    #[pin]
+    base: Mutex<clock::Base>,
     /// The TSC offset that a vCPU got at its creation; all start with the same.
-    pub(super) tsc_offset: AtomicU64,
+    tsc_offset: AtomicU64,
     /// A vCPU has taken it.
-    pub(super) tsc_known: core::sync::atomic::AtomicBool,
+    tsc_known: AtomicBool,
+    /// The vCPU that a spinning one gave its turn to last.
+    boosted: AtomicU32,
 }
 
 impl VmClock {
     /// A clock that starts at 0 now.
-    pub(crate) fn new() -> Self {
-        // CAST: nanoseconds since boot fit 63 bits for 292 years.
-        let now = host::clock::boot_ns() as i64;
-        Self {
-            offset_ns: AtomicI64::new(now.wrapping_neg()),
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            base <- new_mutex!(clock::Base::new(), "kvm->clock"),
             tsc_offset: AtomicU64::new(0),
-            tsc_known: core::sync::atomic::AtomicBool::new(false),
-        }
+            tsc_known: AtomicBool::new(false),
+            boosted: AtomicU32::new(0),
+        })
     }
 }
 
@@ -36,11 +46,15 @@ pub(crate) struct PvState {
     /// TSC frequency of the guest, kHz.
     pub(crate) tsc_khz: u32,
     /// Guest TSC = host TSC + this.
-    pub(super) tsc_offset: u64,
-    /// The version of the clock page last written; even.
-    pub(super) clock_version: u32,
+    tsc_offset: u64,
     /// The guest was stopped by user space and is to be told.
-    pub(super) paused: bool,
+    paused: bool,
+    /// What the thread had waited for a CPU when stolen time was reported last, ns.
+    waited: u64,
+    /// The guest may end its interrupt by memory.
+    pub(crate) eoi_offered: bool,
+    /// The guest has only the features that its CPUID says.
+    pub(crate) enforce: bool,
 }
 
 impl PvState {
@@ -49,13 +63,16 @@ impl PvState {
         Self {
             tsc_khz,
             tsc_offset,
-            clock_version: 0,
             paused: false,
+            waited: 0,
+            eoi_offered: false,
+            enforce: false,
         }
     }
 
     /// RESET or INIT: the guest's pages are not ours to write any more.
     pub(crate) fn reset(&mut self) {
         self.paused = false;
+        self.eoi_offered = false;
     }
 }

@@ -4,6 +4,7 @@
 
 use super::VmClock;
 use crate::backend::Backend;
+use crate::vcpu::shared::Request;
 use crate::vcpu::Cx;
 use crate::vm::VmBase;
 use core::sync::atomic::Ordering;
@@ -44,19 +45,33 @@ pub(crate) fn initial_offset(c: &VmClock) -> u64 {
 /// Gives the offset to the hardware.
 pub(crate) fn apply<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let offset = cx.st.pv.tsc_offset;
+    cx.vcpu.shared.set_tsc_offset(offset);
     let frac = V::host_features().tsc_frac_bits;
     V::set_tsc(cx.l, offset, 1u64.checked_shl(u32::from(frac)).unwrap_or(1));
 }
 
+/// Do the TSCs of all vCPUs show the same?
+pub(super) fn all_match(vm: &VmBase) -> bool {
+    let mut all = vm.vcpus.iter().map(|v| v.tsc_offset());
+    match all.next() {
+        Some(first) => all.all(|o| o == first),
+        None => true,
+    }
+}
+
 fn set_offset<V: Backend>(cx: &mut Cx<'_, '_, V>, offset: u64) {
+    let moved = offset != cx.st.pv.tsc_offset;
     cx.st.pv.tsc_offset = offset;
     apply(cx);
+    if moved {
+        // Whether all TSCs agree is in everybody's page.
+        cx.vm.base.request_all(Request::ClockUpdate);
+    }
     let now = cx.now();
     if let Some(a) = &mut cx.st.apic {
         let e = a.tsc_changed(now);
         cx.apply(&e);
     }
-    super::clock::refresh(cx);
 }
 
 /// A write of IA32_TSC.

@@ -8,6 +8,8 @@
 
 use super::Cx;
 use crate::backend::Backend;
+use crate::pv::eoi;
+use model::abi::KVM_MSR_ENABLED;
 use model::exit::Event;
 use model::exit::EventKind;
 use model::x86::ctrl::dr6;
@@ -81,6 +83,14 @@ impl Events {
         self.exception = None;
     }
 
+    /// Is an exception on its way?
+    pub(crate) fn has_exception(&self) -> bool {
+        self.exception.is_some()
+            || self
+                .injected
+                .is_some_and(|i| i.kind == EventKind::Exception)
+    }
+
     /// Is anything injected that must be given to the hardware again?
     #[inline]
     pub(crate) fn reinjects(&self) -> bool {
@@ -132,13 +142,21 @@ pub(crate) fn prepare<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     if cx.st.vapic != 0 {
         cx.vapic_before_entry();
     }
+    if cx.st.msrs.state.pv_eoi & KVM_MSR_ENABLED != 0 {
+        eoi::offer(cx);
+    }
 
-    let nmi = cx.st.events.nmi_pending > 0;
+    let blocked = cx.st.debug.blocks_interrupts();
+    if cx.st.debug.stepping {
+        // Hardware may refuse to enter with a shadow and a trap flag that the guest did not set.
+        V::set_shadow(cx.l, 0);
+    }
+    let nmi = cx.st.events.nmi_pending > 0 && !blocked;
     if nmi != cx.st.events.window_nmi {
         cx.st.events.window_nmi = nmi;
         V::request_window(cx.l, Window::Nmi, nmi);
     }
-    let intr = cx.has_interrupt() || cx.user_wants_window();
+    let intr = !blocked && (cx.has_interrupt() || cx.user_wants_window());
     if intr != cx.st.events.window_interrupt {
         cx.st.events.window_interrupt = intr;
         V::request_window(cx.l, Window::Interrupt, intr);
@@ -160,6 +178,9 @@ fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {
             None
         };
         cx.st.events.injected = Some(Event::exception(&Exception { error_code, ..e }));
+        return;
+    }
+    if cx.st.debug.blocks_interrupts() {
         return;
     }
     if cx.st.events.nmi_pending > 0 && V::window_open(cx.l, Window::Nmi) {
@@ -187,6 +208,9 @@ pub(crate) fn after_exit<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     }
     cx.st.events.injected = aborted;
     cx.sync_cr8();
+    if cx.st.pv.eoi_offered {
+        eoi::collect(cx);
+    }
     if cx.st.vapic != 0 {
         cx.vapic_after_exit();
     }

@@ -2,19 +2,16 @@
 
 //! The instruction at RIP: its bytes, its length, and stepping over it.
 
-use super::event;
 use super::run::Flow;
 use super::Cx;
 use crate::backend::Backend;
+use crate::exit::debug;
 use core::ops::ControlFlow::Continue;
 use model::addr::Gva;
 use model::emul::len;
 use model::walk::Access;
-use model::x86::ctrl::dr6;
 use model::x86::ctrl::efer;
 use model::x86::ctrl::rflags;
-use model::x86::exception;
-use model::x86::exception::Exception;
 use model::x86::state::CodeSize;
 use model::x86::state::SegReg;
 use model::x86::state::Segment;
@@ -95,29 +92,23 @@ impl<V: Backend> Cx<'_, '_, V> {
 #[inline]
 pub(crate) fn skip<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     // Without an answer the guest changed its code or tables: let it run into the instruction again.
-    if let Some(next) = cx.next_rip() {
-        advance(cx, next);
+    match cx.next_rip() {
+        Some(next) => advance(cx, next),
+        None => Continue(()),
     }
-    Continue(())
 }
 
 /// Sets RIP behind an instruction that was carried out: the shadow ends, and a single step traps.
 #[inline]
-pub(crate) fn advance<V: Backend>(cx: &mut Cx<'_, '_, V>, next: u64) {
+pub(crate) fn advance<V: Backend>(cx: &mut Cx<'_, '_, V>, next: u64) -> Flow {
     V::set_rip(cx.l, next);
     V::set_shadow(cx.l, 0);
     let f = V::rflags(cx.l);
     if f & (rflags::TF | rflags::RF) != 0 {
         V::set_rflags(cx.l, f & !rflags::RF);
         if f & rflags::TF != 0 {
-            event::raise(
-                cx,
-                Exception {
-                    vector: exception::DB,
-                    error_code: None,
-                    payload: dr6::BS,
-                },
-            );
+            return debug::stepped(cx);
         }
     }
+    Continue(())
 }

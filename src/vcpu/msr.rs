@@ -74,7 +74,7 @@ fn with<V: Backend, R>(
     let m = MsrCx {
         guest: &st.cpuid.features,
         host: &h.msrs,
-        pv: u32::MAX,
+        pv: st.pv_features(),
         by_user,
         apic_in_kernel: st.apic.is_some(),
         efer: V::efer(cx.l),
@@ -237,13 +237,10 @@ fn act<V: Backend>(
         Write::StealTime => pv::steal::enable(cx),
         // Barriers of the processor itself: switching vCPUs does them, and entries do.
         Write::PredCmd(_) | Write::FlushL1d => {}
-        Write::AsyncPf(0) | Write::PvEoi(0) | Write::AsyncPfAck => {}
+        Write::PvEoi(v) => pv::eoi::set_up(cx, v)?,
+        Write::AsyncPf(0) | Write::AsyncPfAck => {}
         // Not offered in CPUID, so the model refuses them before; refuse what slips through.
-        Write::AsyncPf(_)
-        | Write::PvEoi(_)
-        | Write::Xfd(_)
-        | Write::XfdErr(_)
-        | Write::HyperV(_) => {
+        Write::AsyncPf(_) | Write::Xfd(_) | Write::XfdErr(_) | Write::HyperV(_) => {
             return soften(MsrError::Unsupported, index, 1, by_user);
         }
     }

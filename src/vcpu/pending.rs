@@ -66,13 +66,13 @@ pub(crate) fn complete<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
                     cx.vcpu.pio.read_bytes(0, d);
                 }
                 exit::io::set_in_result(cx, size, u32::from_le_bytes(data));
-                fetch::advance(cx, next);
+                return fetch::advance(cx, next);
             }
             Continue(())
         }
         Pending::Out { rip, next } => {
             if cx.linear_rip() == rip {
-                fetch::advance(cx, next);
+                return fetch::advance(cx, next);
             }
             Continue(())
         }

@@ -29,9 +29,14 @@ pub(crate) type Flow = ControlFlow<UserExit>;
 /// KVM_RUN.
 pub(crate) fn run<V: Backend>(vm: &VmCore<V>, vcpu: &Vcpu<V>) -> Result<isize> {
     vcpu.with(vm, |cx| {
-        let exit = run_loaded(cx);
-        let r = exit.store(vcpu);
-        after_run(cx);
+        vcpu.shared.runs_here(&mut cx.st.thread)?;
+        let mask = cx.st.signal_mask;
+        let r = host::task::with_signal_mask(mask, || {
+            let exit = run_loaded(cx);
+            let r = exit.store(vcpu);
+            after_run(cx);
+            r
+        });
         host::task::run_returns_to_user();
         r
     })?
@@ -152,6 +157,9 @@ fn requests<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     }
     if shared.take(Request::ClockUpdate) {
         crate::pv::clock::update(cx);
+    }
+    if shared.take(Request::StealTime) {
+        crate::pv::steal::update(cx);
     }
     // Event needs no action of its own: the loop looks at events anyway.
     let _ = shared.take(Request::Event);

@@ -4,13 +4,19 @@
 //!
 //! Everything here is atomic; there is no lock. See Documentation/locking.rst, "Mailbox".
 
+use crate::pv::clock;
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicI32;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use host::pin::PinnedCpu;
+use host::task::ThreadRef;
 use host::timer::TimerOps;
 use host::wait::VcpuWait;
+use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use kernel::sync::Mutex;
 use model::irqchip::lapic::published::Published;
 use model::irqchip::pending::Pending;
 use model::irqchip::pending::Wake;
@@ -30,6 +36,8 @@ pub(crate) enum Request {
     Event = 1 << 5,
     /// The TSC offset changed.
     Tsc = 1 << 7,
+    /// Report stolen time.
+    StealTime = 1 << 8,
 }
 
 /// What remote parties see of a vCPU.
@@ -44,6 +52,19 @@ pub(crate) struct VcpuShared {
     /// What delivery needs to know of its local APIC.
     pub(crate) published: Published,
     cpu: AtomicI32,
+    /// Guest TSC = host TSC + this.
+    tsc_offset: AtomicU64,
+    /// The guest wants to know of stolen time.
+    steal: AtomicBool,
+    /// It could run and does not: it was preempted, or woken and has not started.
+    ready: AtomicBool,
+    /// It spins and looks for somebody to give its turn to.
+    spinning: AtomicBool,
+    /// Whether it gets a turn although it was preempted while it spun; changes each time.
+    boost: AtomicBool,
+    /// The thread that ran it last.
+    #[pin]
+    thread: Mutex<Option<Arc<ThreadRef>>>,
     #[pin]
     wait: VcpuWait,
 }
@@ -57,6 +78,12 @@ impl VcpuShared {
             pending: Pending::new(),
             published: Published::new(*id),
             cpu: AtomicI32::new(-1),
+            tsc_offset: AtomicU64::new(0),
+            steal: AtomicBool::new(false),
+            ready: AtomicBool::new(false),
+            spinning: AtomicBool::new(false),
+            boost: AtomicBool::new(false),
+            thread <- new_mutex!(None, "vcpu->thread"),
             wait <- VcpuWait::new(),
         })
     }
@@ -90,6 +117,7 @@ impl VcpuShared {
                 }
             }
             Wake::Unblock => {
+                self.ready.store(true, Ordering::Relaxed);
                 self.wait.wake();
             }
         }
@@ -98,6 +126,70 @@ impl VcpuShared {
     /// Where it is loaded, if anywhere.
     pub(crate) fn cpu(&self) -> Option<u32> {
         u32::try_from(self.cpu.load(Ordering::Relaxed)).ok()
+    }
+
+    /// Guest TSC = host TSC + this.
+    pub(crate) fn tsc_offset(&self) -> u64 {
+        self.tsc_offset.load(Ordering::Relaxed)
+    }
+
+    /// Owner: lets others know the TSC offset.
+    pub(crate) fn set_tsc_offset(&self, offset: u64) {
+        self.tsc_offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// Owner: stolen time is asked for at each load from now on, or no longer.
+    pub(crate) fn report_steal(&self, on: bool) {
+        self.steal.store(on, Ordering::Relaxed);
+    }
+
+    /// Is stolen time reported?
+    pub(crate) fn reports_steal(&self) -> bool {
+        self.steal.load(Ordering::Relaxed)
+    }
+
+    /// Could it run, and does not?
+    pub(crate) fn waits_for_cpu(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// Owner: it spins, or no longer.
+    pub(crate) fn set_spinning(&self, on: bool) {
+        self.spinning.store(on, Ordering::Relaxed);
+        if !on {
+            self.boost.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Is it worth a turn? One that spins itself is only every other time.
+    pub(crate) fn may_be_boosted(&self) -> bool {
+        if !self.spinning.load(Ordering::Relaxed) {
+            return true;
+        }
+        let now = self.boost.load(Ordering::Relaxed);
+        self.boost.store(!now, Ordering::Relaxed);
+        now
+    }
+
+    /// Owner: the current thread is the one that runs it; `last` is the owner's note of which did.
+    #[inline]
+    pub(crate) fn runs_here(&self, last: &mut Option<Arc<ThreadRef>>) -> Result {
+        if last.as_ref().is_some_and(|t| t.is_current()) {
+            return Ok(());
+        }
+        *last = match ThreadRef::current() {
+            Some(r) => Some(Arc::new(r, GFP_KERNEL_ACCOUNT)?),
+            None => None,
+        };
+        self.thread.lock().clone_from(last);
+        Ok(())
+    }
+
+    /// Gives the current thread's turn to its thread, if the scheduler agrees. ESRCH if it has none
+    /// that can take it.
+    pub(crate) fn yield_to(&self) -> Result<bool> {
+        let thread = self.thread.lock().clone();
+        thread.ok_or(ESRCH)?.yield_to()
     }
 
     /// Where it blocks.
@@ -134,10 +226,20 @@ impl SchedObserver for Sched {
         self.shared
             .cpu
             .store(cpu.cpu_id() as i32, Ordering::Relaxed);
+        self.shared.ready.store(false, Ordering::Relaxed);
+        if self.shared.steal.load(Ordering::Relaxed) {
+            self.shared.request(Request::StealTime);
+        }
+        if clock::drifts() {
+            self.shared.request(Request::ClockUpdate);
+        }
     }
 
     #[inline]
-    fn sched_out(&self, _cpu: &PinnedCpu<'_>, _preempted: bool) {
+    fn sched_out(&self, _cpu: &PinnedCpu<'_>, preempted: bool) {
+        if preempted {
+            self.shared.ready.store(true, Ordering::Relaxed);
+        }
         self.shared.cpu.store(-1, Ordering::Relaxed);
     }
 }

@@ -16,7 +16,9 @@ use crate::vm::VmBase;
 use crate::vm::VmCore;
 use core::ops::Deref;
 use host::page::HwPage;
+use host::task::ThreadRef;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use model::abi;
 use model::irqchip::lapic;
 use model::irqchip::lapic::ApicWords;
@@ -56,6 +58,14 @@ pub(crate) struct Debug {
     pub(crate) user_dr7: u64,
     /// RFLAGS.TF was set by us for single-stepping.
     pub(crate) stepping: bool,
+}
+
+impl Debug {
+    /// Does user space keep interrupts and NMIs from the guest (KVM_GUESTDBG_BLOCKIRQ)?
+    #[inline]
+    pub(crate) fn blocks_interrupts(&self) -> bool {
+        self.control & abi::KVM_GUESTDBG_BLOCKIRQ != 0
+    }
 }
 
 /// The state.
@@ -104,6 +114,8 @@ pub(crate) struct State {
     pub(crate) emul: Emul,
     /// Paravirtual features.
     pub(crate) pv: PvState,
+    /// The thread that ran it last.
+    pub(crate) thread: Option<Arc<ThreadRef>>,
     /// Signals blocked during KVM_RUN.
     pub(crate) signal_mask: Option<u64>,
     /// Vectors whose EOI user space's IOAPIC must hear of, to be reported at the next exit.
@@ -167,6 +179,7 @@ impl State {
             root_loaded: false,
             emul: Emul::new()?,
             pv: PvState::new(tsc_khz, tsc::initial_offset(&vm.base.clock)),
+            thread: None,
             signal_mask: None,
             eoi_exit: None,
             vapic: 0,
@@ -193,6 +206,16 @@ impl State {
         }
         self.msrs.reset(init);
         self.pv.reset();
+    }
+
+    /// Which paravirtual features the guest may use, bits of the feature leaf.
+    pub(crate) fn pv_features(&self) -> u32 {
+        if self.pv.enforce {
+            self.cpuid.features.pv
+        } else {
+            // KVM: without KVM_CAP_ENFORCE_PV_FEATURE_CPUID also what the guest's CPUID lacks.
+            u32::MAX
+        }
     }
 
     /// IA32_APIC_BASE.

@@ -7,6 +7,7 @@
 use super::vcpus;
 use super::VmBase;
 use crate::backend::Backend;
+use crate::vcpu::state::State;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
@@ -201,7 +202,9 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         | abi::KVM_CAP_X86_TRIPLE_FAULT_EVENT
         | abi::KVM_CAP_USER_MEMORY2
         | abi::KVM_CAP_TSC_DEADLINE_TIMER
-        | abi::KVM_CAP_SIGNAL_MSI => 1,
+        | abi::KVM_CAP_SIGNAL_MSI
+        | abi::KVM_CAP_STEAL_TIME
+        | abi::KVM_CAP_ENFORCE_PV_FEATURE_CPUID => 1,
         abi::KVM_CAP_NR_VCPUS => host::cpu::num_online().min(vcpus::MAX_VCPUS) as isize,
         abi::KVM_CAP_MAX_VCPUS => vcpus::MAX_VCPUS as isize,
         abi::KVM_CAP_MAX_VCPU_ID => vcpus::MAX_VCPU_IDS as isize,
@@ -226,12 +229,26 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         abi::KVM_CAP_DISABLE_QUIRKS2 => QUIRKS as isize,
         abi::KVM_CAP_DISABLE_QUIRKS => 1,
         abi::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => MANUAL_DIRTY as isize,
+        abi::KVM_CAP_SET_GUEST_DEBUG2 => crate::exit::debug::CONTROL as isize,
         abi::KVM_CAP_COALESCED_MMIO => abi::KVM_COALESCED_MMIO_PAGE_OFFSET as isize,
         _ => {
             let _ = vm;
             0
         }
     }
+}
+
+/// KVM_ENABLE_CAP on a vCPU. EINVAL for what does not exist or is not a vCPU's.
+pub(crate) fn enable_vcpu(st: &mut State, e: &KvmEnableCap) -> Result<isize> {
+    if e.flags != 0 {
+        return Err(EINVAL);
+    }
+    let [arg, ..] = e.args;
+    match e.cap {
+        abi::KVM_CAP_ENFORCE_PV_FEATURE_CPUID => st.pv.enforce = arg != 0,
+        _ => return Err(EINVAL),
+    }
+    Ok(0)
 }
 
 /// KVM_ENABLE_CAP on a VM. EINVAL for what does not exist or cannot be enabled now.

@@ -76,6 +76,7 @@ pub(crate) struct VmBase {
     /// Statistics.
     pub(crate) stats: crate::stats::VmStats,
     /// The paravirtual clock.
+    #[pin]
     pub(crate) clock: VmClock,
     /// The identity-map page of hosts without unrestricted guest; kept for user space.
     pub(crate) identity_map: AtomicU64,
@@ -172,7 +173,7 @@ impl VmBase {
             bus <- bus::Buses::new(srcu),
             irq <- Irq::new(irq_srcu),
             stats: crate::stats::VmStats::new(),
-            clock: VmClock::new(),
+            clock <- VmClock::new(),
             identity_map: AtomicU64::new(0),
         }? Error)
     }
