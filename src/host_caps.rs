@@ -7,6 +7,7 @@ use host::hwvirt::X86Virt;
 use host::kept::Kept;
 use host::kept::UntilUnload;
 use kernel::prelude::*;
+use model::abi;
 use model::policy::feature::host_fact;
 use model::policy::feature::raw_features;
 use model::policy::feature::Caps;
@@ -21,6 +22,7 @@ use model::x86::cpuid::FeatureSet;
 use model::x86::cpuid::Regs;
 use model::x86::cpuid::Word;
 use model::x86::ctrl::xcr0;
+use virt::vendor::Features;
 
 /// The paravirtual features that are offered: all but asynchronous page faults and TLB flushes.
 const PV: u32 = pv::CLOCKSOURCE
@@ -100,6 +102,35 @@ const BUG_SPEC_STORE_BYPASS: u32 = 22 * 32 + 17;
 const SPLIT_LOCK_DETECT: u32 = 11 * 32 + 6;
 /// X86_BUG_NULL_SEG.
 const BUG_NULL_SEG: u32 = 22 * 32 + 10;
+
+/// X86_FEATURE_APERFMPERF.
+const APERFMPERF: u32 = 3 * 32 + 28;
+/// X86_FEATURE_ARAT.
+const ARAT: u32 = 14 * 32 + 2;
+/// X86_BUG_MONITOR.
+const BUG_MONITOR: u32 = 22 * 32 + 12;
+/// X86_BUG_SMT_RSB.
+const BUG_SMT_RSB: u32 = 22 * 32 + 29;
+
+/// The exits that user space may disable: KVM_X86_DISABLE_EXITS_*.
+///
+/// Where return predictions cross threads of a core and the administrator wants that mitigated, a
+/// guest must not reach idle states by itself (module parameter `mitigate_smt_rsb`).
+pub(crate) fn disabled_exits(f: &Features) -> u64 {
+    let mut r = abi::KVM_X86_DISABLE_EXITS_PAUSE;
+    if host::cpu::has(APERFMPERF) {
+        r |= abi::KVM_X86_DISABLE_EXITS_APERFMPERF;
+    }
+    let mitigate =
+        host::params::mitigate_smt_rsb() && host::cpu::has(BUG_SMT_RSB) && host::cpu::smt_active();
+    if !mitigate {
+        r |= abi::KVM_X86_DISABLE_EXITS_HLT | abi::KVM_X86_DISABLE_EXITS_CSTATE;
+        if f.mwait && host::cpu::has(ARAT) && !host::cpu::has(BUG_MONITOR) {
+            r |= abi::KVM_X86_DISABLE_EXITS_MWAIT;
+        }
+    }
+    r
+}
 
 /// The large answer has a stack frame of its own.
 #[inline(never)]

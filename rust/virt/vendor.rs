@@ -110,6 +110,18 @@ pub enum PassthroughMsr {
     PredCmd,
     /// IA32_FLUSH_CMD.
     FlushCmd,
+    /// IA32_APERF, for reading only.
+    Aperf,
+    /// IA32_MPERF, for reading only.
+    Mperf,
+    /// Time a core spent in sleep states (C1, C3, C6, C7), for reading only; Intel's.
+    CoreC1Residency,
+    /// See [`PassthroughMsr::CoreC1Residency`].
+    CoreC3Residency,
+    /// See [`PassthroughMsr::CoreC1Residency`].
+    CoreC6Residency,
+    /// See [`PassthroughMsr::CoreC1Residency`].
+    CoreC7Residency,
 }
 
 /// Which accesses to a passed-through MSR do not exit.

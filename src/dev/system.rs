@@ -45,6 +45,16 @@ impl<V: Backend> DeviceOps for System<V> {
             abi::KVM_GET_MSR_INDEX_LIST => msr_list(arg, &msr::saved_list()?),
             abi::KVM_GET_MSR_FEATURE_INDEX_LIST => msr_list(arg, &msr::feature_list()?),
             abi::KVM_GET_MSRS => msr::get_features(arg),
+            abi::KVM_GET_DEVICE_ATTR => {
+                let a: abi::KvmDeviceAttr = read_user(arg)?;
+                // CAST: a user address.
+                write_user(a.addr as usize, &attribute(&a)?)?;
+                Ok(0)
+            }
+            abi::KVM_HAS_DEVICE_ATTR => {
+                attribute(&read_user(arg)?)?;
+                Ok(0)
+            }
             abi::KVM_X86_GET_MCE_CAP_SUPPORTED => {
                 write_user(arg, &msr::mce_cap_supported())?;
                 Ok(0)
@@ -52,6 +62,14 @@ impl<V: Backend> DeviceOps for System<V> {
             _ => Err(EINVAL),
         }
     }
+}
+
+/// A system attribute: the extended state that guests can have. ENXIO for any other.
+fn attribute(a: &abi::KvmDeviceAttr) -> Result<u64> {
+    if a.group != abi::KVM_X86_GRP_SYSTEM || a.attr != abi::KVM_X86_XCOMP_GUEST_SUPP {
+        return Err(ENXIO);
+    }
+    Ok(host_caps::get().ok_or(ENODEV)?.supported.xcr0)
 }
 
 /// EINVAL for an argument where there must be none.

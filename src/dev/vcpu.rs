@@ -7,6 +7,7 @@
 use crate::backend::Backend;
 use crate::exit::debug;
 use crate::pv;
+use crate::vcpu::attr;
 use crate::vcpu::cpuid;
 use crate::vcpu::fpu;
 use crate::vcpu::interrupt;
@@ -214,6 +215,26 @@ impl<V: Backend> VcpuFile<V> {
             abi::KVM_SET_TSC_KHZ => done(vcpu.with(vm, |cx| pv::tsc::set_khz(cx, arg))?),
             abi::KVM_GET_TSC_KHZ => vcpu.with_state(|st| st.pv.tsc_khz as isize),
             abi::KVM_KVMCLOCK_CTRL => done(vcpu.with(vm, |cx| pv::clock::guest_paused(cx))?),
+            _ => Self::single(vm, vcpu, cmd, arg),
+        }
+    }
+
+    /// The rest of the table: what is set one by one.
+    fn single(vm: &crate::vm::VmCore<V>, vcpu: &Vcpu<V>, cmd: u32, arg: usize) -> Result<isize> {
+        match cmd {
+            abi::KVM_HAS_DEVICE_ATTR | abi::KVM_GET_DEVICE_ATTR | abi::KVM_SET_DEVICE_ATTR => {
+                let a: abi::KvmDeviceAttr = read_user(arg)?;
+                done(vcpu.with(vm, |cx| attr::device(cx, cmd, &a))?)
+            }
+            abi::KVM_GET_ONE_REG => {
+                let r: abi::KvmOneReg = read_user(arg)?;
+                done(vcpu.with(vm, |cx| attr::get_reg(cx, &r))?)
+            }
+            abi::KVM_SET_ONE_REG => {
+                let r: abi::KvmOneReg = read_user(arg)?;
+                done(vcpu.with(vm, |cx| attr::set_reg(cx, &r))?)
+            }
+            abi::KVM_GET_REG_LIST => done(attr::reg_list(arg)),
             _ => Err(EINVAL),
         }
     }

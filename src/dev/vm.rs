@@ -13,6 +13,7 @@ use crate::vm::bus;
 use crate::vm::caps;
 use crate::vm::dirty;
 use crate::vm::memslot;
+use crate::vm::msr_filter;
 use crate::vm::vcpus::MAX_VCPU_IDS;
 use crate::vm::Vm;
 use crate::vm::VmBase;
@@ -48,7 +49,7 @@ impl<V: Backend> FileOps for Vm<V> {
                 Ok(cap) => caps::check::<V>(Some(base), cap),
                 Err(_) => 0,
             }),
-            abi::KVM_ENABLE_CAP => caps::enable(base, &read_user(arg)?),
+            abi::KVM_ENABLE_CAP => caps::enable::<V>(base, &read_user(arg)?),
             abi::KVM_SET_TSS_ADDR => {
                 if arg > MAX_TSS_ADDR {
                     Err(EINVAL)
@@ -112,6 +113,8 @@ impl<V: Backend> FileOps for Vm<V> {
             abi::KVM_GET_IRQCHIP => get_irqchip(base, arg),
             abi::KVM_SET_IRQCHIP => set_irqchip(base, arg),
             abi::KVM_IRQFD => irqfd::ioctl(base, &read_user(arg)?),
+            abi::KVM_X86_SET_MSR_FILTER => msr_filter::set(base, arg),
+            abi::KVM_CREATE_DEVICE => create_device(&read_user(arg)?),
             abi::KVM_CREATE_PIT => {
                 let mut c = abi::KvmPitConfig::zeroed();
                 c.flags = abi::KVM_PIT_SPEAKER_DUMMY;
@@ -137,6 +140,11 @@ impl<V: Backend> FileOps for Vm<V> {
             _ => Err(ENOTTY),
         }
     }
+}
+
+/// KVM_CREATE_DEVICE. ENODEV: there is no type of device on x86 but VFIO's, which is not built.
+fn create_device(_: &abi::KvmCreateDevice) -> Result<isize> {
+    Err(ENODEV)
 }
 
 // The larger structures have a stack frame of their own.

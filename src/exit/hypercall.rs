@@ -60,6 +60,11 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             0
         }
         HC_MAP_GPA_RANGE if cx.vm.base.caps.hypercall_exits() & (1 << HC_MAP_GPA_RANGE) != 0 => {
+            let first = a0 >> model::addr::PAGE_SHIFT;
+            if a0 & (model::addr::PAGE_SIZE - 1) != 0 || a1 == 0 || first.checked_add(a1).is_none()
+            {
+                return answer(cx, EINVAL, mask);
+            }
             cx.st.pending = Pending::Hypercall;
             return Break(UserExit::Hypercall {
                 nr,

@@ -350,11 +350,11 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
     }
 
     fn rdmsr(&mut self, _s: &CpuState, index: u32) -> Result<u64, Stop> {
-        msr::get(self.cx, index, false).map_err(|_| Stop::GP0)
+        msr::guest_get(self.cx, index).map_err(|_| Stop::GP0)
     }
 
     fn wrmsr(&mut self, s: &mut CpuState, index: u32, value: u64) -> Result<(), Stop> {
-        msr::set(self.cx, index, value, false).map_err(|_| Stop::GP0)?;
+        msr::guest_set(self.cx, index, value).map_err(|_| Stop::GP0)?;
         s.efer = V::efer(self.cx.l);
         Ok(())
     }

@@ -20,7 +20,7 @@ use model::x86::state::gpr;
 pub(crate) fn rdmsr<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     // CAST: ECX.
     let index = V::regs(cx.l).gpr[gpr::RCX] as u32;
-    match msr::get(cx, index, false) {
+    match msr::guest_get(cx, index) {
         Ok(v) => {
             set_result(cx, v);
             fetch::skip(cx)
@@ -35,7 +35,7 @@ pub(crate) fn wrmsr<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     // CAST: ECX.
     let index = r[gpr::RCX] as u32;
     let v = r[gpr::RDX] << 32 | r[gpr::RAX] & 0xffff_ffff;
-    match msr::set(cx, index, v, false) {
+    match msr::guest_set(cx, index, v) {
         Ok(()) => fetch::skip(cx),
         Err(e) => refused(cx, e, index, Some(v)),
     }
@@ -59,6 +59,7 @@ fn refused<V: Backend>(
     let reason = match e {
         MsrError::Invalid => abi::KVM_MSR_EXIT_REASON_INVAL,
         MsrError::Unsupported => abi::KVM_MSR_EXIT_REASON_UNKNOWN,
+        MsrError::Filtered => abi::KVM_MSR_EXIT_REASON_FILTER,
     };
     if cx.vm.base.caps.user_msr() & reason == 0 {
         return raise(cx, Exception::gp0());

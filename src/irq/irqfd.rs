@@ -13,7 +13,10 @@ use core::sync::atomic::Ordering;
 use host::eventfd::EventFd;
 use host::eventfd::Waiter;
 use host::eventfd::WaiterOps;
+use host::irq_lock::IrqSpinLock;
 use host::pin::IrqsOff;
+use host::work::Work;
+use host::work::WorkOps;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use model::abi;
@@ -48,9 +51,42 @@ impl WaiterOps for Irqfd {
     }
 
     fn hangup(&self, _irqs: &IrqsOff<'_>) {
-        // It is removed by the next KVM_IRQFD or with the VM; until then it only takes memory.
         self.gone.store(true, Ordering::Release);
+        // Taking it off the list needs a lock that sleeps.
+        if let Some(r) = self.vm.irq.reaper.as_ref() {
+            r.queue();
+        }
     }
+}
+
+/// What the removal of irqfds reaches: the VM, until it ends.
+pub(super) struct Reap {
+    vm: Pin<KBox<IrqSpinLock<Option<Arc<VmBase>>>>>,
+}
+
+/// The removal of irqfds whose eventfds were closed by everybody else.
+pub(super) type Reaper = Pin<KBox<Work<Reap>>>;
+
+impl WorkOps for Reap {
+    fn run(&self) {
+        let vm = self.vm.lock().clone();
+        if let Some(vm) = vm {
+            prune(&vm);
+        }
+    }
+}
+
+/// Makes the work item of a VM. ENOMEM, ENODEV while the module is being unloaded.
+fn reaper(vm: &Arc<VmBase>) -> Result<Reaper> {
+    let link = KBox::pin_init(
+        IrqSpinLock::new(
+            Some(vm.clone()),
+            c"kvm->reaper_link",
+            kernel::static_lock_class!(),
+        ),
+        GFP_KERNEL_ACCOUNT,
+    )?;
+    KBox::pin_init(Work::new(Reap { vm: link }), GFP_KERNEL_ACCOUNT)
 }
 
 /// A registered irqfd.
@@ -117,6 +153,10 @@ fn assign(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
         None
     };
     let mut list = vm.irq.irqfds.lock();
+    if vm.irq.reaper.as_ref().is_none() {
+        // Under the lock, so that nobody else does it meanwhile.
+        let _ = vm.irq.reaper.populate(reaper(vm)?);
+    }
     list.reserve(1, GFP_KERNEL_ACCOUNT)?;
     // CAST: a descriptor number.
     let fd = EventFd::from_fd(k.fd as i32)?;
@@ -158,6 +198,12 @@ fn prune(vm: &VmBase) {
 /// The VM ends: no eventfd reaches it any more.
 pub(super) fn shutdown(vm: &VmBase) {
     remove(vm, |_| true);
+    if let Some(r) = vm.irq.reaper.as_ref() {
+        // First the link, then the wait: the work must not be the last to let go of the VM.
+        let link = r.ops().vm.lock().take();
+        r.cancel();
+        drop(link);
+    }
 }
 
 fn remove(vm: &VmBase, which: impl Fn(&Entry) -> bool) {

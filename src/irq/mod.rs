@@ -61,6 +61,8 @@ pub(crate) struct Irq {
     #[pin]
     irqfds: Mutex<KVec<irqfd::Entry>>,
     resamplers: SrcuBox<KVec<irqfd::Resampler>>,
+    /// Removes irqfds whose eventfds are gone, once there is an irqfd.
+    reaper: SetOnce<irqfd::Reaper>,
     #[pin]
     lock: Mutex<()>,
 }
@@ -78,6 +80,7 @@ impl Irq {
             routes: SrcuBox::new(domain, Routes::empty()?),
             pit_clock: SetOnce::new(),
             storm: SetOnce::new(),
+            reaper: SetOnce::new(),
             irqfds <- new_mutex!(KVec::new(), "kvm->irqfds"),
             lock <- new_mutex!((), "kvm->irq_lock"),
         }? Error)
@@ -93,6 +96,11 @@ impl Irq {
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
         self.mode.load(Ordering::Acquire) == FULL
+    }
+
+    /// Is the local APIC in the kernel, and the rest in user space?
+    pub(crate) fn is_split(&self) -> bool {
+        self.mode.load(Ordering::Acquire) == SPLIT
     }
 
     /// Pins of user space's IOAPIC.
@@ -137,20 +145,18 @@ pub(crate) fn create(vm: &Arc<VmBase>) -> Result<isize> {
 }
 
 /// KVM_CAP_SPLIT_IRQCHIP: the local APIC in the kernel, the rest in user space, whose IOAPIC has
-/// `pins` pins.
+/// `pins` pins. EINVAL for more pins than there can be routes, EEXIST if there is a controller or a
+/// vCPU.
 pub(crate) fn enable_split(vm: &VmBase, pins: u64) -> Result<isize> {
     let _setup = vm.setup.lock();
-    if pins > 24 {
+    if pins > u64::from(crate::vm::caps::MAX_ROUTES) {
         return Err(EINVAL);
     }
-    if vm.irq.in_kernel() {
+    if vm.irq.in_kernel() || vm.vcpus.count() != 0 {
         return Err(EEXIST);
     }
-    if vm.vcpus.count() != 0 {
-        return Err(EINVAL);
-    }
     routes::install(vm, &[])?;
-    // CAST: at most 24.
+    // CAST: at most 4096.
     vm.irq.split_pins.store(pins as u32, Ordering::Relaxed);
     vm.irq.mode.store(SPLIT, Ordering::Release);
     Ok(0)

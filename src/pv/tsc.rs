@@ -99,6 +99,18 @@ pub(crate) fn write<V: Backend>(cx: &mut Cx<'_, '_, V>, v: u64, by_user: bool) {
     }
 }
 
+/// The offset, for user space (KVM_VCPU_TSC_OFFSET).
+pub(crate) fn offset<V: Backend>(cx: &Cx<'_, '_, V>) -> u64 {
+    cx.st.pv.tsc_offset
+}
+
+/// User space sets the offset; vCPUs that come later join this one.
+pub(crate) fn set_user_offset<V: Backend>(cx: &mut Cx<'_, '_, V>, offset: u64) {
+    let c = &cx.vm.base.clock;
+    c.tsc_offset.store(offset, Ordering::Release);
+    set_offset(cx, offset);
+}
+
 /// A write of IA32_TSC_ADJUST that moves the TSC by `d`.
 pub(crate) fn adjust<V: Backend>(cx: &mut Cx<'_, '_, V>, d: u64) {
     let offset = cx.st.pv.tsc_offset.wrapping_add(d);

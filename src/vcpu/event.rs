@@ -118,8 +118,10 @@ pub(crate) fn deliver_payload<V: Backend>(cx: &mut Cx<'_, '_, V>) {
             let low = dr6::RTM | dr6::BUS_LOCK;
             let new = (old | dr6::FIXED_1 | (e.payload & !low)) & !(e.payload & low);
             V::set_dr6(cx.l, new);
-            let d7 = V::dr7(cx.l);
-            V::set_dr7(cx.l, d7 & !dr7::GD);
+            if cx.st.debug.dr7 & dr7::GD != 0 {
+                cx.st.debug.dr7 &= !dr7::GD;
+                cx.update_dr7();
+            }
         }
         _ => {}
     }

@@ -35,7 +35,8 @@ pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         sleep(cx);
     }
     let waited = host::clock::now_ns().wrapping_sub(start);
-    cx.st.halt_poll_ns = next_poll(cx.st.halt_poll_ns, waited);
+    let most = cx.vm.base.caps.halt_poll_ns();
+    cx.st.halt_poll_ns = next_poll(cx.st.halt_poll_ns, waited, most);
     mp::accept(cx).or(Err(())).ok();
     if wakes(cx) {
         return Continue(());
@@ -63,7 +64,7 @@ fn wakes<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
 /// Spins for a while before sleeping, because waking a sleeper costs more than most waits last.
 /// True if something came.
 fn poll<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
-    let limit_ns = cx.st.halt_poll_ns;
+    let limit_ns = cx.st.halt_poll_ns.min(cx.vm.base.caps.halt_poll_ns());
     if limit_ns == 0 {
         return false;
     }
@@ -87,9 +88,8 @@ fn can_poll() -> bool {
         && !host::task::signal_pending()
 }
 
-/// How long to poll next time, ns, after a wait of `waited` with a limit of `ns`.
-fn next_poll(ns: u64, waited: u64) -> u64 {
-    let most = u64::from(host::params::halt_poll_ns());
+/// How long to poll next time, ns, after a wait of `waited` with a limit of `ns`; `most` at most.
+fn next_poll(ns: u64, waited: u64, most: u64) -> u64 {
     let least = u64::from(host::params::halt_poll_ns_grow_start());
     let ns = ns.min(most);
     if waited <= ns {

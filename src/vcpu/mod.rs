@@ -9,6 +9,7 @@
 //! | [`Vcpu::run`], [`Vcpu::pio`] | shared with user space, read and written as bytes |
 //! | [`Vcpu::hook`] | the scheduler; sees only atomics |
 
+pub(crate) mod attr;
 pub(crate) mod cpuid;
 pub(crate) mod event;
 pub(crate) mod fetch;
@@ -18,6 +19,7 @@ pub(crate) mod interrupt;
 pub(crate) mod mem;
 pub(crate) mod mp;
 pub(crate) mod msr;
+pub(crate) mod passthrough;
 pub(crate) mod pending;
 pub(crate) mod regs;
 pub(crate) mod run;
@@ -41,7 +43,6 @@ use shared::VcpuShared;
 use state::State;
 use virt::loaded::Loaded;
 use virt::loaded::VcpuHook;
-use virt::vendor::Trap;
 
 /// A virtual CPU.
 #[pin_data]
@@ -202,16 +203,5 @@ impl<V: Backend> Cx<'_, '_, V> {
             a.configure(cfg);
         }
         self.update_traps();
-    }
-
-    /// Lets the guest at the instructions that its CPUID says it has. The others exit, or are
-    /// undefined without an exit.
-    pub(crate) fn update_traps(&mut self) {
-        use model::x86::cpuid::Feature;
-        let f = &self.st.cpuid.features;
-        let rdtscp = f.has(Feature::RDTSCP) || f.has(Feature::RDPID);
-        let invpcid = f.has(Feature::INVPCID);
-        V::set_trap(self.l, Trap::Rdtscp, !rdtscp);
-        V::set_trap(self.l, Trap::Invpcid, !invpcid);
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Msrs {
     banks: KVec<Bank>,
     /// Where the guest wanted the wall clock.
     wall_clock: u64,
+    /// SPEC_CTRL was given a value other than 0 since RESET: from then on it is passed through.
+    pub(crate) spec_ctrl_used: bool,
 }
 
 impl Msrs {
@@ -45,6 +47,7 @@ impl Msrs {
             state: MsrState::RESET,
             banks: KVec::from_elem(Bank::default(), n, GFP_KERNEL_ACCOUNT)?,
             wall_clock: 0,
+            spec_ctrl_used: false,
         })
     }
 
@@ -52,6 +55,9 @@ impl Msrs {
     pub(crate) fn reset(&mut self, init: bool) {
         self.state.reset(init);
         self.wall_clock = 0;
+        if !init {
+            self.spec_ctrl_used = false;
+        }
     }
 
     /// Presets the registers that describe the processor.
@@ -132,6 +138,26 @@ fn resolve<V: Backend>(
     })
 }
 
+/// RDMSR of the guest.
+pub(crate) fn guest_get<V: Backend>(cx: &mut Cx<'_, '_, V>, index: u32) -> Result<u64, MsrError> {
+    if !cx.vm.base.msr_filter.allows(index, false) {
+        return Err(MsrError::Filtered);
+    }
+    get(cx, index, false)
+}
+
+/// WRMSR of the guest.
+pub(crate) fn guest_set<V: Backend>(
+    cx: &mut Cx<'_, '_, V>,
+    index: u32,
+    value: u64,
+) -> Result<(), MsrError> {
+    if !cx.vm.base.msr_filter.allows(index, true) {
+        return Err(MsrError::Filtered);
+    }
+    set(cx, index, value, false)
+}
+
 /// Writes an MSR for the guest, or for user space.
 pub(crate) fn set<V: Backend>(
     cx: &mut Cx<'_, '_, V>,
@@ -180,6 +206,10 @@ fn act<V: Backend>(
         Write::Vendor(v) => {
             if !V::set_msr(cx.l, index, v) {
                 return Err(MsrError::Unsupported);
+            }
+            if index == model::x86::msr::SPEC_CTRL && v != 0 && !cx.st.msrs.spec_ctrl_used {
+                cx.st.msrs.spec_ctrl_used = true;
+                cx.update_passthrough();
             }
         }
         Write::Efer(v) => {
@@ -235,8 +265,14 @@ fn act<V: Backend>(
         }
         Write::SystemTime { .. } => pv::clock::enable(cx),
         Write::StealTime => pv::steal::enable(cx),
-        // Barriers of the processor itself: switching vCPUs does them, and entries do.
-        Write::PredCmd(_) | Write::FlushL1d => {}
+        // The host's predictors and cache are the guest's too. A refusal of the processor cannot
+        // be: the model knows which commands it has.
+        Write::PredCmd(v) => {
+            let _ = host::msr::predictor_command(v);
+        }
+        Write::FlushL1d => {
+            let _ = host::msr::flush_l1d();
+        }
         Write::PvEoi(v) => pv::eoi::set_up(cx, v)?,
         Write::AsyncPf(0) | Write::AsyncPfAck => {}
         // Not offered in CPUID, so the model refuses them before; refuse what slips through.

@@ -106,7 +106,7 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             return Continue(());
         }
     }
-    if let Some(vector) = cx.st.eoi_exit.take() {
+    if let Some(vector) = cx.st.eoi_exits.take() {
         return Break(UserExit::Eoi { vector });
     }
     if cx.st.events.triple_fault {
@@ -160,6 +160,9 @@ fn requests<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     }
     if shared.take(Request::StealTime) {
         crate::pv::steal::update(cx);
+    }
+    if shared.take(Request::Traps) {
+        cx.update_traps();
     }
     // Event needs no action of its own: the loop looks at events anyway.
     let _ = shared.take(Request::Event);

@@ -38,6 +38,8 @@ pub(crate) enum Request {
     Tsc = 1 << 7,
     /// Report stolen time.
     StealTime = 1 << 8,
+    /// What exits changed.
+    Traps = 1 << 9,
 }
 
 /// What remote parties see of a vCPU.

@@ -68,6 +68,47 @@ impl Debug {
     }
 }
 
+/// A set of vectors. One instruction can end several interrupts: a repeated store to the EOI
+/// register.
+#[derive(Default)]
+pub(crate) struct EoiExits {
+    any: bool,
+    words: [u64; 4],
+}
+
+impl EoiExits {
+    /// Adds a vector.
+    pub(crate) fn add(&mut self, vector: u8) {
+        if let Some(w) = self.words.get_mut(usize::from(vector >> 6)) {
+            *w |= 1 << (vector & 63);
+            self.any = true;
+        }
+    }
+
+    /// Takes one out.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<u8> {
+        if self.any {
+            self.lowest()
+        } else {
+            None
+        }
+    }
+
+    #[inline(never)]
+    fn lowest(&mut self) -> Option<u8> {
+        let found = self.words.iter_mut().enumerate().find(|(_, w)| **w != 0);
+        let Some((i, w)) = found else {
+            self.any = false;
+            return None;
+        };
+        let bit = w.trailing_zeros();
+        *w &= w.wrapping_sub(1);
+        // CAST: below 4 and below 64.
+        Some((i as u8) << 6 | bit as u8)
+    }
+}
+
 /// The state.
 pub(crate) struct State {
     /// The bootstrap processor?
@@ -118,8 +159,8 @@ pub(crate) struct State {
     pub(crate) thread: Option<Arc<ThreadRef>>,
     /// Signals blocked during KVM_RUN.
     pub(crate) signal_mask: Option<u64>,
-    /// Vectors whose EOI user space's IOAPIC must hear of, to be reported at the next exit.
-    pub(crate) eoi_exit: Option<u8>,
+    /// Vectors whose EOI user space's IOAPIC must hear of, to be reported one by one.
+    pub(crate) eoi_exits: EoiExits,
     /// Where the guest's virtual APIC word is; 0 if it has none (KVM_SET_VAPIC_ADDR).
     pub(crate) vapic: u64,
     /// TPR accesses are reported to user space.
@@ -138,6 +179,9 @@ impl State {
         let apic = if vm.base.irqchip_in_kernel() {
             let mut cfg = lapic::Config::new(id, bsp);
             cfg.ids32 = vm.base.caps.x2apic_32bit_ids();
+            cfg.bus_cycle_ns = vm.base.caps.apic_bus_cycle_ns();
+            let directed = vm.base.caps.directed_eoi(vm.base.irqchip_full());
+            (cfg.directed_eoi_offered, cfg.directed_eoi_honoured) = directed;
             cfg.lint0_reenabled = vm.base.caps.quirk(abi::KVM_X86_QUIRK_LINT0_REENABLED);
             cfg.min_period_ns = u64::from(host::params::min_timer_period_us()).wrapping_mul(1000);
             Some(LocalApic::new(ApicMem(HwPage::new()?), cfg))
@@ -181,7 +225,7 @@ impl State {
             pv: PvState::new(tsc_khz, tsc::initial_offset(&vm.base.clock)),
             thread: None,
             signal_mask: None,
-            eoi_exit: None,
+            eoi_exits: EoiExits::default(),
             vapic: 0,
             report_tpr: false,
         }? Error);
@@ -237,8 +281,8 @@ impl State {
 
     /// An EOI that user space's IOAPIC may wait for.
     pub(crate) fn user_eoi(&mut self, vm: &VmBase, e: &Eoi) {
-        if e.level && crate::irq::user_waits_for(vm, e.vector) {
-            self.eoi_exit = Some(e.vector);
+        if e.level && !e.suppressed && crate::irq::user_waits_for(vm, e.vector) {
+            self.eoi_exits.add(e.vector);
         }
     }
 }

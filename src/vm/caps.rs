@@ -7,6 +7,7 @@
 use super::vcpus;
 use super::VmBase;
 use crate::backend::Backend;
+use crate::host_caps;
 use crate::vcpu::state::State;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
@@ -33,6 +34,18 @@ const QUIRKS: u64 = abi::KVM_X86_QUIRK_LINT0_REENABLED
     | abi::KVM_X86_QUIRK_SLOT_ZAP_ALL
     | abi::KVM_X86_QUIRK_STUFF_FEATURE_MSRS;
 
+/// The local APICs' bus clock unless user space says otherwise, ns per cycle.
+const APIC_BUS_CYCLE_NS: u32 = 1;
+
+/// What KVM_CAP_X2APIC_API can switch.
+const X2APIC_API: u64 = abi::KVM_X2APIC_API_USE_32BIT_IDS
+    | abi::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK
+    | abi::KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST
+    | abi::KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST;
+
+/// Hypercalls that can exit.
+const HYPERCALL_EXITS: u64 = 1 << abi::KVM_HC_MAP_GPA_RANGE;
+
 /// What KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 can switch on.
 const MANUAL_DIRTY: u64 =
     abi::KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | abi::KVM_DIRTY_LOG_INITIALLY_SET;
@@ -47,6 +60,8 @@ mod flag {
     pub(super) const X2APIC_NO_BROADCAST_QUIRK: u32 = 1 << 5;
     pub(super) const MAX_VCPU_ID_SET: u32 = 1 << 6;
     pub(super) const BOOT_CPU_SET: u32 = 1 << 7;
+    pub(super) const EOI_SUPPRESSION_ON: u32 = 1 << 8;
+    pub(super) const EOI_SUPPRESSION_OFF: u32 = 1 << 9;
 }
 
 /// What user space enabled on a VM.
@@ -57,6 +72,8 @@ pub(crate) struct VmCaps {
     manual_dirty: AtomicU64,
     disabled_exits: AtomicU64,
     hypercall_exits: AtomicU64,
+    halt_poll_ns: AtomicU64,
+    apic_bus_cycle_ns: AtomicU32,
 }
 
 impl VmCaps {
@@ -69,6 +86,8 @@ impl VmCaps {
             manual_dirty: AtomicU64::new(0),
             disabled_exits: AtomicU64::new(0),
             hypercall_exits: AtomicU64::new(0),
+            halt_poll_ns: AtomicU64::new(u64::MAX),
+            apic_bus_cycle_ns: AtomicU32::new(APIC_BUS_CYCLE_NS),
         }
     }
 
@@ -140,6 +159,35 @@ impl VmCaps {
         self.hypercall_exits.load(Relaxed)
     }
 
+    /// How long a halted vCPU may poll, ns: what user space said for this VM, else the module's
+    /// parameter.
+    pub(crate) fn halt_poll_ns(&self) -> u64 {
+        match self.halt_poll_ns.load(Relaxed) {
+            u64::MAX => u64::from(host::params::halt_poll_ns()),
+            ns => ns,
+        }
+    }
+
+    /// One cycle of the local APICs' bus clock, ns.
+    pub(crate) fn apic_bus_cycle_ns(&self) -> u32 {
+        self.apic_bus_cycle_ns.load(Relaxed)
+    }
+
+    /// Suppression of EOI broadcasts: whether local APICs offer it and whether they do it. `chips`:
+    /// the IOAPIC is in the kernel.
+    ///
+    /// KVM: unless user space decides, it is offered and not done with a split controller, and the
+    /// other way round with the IOAPIC in the kernel.
+    pub(crate) fn directed_eoi(&self, chips: bool) -> (bool, bool) {
+        if self.has(flag::EOI_SUPPRESSION_ON) {
+            (true, true)
+        } else if self.has(flag::EOI_SUPPRESSION_OFF) {
+            (false, false)
+        } else {
+            (!chips, chips)
+        }
+    }
+
     /// The boot CPU was chosen: remembered so that a later choice is refused after a vCPU.
     pub(crate) fn mark_boot_cpu(&self) {
         self.set(flag::BOOT_CPU_SET, true);
@@ -201,6 +249,13 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         | abi::KVM_CAP_EXIT_ON_EMULATION_FAILURE
         | abi::KVM_CAP_X86_TRIPLE_FAULT_EVENT
         | abi::KVM_CAP_USER_MEMORY2
+        | abi::KVM_CAP_EXT_EMUL_CPUID
+        | abi::KVM_CAP_X86_USER_SPACE_MSR
+        | abi::KVM_CAP_X86_MSR_FILTER
+        | abi::KVM_CAP_VCPU_ATTRIBUTES
+        | abi::KVM_CAP_SYS_ATTRIBUTES
+        | abi::KVM_CAP_ONE_REG
+        | abi::KVM_CAP_HALT_POLL
         | abi::KVM_CAP_TSC_DEADLINE_TIMER
         | abi::KVM_CAP_SIGNAL_MSI
         | abi::KVM_CAP_STEAL_TIME
@@ -221,20 +276,24 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         abi::KVM_CAP_SYNC_REGS => abi::KVM_SYNC_X86_VALID_FIELDS as isize,
         abi::KVM_CAP_VM_TYPES => 1 << abi::KVM_X86_DEFAULT_VM,
         abi::KVM_CAP_XSAVE2 => crate::vcpu::fpu::xsave_size() as isize,
-        abi::KVM_CAP_X2APIC_API => {
-            let all =
-                abi::KVM_X2APIC_API_USE_32BIT_IDS | abi::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
-            all as isize
-        }
+        abi::KVM_CAP_X2APIC_API => match vm {
+            Some(vm) if !vm.irq.is_split() => {
+                (X2APIC_API & !abi::KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST) as isize
+            }
+            _ => X2APIC_API as isize,
+        },
+        abi::KVM_CAP_X86_DISABLE_EXITS => host_caps::disabled_exits(&f) as isize,
+        abi::KVM_CAP_EXIT_HYPERCALL => HYPERCALL_EXITS as isize,
+        abi::KVM_CAP_X86_APIC_BUS_CYCLES_NS => match vm {
+            Some(vm) => vm.caps.apic_bus_cycle_ns() as isize,
+            None => APIC_BUS_CYCLE_NS as isize,
+        },
         abi::KVM_CAP_DISABLE_QUIRKS2 => QUIRKS as isize,
         abi::KVM_CAP_DISABLE_QUIRKS => 1,
         abi::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => MANUAL_DIRTY as isize,
         abi::KVM_CAP_SET_GUEST_DEBUG2 => crate::exit::debug::CONTROL as isize,
         abi::KVM_CAP_COALESCED_MMIO => abi::KVM_COALESCED_MMIO_PAGE_OFFSET as isize,
-        _ => {
-            let _ = vm;
-            0
-        }
+        _ => 0,
     }
 }
 
@@ -252,7 +311,7 @@ pub(crate) fn enable_vcpu(st: &mut State, e: &KvmEnableCap) -> Result<isize> {
 }
 
 /// KVM_ENABLE_CAP on a VM. EINVAL for what does not exist or cannot be enabled now.
-pub(crate) fn enable(vm: &VmBase, e: &KvmEnableCap) -> Result<isize> {
+pub(crate) fn enable<V: Backend>(vm: &VmBase, e: &KvmEnableCap) -> Result<isize> {
     if e.flags != 0 {
         return Err(EINVAL);
     }
@@ -270,10 +329,15 @@ pub(crate) fn enable(vm: &VmBase, e: &KvmEnableCap) -> Result<isize> {
         }
         abi::KVM_CAP_SPLIT_IRQCHIP => return crate::irq::enable_split(vm, arg),
         abi::KVM_CAP_X2APIC_API => {
-            let known =
-                abi::KVM_X2APIC_API_USE_32BIT_IDS | abi::KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
-            if arg & !known != 0 {
+            let suppress = arg & abi::KVM_X2APIC_ENABLE_SUPPRESS_EOI_BROADCAST != 0;
+            let broadcast = arg & abi::KVM_X2APIC_DISABLE_SUPPRESS_EOI_BROADCAST != 0;
+            if arg & !X2APIC_API != 0 || (suppress && broadcast) || (suppress && !vm.irq.is_split())
+            {
                 return Err(EINVAL);
+            }
+            if suppress || broadcast {
+                caps.set(flag::EOI_SUPPRESSION_ON, suppress);
+                caps.set(flag::EOI_SUPPRESSION_OFF, broadcast);
             }
             if arg & abi::KVM_X2APIC_API_USE_32BIT_IDS != 0 {
                 caps.set(flag::X2APIC_32BIT_IDS, true);
@@ -298,6 +362,45 @@ pub(crate) fn enable(vm: &VmBase, e: &KvmEnableCap) -> Result<isize> {
                 return Err(EINVAL);
             }
             caps.set(flag::EXIT_ON_EMULATION_FAILURE, arg != 0);
+        }
+        abi::KVM_CAP_X86_USER_SPACE_MSR => {
+            let reasons = u32::try_from(arg).map_err(|_| EINVAL)?;
+            if reasons & !abi::KVM_MSR_EXIT_REASON_VALID_MASK != 0 {
+                return Err(EINVAL);
+            }
+            caps.user_msr.store(reasons, Relaxed);
+        }
+        abi::KVM_CAP_EXIT_HYPERCALL => {
+            if arg & !HYPERCALL_EXITS != 0 {
+                return Err(EINVAL);
+            }
+            caps.hypercall_exits.store(arg, Relaxed);
+        }
+        abi::KVM_CAP_X86_DISABLE_EXITS => {
+            let _setup = vm.setup.lock();
+            if arg & !host_caps::disabled_exits(&V::host_features()) != 0 || vm.vcpus.count() != 0 {
+                return Err(EINVAL);
+            }
+            caps.disabled_exits.fetch_or(arg, Relaxed);
+        }
+        abi::KVM_CAP_HALT_POLL => {
+            let ns = u32::try_from(arg).map_err(|_| EINVAL)?;
+            caps.halt_poll_ns.store(u64::from(ns), Relaxed);
+        }
+        abi::KVM_CAP_X86_APIC_BUS_CYCLES_NS => {
+            // The longest count, times the largest divider, must fit 64 bits.
+            let ns = u32::try_from(arg).map_err(|_| EINVAL)?;
+            if ns == 0 || ns >= 1 << 25 {
+                return Err(EINVAL);
+            }
+            let _setup = vm.setup.lock();
+            if !vm.irq.in_kernel() {
+                return Err(ENXIO);
+            }
+            if vm.vcpus.count() != 0 {
+                return Err(EINVAL);
+            }
+            caps.apic_bus_cycle_ns.store(ns, Relaxed);
         }
         abi::KVM_CAP_MAX_VCPU_ID => {
             let mut setup = vm.setup.lock();

@@ -11,6 +11,7 @@ pub(crate) mod caps;
 pub(crate) mod dirty;
 pub(crate) mod guest_mem;
 pub(crate) mod memslot;
+pub(crate) mod msr_filter;
 pub(crate) mod vcpus;
 
 use crate::backend::Backend;
@@ -73,6 +74,8 @@ pub(crate) struct VmBase {
     /// Interrupt controllers and routing.
     #[pin]
     pub(crate) irq: Irq,
+    /// Which MSR accesses user space keeps for itself.
+    pub(crate) msr_filter: msr_filter::MsrFilter,
     /// Statistics.
     pub(crate) stats: crate::stats::VmStats,
     /// The paravirtual clock.
@@ -170,6 +173,7 @@ impl VmBase {
             }, "kvm->lock"),
             vcpus: Vcpus::new()?,
             slots <- Slots::new(srcu.clone()),
+            msr_filter: msr_filter::MsrFilter::new(srcu.clone())?,
             bus <- bus::Buses::new(srcu),
             irq <- Irq::new(irq_srcu),
             stats: crate::stats::VmStats::new(),

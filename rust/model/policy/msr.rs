@@ -9,6 +9,7 @@
 //!
 //! The caller applies the MSR filter before and [`soften`] after.
 
+pub mod filter;
 mod host;
 mod list;
 mod read;
@@ -30,6 +31,8 @@ pub enum MsrError {
     Invalid,
     /// There is no such register: `#GP` as well, unless somebody wants to ignore that.
     Unsupported,
+    /// User space keeps it from the guest: `#GP`, unless it wants to hear of it.
+    Filtered,
 }
 
 /// Who is responsible for a register.

@@ -38,6 +38,10 @@ msrs! {
     P6_PERFCTR1 = 0xc2;
     FSB_FREQ = 0xcd;
     PLATFORM_INFO = 0xce;
+    /// Counts at a fixed rate while the CPU is not idle.
+    MPERF = 0xe7;
+    /// Counts at the CPU's rate while it is not idle.
+    APERF = 0xe8;
     UMWAIT_CONTROL = 0xe1;
     MTRR_CAP = 0xfe;
     ARCH_CAPABILITIES = 0x10a;
@@ -79,11 +83,15 @@ msrs! {
     VMX_BASIC = 0x480;
     VMX_VMFUNC = 0x491;
     MCG_EXT_CTL = 0x4d0;
+    CORE_C3_RESIDENCY = 0x3fc;
+    CORE_C6_RESIDENCY = 0x3fd;
+    CORE_C7_RESIDENCY = 0x3fe;
     RAPL_POWER_UNIT = 0x606;
     PKG_ENERGY_STATUS = 0x611;
     DRAM_ENERGY_STATUS = 0x619;
     PP0_ENERGY_STATUS = 0x639;
     PP1_ENERGY_STATUS = 0x641;
+    CORE_C1_RES = 0x660;
     TSC_DEADLINE = 0x6e0;
     /// First of the x2APIC registers, which end at 0x8ff.
     X2APIC_FIRST = 0x800;

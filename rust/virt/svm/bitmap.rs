@@ -94,6 +94,10 @@ const fn allowed(msr: PassthroughMsr) -> (u32, MsrAccess) {
         read: false,
         write: true,
     };
+    const NONE: MsrAccess = MsrAccess {
+        read: false,
+        write: false,
+    };
     match msr {
         // Switched by VMLOAD and VMSAVE.
         PassthroughMsr::SysenterCs => (0x174, BOTH),
@@ -113,6 +117,14 @@ const fn allowed(msr: PassthroughMsr) -> (u32, MsrAccess) {
         // Commands, which act on the spot.
         PassthroughMsr::PredCmd => (0x49, WRITE),
         PassthroughMsr::FlushCmd => (0x10b, WRITE),
+        // Counters of the host.
+        PassthroughMsr::Aperf => (0xe8, READ),
+        PassthroughMsr::Mperf => (0xe7, READ),
+        // There are none.
+        PassthroughMsr::CoreC1Residency => (0x660, NONE),
+        PassthroughMsr::CoreC3Residency => (0x3fc, NONE),
+        PassthroughMsr::CoreC6Residency => (0x3fd, NONE),
+        PassthroughMsr::CoreC7Residency => (0x3fe, NONE),
     }
 }
 

@@ -103,6 +103,13 @@ const fn allowed(m: PassthroughMsr) -> (u32, MsrAccess) {
         // Commands, which act on the spot.
         PassthroughMsr::PredCmd => (msr::PRED_CMD, WRITE),
         PassthroughMsr::FlushCmd => (msr::FLUSH_CMD, WRITE),
+        // Counters of the host.
+        PassthroughMsr::Aperf => (msr::APERF, READ),
+        PassthroughMsr::Mperf => (msr::MPERF, READ),
+        PassthroughMsr::CoreC1Residency => (msr::CORE_C1_RES, READ),
+        PassthroughMsr::CoreC3Residency => (msr::CORE_C3_RESIDENCY, READ),
+        PassthroughMsr::CoreC6Residency => (msr::CORE_C6_RESIDENCY, READ),
+        PassthroughMsr::CoreC7Residency => (msr::CORE_C7_RESIDENCY, READ),
     }
 }
 

@@ -172,7 +172,10 @@ impl MsrState {
             msr::KVM_ASYNC_PF_ACK if value & 1 != 0 => Ok(Write::AsyncPfAck),
             msr::KVM_ASYNC_PF_ACK => Ok(Write::Done),
             msr::KVM_STEAL_TIME => {
-                require(cx.host.steal_time && value & STEAL_RESERVED == 0)?;
+                if !cx.host.steal_time {
+                    return Err(MsrError::Unsupported);
+                }
+                require(value & STEAL_RESERVED == 0)?;
                 self.steal_time = value;
                 Ok(Write::StealTime)
             }
