@@ -29,6 +29,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::ArcBorrow;
 use model::abi;
+use model::addr::Gpa;
 
 /// What a vCPU descriptor holds.
 pub(crate) struct VcpuFile<V: Backend> {
@@ -181,16 +182,17 @@ impl<V: Backend> VcpuFile<V> {
             }
             abi::KVM_GET_LAPIC => done(vcpu.with(vm, |cx| interrupt::get_lapic(cx, arg))?),
             abi::KVM_SET_LAPIC => done(vcpu.with(vm, |cx| interrupt::set_lapic(cx, arg))?),
-            abi::KVM_SET_VAPIC_ADDR => {
+            abi::KVM_SET_VAPIC_ADDR => vcpu.with_state(|st| {
+                if st.apic.is_none() {
+                    return Err(EINVAL);
+                }
                 let v: abi::KvmVapicAddr = read_user(arg)?;
-                vcpu.with_state(|st| {
-                    if st.apic.is_none() {
-                        return Err(EINVAL);
-                    }
-                    st.vapic = v.vapic_addr;
-                    Ok(0)
-                })?
-            }
+                if v.vapic_addr != 0 && !vm.base.has_guest_word(Gpa(v.vapic_addr)) {
+                    return Err(EINVAL);
+                }
+                st.vapic = v.vapic_addr;
+                Ok(0)
+            })?,
             abi::KVM_TPR_ACCESS_REPORTING => {
                 let mut t: abi::KvmTprAccessCtl = read_user(arg)?;
                 if t.flags != 0 {

@@ -10,6 +10,7 @@ use crate::vcpu::Cx;
 use model::addr::Gpa;
 use model::exit::NestedFault;
 use model::irqchip::lapic::Mode;
+use model::x86::apic::reg;
 
 /// Bytes of the local APIC's window that have registers.
 const APIC_WINDOW: u64 = 0x1000;
@@ -41,6 +42,13 @@ impl<V: Backend> Cx<'_, '_, V> {
     }
 }
 
+/// User space may have asked for accesses to the task priority, to patch the instructions.
+fn report_tpr<V: Backend>(cx: &mut Cx<'_, '_, V>, off: u32, write: bool) {
+    if cx.st.report_tpr && off & !0xf == reg::TPR {
+        cx.st.tpr_access = Some((V::rip(cx.l), write));
+    }
+}
+
 /// Reads a device in the kernel; false if there is none.
 pub(crate) fn read<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, buf: &mut [u8]) -> bool {
     if cx.is_apic(gpa) {
@@ -49,6 +57,7 @@ pub(crate) fn read<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, buf: &mut [u8])
             // CAST: below 4096.
             let off = gpa.0.wrapping_sub(a.window()) as u32;
             a.mmio_read(off, buf, now);
+            report_tpr(cx, off, false);
         }
         return true;
     }
@@ -64,6 +73,7 @@ pub(crate) fn write<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, data: &[u8]) -
             let off = gpa.0.wrapping_sub(a.window()) as u32;
             let e = a.mmio_write(off, data, now);
             cx.apply(&e);
+            report_tpr(cx, off, true);
         }
         return true;
     }

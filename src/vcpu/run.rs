@@ -109,6 +109,9 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if let Some(vector) = cx.st.eoi_exits.take() {
         return Break(UserExit::Eoi { vector });
     }
+    if let Some((rip, write)) = cx.st.tpr_access.take() {
+        return Break(UserExit::TprAccess { rip, write });
+    }
     if cx.st.events.triple_fault {
         cx.st.events.triple_fault = false;
         return Break(UserExit::Shutdown);

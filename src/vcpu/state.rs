@@ -165,6 +165,8 @@ pub(crate) struct State {
     pub(crate) vapic: u64,
     /// TPR accesses are reported to user space.
     pub(crate) report_tpr: bool,
+    /// The one to be reported before the next entry: RIP, and whether it was a write.
+    pub(crate) tpr_access: Option<(u64, bool)>,
 }
 
 impl State {
@@ -228,6 +230,7 @@ impl State {
             eoi_exits: EoiExits::default(),
             vapic: 0,
             report_tpr: false,
+            tpr_access: None,
         }? Error);
         let mut st = KBox::try_init(init, GFP_KERNEL_ACCOUNT)?;
         if quirk {

@@ -63,6 +63,13 @@ pub(crate) enum UserExit {
         /// How many of them count.
         len: u8,
     },
+    /// KVM_EXIT_TPR_ACCESS.
+    TprAccess {
+        /// The instruction.
+        rip: u64,
+        /// It wrote.
+        write: bool,
+    },
     /// KVM_EXIT_DEBUG.
     Debug {
         /// Vector: 1 or 3.
@@ -200,6 +207,17 @@ impl UserExit {
             Self::EmulationFailure { bytes, len } => {
                 store_emulation_failure(run, bytes, len);
                 abi::KVM_EXIT_INTERNAL_ERROR
+            }
+            Self::TprAccess { rip, write } => {
+                run.write(
+                    at::UNION,
+                    &abi::ExitTprAccess {
+                        rip,
+                        is_write: u32::from(write),
+                        pad: 0,
+                    },
+                );
+                abi::KVM_EXIT_TPR_ACCESS
             }
             Self::Debug {
                 exception,

@@ -106,6 +106,14 @@ impl VmBase {
         Ok(())
     }
 
+    /// Can the four bytes at `gpa` be written?
+    pub(crate) fn has_guest_word(&self, gpa: Gpa) -> bool {
+        let set = self.slots.read();
+        let ends = [Some(gpa), gpa.0.checked_add(3).map(Gpa)];
+        ends.iter()
+            .all(|at| at.is_some_and(|at| set.hva(at.gfn(), true).is_some()))
+    }
+
     /// Reads a value from guest memory.
     pub(crate) fn read_guest_val<T: FromBytes + IntoBytes>(&self, gpa: Gpa) -> Result<T> {
         let mut v = T::new_zeroed();

@@ -3,6 +3,7 @@
 //! All tests by name. `selftests/own.tsv` has their groups and limits.
 
 mod basic;
+mod emul;
 
 use crate::tap::Tap;
 
@@ -13,4 +14,8 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("port_io", basic::port_io),
     ("mmio", basic::mmio),
     ("kvm_ioctls", basic::library),
+    ("vector_moves", emul::vector_moves),
+    ("task_switches", emul::task_switches),
+    ("umip", emul::umip),
+    ("task_priority", emul::task_priority),
 ];
