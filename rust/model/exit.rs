@@ -165,6 +165,8 @@ pub enum Exit {
         cause: TaskSwitchCause,
         /// Error code to push on the new stack.
         error_code: Option<u32>,
+        /// Vector of the INT n that asked for it, if one did.
+        int_n: Option<u8>,
     },
     /// IRET finished an NMI handler, in the software tracking of NMI blocking.
     Iret,

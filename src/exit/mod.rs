@@ -27,6 +27,7 @@ use crate::vcpu::Cx;
 use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::abi;
+use model::emul::task::TaskSwitch;
 use model::exit::Exit;
 use model::x86::cpuid::Feature;
 use model::x86::exception::Exception;
@@ -77,7 +78,16 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             selector,
             cause,
             error_code,
-        } => task::switch(cx, selector, cause, error_code),
+            int_n,
+        } => task::switch(
+            cx,
+            &TaskSwitch {
+                selector,
+                cause,
+                error_code,
+                int_n,
+            },
+        ),
         Exit::VirtInstruction | Exit::Undefined => raise(cx, Exception::ud()),
         Exit::Shutdown => Break(UserExit::Shutdown),
         Exit::TprBelowThreshold => {

@@ -33,28 +33,15 @@ fn by_instruction(e: &Event) -> bool {
     }
 }
 
-/// Switches to the task of TSS `selector`.
+/// Switches to another task.
 #[inline(never)]
-pub(super) fn switch<V: Backend>(
-    cx: &mut Cx<'_, '_, V>,
-    selector: u16,
-    cause: TaskSwitchCause,
-    error_code: Option<u32>,
-) -> Flow {
+pub(super) fn switch<V: Backend>(cx: &mut Cx<'_, '_, V>, want: &TaskSwitch) -> Flow {
     // What came through a task gate is delivered by the switch itself.
     let event = cx
         .st
         .events
         .injected
-        .filter(|_| cause == TaskSwitchCause::Gate);
-    let want = TaskSwitch {
-        selector,
-        cause,
-        error_code,
-        int_n: event
-            .filter(|e| e.kind == EventKind::SoftInterrupt)
-            .map(|e| e.vector),
-    };
+        .filter(|_| want.cause == TaskSwitchCause::Gate);
     let mut rip = V::rip(cx.l);
     if event.is_none_or(|e| by_instruction(&e)) {
         let Some(next) = cx.next_rip() else {
@@ -68,7 +55,7 @@ pub(super) fn switch<V: Backend>(
     fill(cx, &mut s);
     s.rip = rip;
     cx.st.emul.reset();
-    let r = task_switch(&mut s, &want, &mut Machine { cx });
+    let r = task_switch(&mut s, want, &mut Machine { cx });
     cx.st.emul.reset();
     cx.st.pending = Pending::None;
     if r.is_ok() {

@@ -229,10 +229,13 @@ fn task_switch(w: &Words) -> Exit {
     } else {
         TaskSwitchCause::Call
     };
+    // Type 4 of an event is a software interrupt.
+    let int_n = cause == TaskSwitchCause::Gate && w.int_info >> 8 & 7 == 4;
     Exit::TaskSwitch {
         selector: w.info1 as u16,
         cause,
         error_code: (w.info2 & 1 << 44 != 0).then_some(w.info2 as u32),
+        int_n: int_n.then_some(w.int_info as u8),
     }
 }
 
@@ -468,7 +471,8 @@ mod tests {
                     selector,
                     cause,
                     error_code,
-                } => (selector, cause, error_code),
+                    int_n,
+                } => (selector, cause, error_code.or(int_n.map(u32::from))),
                 e => panic!("{e:?}"),
             }
         };
@@ -479,6 +483,8 @@ mod tests {
             t(1 << 44 | 0x12, 0x8000_0308),
             (0x28, TaskSwitchCause::Gate, Some(0x12))
         );
+        // The vector of INT n.
+        assert_eq!(t(0, 0x8000_0440), (0x28, TaskSwitchCause::Gate, Some(0x40)));
     }
 
     #[test]

@@ -258,7 +258,11 @@ fn io(q: u64) -> Exit {
 fn task_switch(w: &impl Words) -> Exit {
     let q = w.qualification();
     let vectoring = w.vectoring_info();
-    let pushed = vectoring & info::VALID != 0 && vectoring & info::ERROR_CODE != 0;
+    let valid = vectoring & info::VALID != 0;
+    let pushed = valid && vectoring & info::ERROR_CODE != 0;
+    let gate = q >> 30 & 3 == 3;
+    // Type 4 of an event is a software interrupt.
+    let int_n = gate && valid && vectoring >> 8 & 7 == 4;
     Exit::TaskSwitch {
         // CAST: 16 bits.
         selector: q as u16,
@@ -269,6 +273,7 @@ fn task_switch(w: &impl Words) -> Exit {
             _ => TaskSwitchCause::Gate,
         },
         error_code: pushed.then(|| w.vectoring_error()),
+        int_n: int_n.then_some(vectoring as u8),
     }
 }
 

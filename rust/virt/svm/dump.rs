@@ -38,7 +38,7 @@ fn control(hw: &Vcpu) {
         "exit code, info",
         &[c.exit_code, c.exit_info_1, c.exit_info_2],
     );
-    let aborted = [u64::from(c.exit_int_info), u64::from(c.exit_int_info_err)];
+    let aborted = [u64::from(hw.aborted_info), u64::from(c.exit_int_info_err)];
     line("aborted event, error code", &aborted);
     line("intercepts", &c.intercepts.map(u64::from));
     line("I/O map, MSR map", &[c.iopm_base, c.msrpm_base]);

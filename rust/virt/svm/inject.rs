@@ -113,10 +113,12 @@ impl Vcpu {
     pub(super) fn aborted(&mut self) -> Option<Event> {
         let c = &mut self.vmcb_mut().control;
         let info = core::mem::take(&mut c.exit_int_info);
+        let error = c.exit_int_info_err;
+        self.aborted_info = info;
         if info == 0 {
             return None;
         }
-        let e = decode_event(info, c.exit_int_info_err)?;
+        let e = decode_event(info, error)?;
         self.aborted_event(e)
     }
 

@@ -416,7 +416,7 @@ impl Vcpu {
             code: c.exit_code,
             info1: c.exit_info_1,
             info2: c.exit_info_2,
-            int_info: c.exit_int_info,
+            int_info: self.aborted_info,
             dr6: self.db_dr6,
         };
         let exit = exit::decode(&words, self.m.assists);
@@ -433,7 +433,7 @@ impl Vcpu {
             reason: c.exit_code,
             info1: c.exit_info_1,
             info2: c.exit_info_2,
-            intr_info: c.exit_int_info,
+            intr_info: self.aborted_info,
             error_code: c.exit_int_info_err,
         }
     }

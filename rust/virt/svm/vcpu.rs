@@ -94,6 +94,8 @@ pub struct Vcpu {
     pub(super) tsc_aux: u32,
     pub(super) nmi: Nmi,
     pub(super) soft: Soft,
+    /// EXITINTINFO of the last exit.
+    pub(super) aborted_info: u32,
     pub(super) checked: Option<KBox<Checked>>,
 }
 
@@ -134,6 +136,7 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
         tsc_aux: 0,
         nmi: Nmi::default(),
         soft: Soft::default(),
+        aborted_info: 0,
         checked: None,
     };
     if m.checked {

@@ -212,7 +212,8 @@ fn task_switches() {
                 selector,
                 cause,
                 error_code,
-            } => (selector, cause, error_code),
+                int_n,
+            } => (selector, cause, error_code.or(int_n.map(u32::from))),
             e => panic!("{e:?}"),
         }
     };
@@ -224,6 +225,8 @@ fn task_switches() {
         (0x30, TaskSwitchCause::Gate, Some(0x42))
     );
     assert_eq!(t(0xc000_0030, 0x0000_0b0d).2, None);
+    // The vector of INT n.
+    assert_eq!(t(0xc000_0030, 0x8000_0440).2, Some(0x40));
 }
 
 #[test]
