@@ -59,6 +59,15 @@ int kvmrs_cmpxchg_user16(unsigned long hva, u16 *old, u16 new_);
 int kvmrs_cmpxchg_user32(unsigned long hva, u32 *old, u32 new_);
 int kvmrs_cmpxchg_user64(unsigned long hva, u64 *old, u64 new_);
 
+/* A word of user memory as it was read, and which of its bits count. */
+struct kvmrs_seen {
+	u64 hva;
+	u64 value;
+	u64 mask;
+};
+/* Whether `n` words, known to be user memory, still are what they were. May fault pages in. */
+bool kvmrs_user_unchanged(const struct kvmrs_seen *s, unsigned long n);
+
 /* Zeroes user memory; the number of bytes left. */
 unsigned long kvmrs_clear_user(unsigned long hva, unsigned long len);
 

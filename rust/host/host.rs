@@ -48,6 +48,7 @@ pub mod timer;
 pub mod uaccess;
 pub mod uret;
 pub mod wait;
+pub mod witness;
 pub mod work;
 pub mod xstate;
 

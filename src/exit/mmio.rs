@@ -3,6 +3,7 @@
 //! Device memory: the local APIC, the IOAPIC, registered devices, else user space.
 
 use super::emulate;
+use super::plain;
 use crate::backend::Backend;
 use crate::irq::chips;
 use crate::vcpu::run::Flow;
@@ -17,8 +18,10 @@ const APIC_WINDOW: u64 = 0x1000;
 
 /// A fault on an address without memory, or a write to read-only memory.
 pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flow {
-    let _ = f;
-    emulate::instruction(cx)
+    match plain::access(cx, f) {
+        Some(flow) => flow,
+        None => emulate::instruction(cx),
+    }
 }
 
 /// An access to an address that was marked as device memory.
@@ -35,10 +38,15 @@ impl<V: Backend> Cx<'_, '_, V> {
 
     /// Is the address in the window of this vCPU's local APIC?
     fn is_apic(&self, gpa: Gpa) -> bool {
-        match &self.st.apic {
-            Some(a) => a.mode() == Mode::XApic && gpa.0.wrapping_sub(a.window()) < APIC_WINDOW,
-            None => false,
-        }
+        self.apic_offset(gpa).is_some()
+    }
+
+    /// Where in the window of this vCPU's local APIC the address is.
+    fn apic_offset(&self, gpa: Gpa) -> Option<u32> {
+        let a = self.st.apic.as_ref()?;
+        let off = gpa.0.wrapping_sub(a.window());
+        // CAST: below 4096.
+        (off < APIC_WINDOW && a.mode() == Mode::XApic).then_some(off as u32)
     }
 }
 
@@ -51,11 +59,9 @@ fn report_tpr<V: Backend>(cx: &mut Cx<'_, '_, V>, off: u32, write: bool) {
 
 /// Reads a device in the kernel; false if there is none.
 pub(crate) fn read<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, buf: &mut [u8]) -> bool {
-    if cx.is_apic(gpa) {
-        let now = cx.now();
+    if let Some(off) = cx.apic_offset(gpa) {
+        let now = cx.now_for(off);
         if let Some(a) = &mut cx.st.apic {
-            // CAST: below 4096.
-            let off = gpa.0.wrapping_sub(a.window()) as u32;
             a.mmio_read(off, buf, now);
             report_tpr(cx, off, false);
         }
@@ -66,11 +72,9 @@ pub(crate) fn read<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, buf: &mut [u8])
 
 /// Writes a device in the kernel; false if there is none.
 pub(crate) fn write<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, data: &[u8]) -> bool {
-    if cx.is_apic(gpa) {
-        let now = cx.now();
+    if let Some(off) = cx.apic_offset(gpa) {
+        let now = cx.now_for(off);
         if let Some(a) = &mut cx.st.apic {
-            // CAST: below 4096.
-            let off = gpa.0.wrapping_sub(a.window()) as u32;
             let e = a.mmio_write(off, data, now);
             cx.apply(&e);
             report_tpr(cx, off, true);

@@ -12,6 +12,7 @@ pub(crate) mod io;
 mod machine;
 pub(crate) mod mmio;
 pub(crate) mod msr;
+pub(crate) mod plain;
 mod task;
 
 use crate::backend::Backend;

@@ -5,6 +5,7 @@
 use super::VmClock;
 use crate::backend::Backend;
 use crate::vcpu::shared::Request;
+use crate::vcpu::state::Apic;
 use crate::vcpu::Cx;
 use crate::vm::VmBase;
 use core::sync::atomic::Ordering;
@@ -20,6 +21,16 @@ impl<V: Backend> Cx<'_, '_, V> {
     #[inline]
     pub(crate) fn guest_tsc(&self) -> u64 {
         host::clock::rdtsc().wrapping_add(self.st.pv.tsc_offset)
+    }
+
+    /// Now, for an access to the local APIC's register at this offset, if it asks for the time.
+    #[inline]
+    pub(crate) fn now_for(&self, offset: u32) -> Now {
+        if Apic::needs_time(offset) {
+            self.now()
+        } else {
+            Now::default()
+        }
     }
 
     /// Now, for the local APIC.

@@ -72,19 +72,12 @@ impl<V: Backend> Cx<'_, '_, V> {
 
     /// RIP behind the instruction that exited: from the hardware, or by decoding it.
     #[inline]
-    pub(crate) fn next_rip(&self) -> Option<u64> {
-        V::next_rip(self.l).or_else(|| {
-            let len = self.decode_length()?;
-            Some(V::rip(self.l).wrapping_add(u64::from(len)))
-        })
-    }
-
-    /// Length of the instruction at RIP by decoding it.
-    #[inline(never)]
-    fn decode_length(&self) -> Option<u8> {
-        let mut buf = [0; MAX];
-        let n = self.fetch(&mut buf);
-        len::length(buf.get(..n)?, self.code_size()).ok()
+    pub(crate) fn next_rip(&mut self) -> Option<u64> {
+        if let Some(next) = V::next_rip(self.l) {
+            return Some(next);
+        }
+        let len = self.instruction()?.len;
+        Some(V::rip(self.l).wrapping_add(u64::from(len)))
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`Vcpu::hook`] | the scheduler; sees only atomics |
 
 pub(crate) mod attr;
+pub(crate) mod code;
 pub(crate) mod cpuid;
 pub(crate) mod event;
 pub(crate) mod fetch;

@@ -7,6 +7,7 @@ use super::run::Flow;
 use super::Cx;
 use crate::backend::Backend;
 use crate::exit;
+use crate::exit::plain::Moved;
 use core::ops::ControlFlow::Continue;
 use model::abi::run as at;
 use model::emul::log::IoKey;
@@ -41,6 +42,8 @@ pub(crate) enum Pending {
         /// The data, for a write.
         data: u64,
     },
+    /// A plain move to or from device memory.
+    Move(Moved),
     /// A port access of an instruction that is emulated again.
     EmulatedPort {
         /// What was asked.
@@ -83,6 +86,11 @@ pub(crate) fn complete<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
                 cx.vcpu.run.read_u64(at::MMIO_DATA)
             };
             exit::emulate::finished(cx, key, &bytes.to_le_bytes())
+        }
+        Pending::Move(m) => {
+            let data = cx.vcpu.run.read_u64(at::MMIO_DATA);
+            exit::plain::finished(cx, &m, data);
+            Continue(())
         }
         Pending::EmulatedPort { key } => exit::emulate::port_finished(cx, key),
         Pending::Rdmsr => {

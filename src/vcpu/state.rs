@@ -2,6 +2,7 @@
 
 //! The part of a vCPU's state that is ours and not the hardware's. Guarded by the vCPU mutex.
 
+use super::code::Code;
 use super::cpuid::Cpuid;
 use super::event::Events;
 use super::fpu::Fpu;
@@ -153,6 +154,8 @@ pub(crate) struct State {
     pub(crate) root_loaded: bool,
     /// The emulator's workspace.
     pub(crate) emul: Emul,
+    /// Instructions that exited before.
+    pub(crate) code: Code,
     /// Paravirtual features.
     pub(crate) pv: PvState,
     /// The thread that ran it last.
@@ -224,6 +227,7 @@ impl State {
             tables: TableCache::new(),
             root_loaded: false,
             emul: Emul::new()?,
+            code: Code::new(),
             pv: PvState::new(tsc_khz, tsc::initial_offset(&vm.base.clock)),
             thread: None,
             signal_mask: None,

@@ -31,7 +31,9 @@ impl<'a> Memory<'a> {
         Self { set }
     }
 
-    fn hva(&self, gpa: Gpa) -> Result<Hva> {
+    /// The user address behind `gpa`. EFAULT without memory.
+    #[inline]
+    pub(crate) fn hva(&self, gpa: Gpa) -> Result<Hva> {
         let (hva, _) = self.set.hva(gpa.gfn(), false).ok_or(EFAULT)?;
         Ok(hva.wrapping_add(gpa.offset()))
     }

@@ -11,6 +11,8 @@ use super::dirty::DirtyLog;
 use super::VmCore;
 use crate::backend::Backend;
 use crate::mmu;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering;
 use host::srcu_box::SrcuBox;
 use host::srcu_box::SrcuDomain;
 use host::srcu_box::SrcuRef;
@@ -177,6 +179,8 @@ impl SlotSet {
 #[pin_data]
 pub(crate) struct Slots {
     set: SrcuBox<SlotSet>,
+    /// How often the set was replaced.
+    generation: AtomicU64,
     /// `kvm->slots_lock`.
     #[pin]
     lock: Mutex<()>,
@@ -190,6 +194,7 @@ impl Slots {
                 domain,
                 KBox::new(SlotSet { slots: KVVec::new() }, GFP_KERNEL_ACCOUNT)?,
             ),
+            generation: AtomicU64::new(0),
             lock <- new_mutex!((), "kvm->slots_lock"),
         }? Error)
     }
@@ -203,6 +208,13 @@ impl Slots {
     #[inline]
     pub(crate) fn read(&self) -> SrcuRef<'_, SlotSet> {
         self.set.read()
+    }
+
+    /// Changes with every change of the slots. Taken before looking at them, it tells later whether
+    /// what was found still holds.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Marks a page dirty, if it is in a slot with logging on.
@@ -360,6 +372,7 @@ fn publish<V: Backend>(vm: &VmCore<V>, id: u32, add: Option<Slot>) -> Result {
     let slots = &vm.base.slots;
     let new = slots.read().with(id, add)?;
     let old = vm.mmu.when_quiet(|| slots.set.publish(new));
+    slots.generation.fetch_add(1, Ordering::Release);
     drop(old.wait());
     Ok(())
 }

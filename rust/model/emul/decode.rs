@@ -122,7 +122,7 @@ pub struct Insn {
 
 impl Insn {
     /// No instruction: what decoding starts from.
-    pub(super) const fn none(mode: CodeSize) -> Self {
+    pub const fn none(mode: CodeSize) -> Self {
         Self {
             imm: 0,
             disp: 0,

@@ -12,6 +12,7 @@
 //! | `cpu` | the interface: `Bus`, `Stop`, `Done` |
 //! | `decode`, `table`, `len` | bytes to [`decode::Insn`]; instruction length |
 //! | `log` | finished accesses, for replay |
+//! | `plain` | MOV to and from device memory, without all of the rest |
 //! | `operand` | registers, effective addresses, segment checks, memory |
 //! | `dispatch` | opcode to function |
 //! | the others | one instruction family each |
@@ -29,6 +30,7 @@ pub mod log;
 mod mov;
 mod muldiv;
 mod operand;
+pub mod plain;
 mod segment;
 mod shift;
 mod sse;

@@ -163,6 +163,12 @@ impl<P: Storage> LocalApic<P> {
         }
     }
 
+    /// Does an access to the register at `offset` depend on the time? To others any may be given.
+    #[inline]
+    pub const fn needs_time(offset: u32) -> bool {
+        matches!(offset & !0xf, reg::TMICT | reg::TMCCT | reg::TDCR)
+    }
+
     /// Reads an x2APIC MSR, 0x800 to 0x8ff. The time matters only to the current count.
     pub fn read_msr(&mut self, index: u32, now: Now) -> Result<u64, Gp> {
         match self.msr_offset(index)? {

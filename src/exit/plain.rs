@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Plain moves to and from device memory, without the emulator.
+//!
+//! The hardware has translated the address and checked the access before it found nothing in the
+//! nested tables. What is left of a MOV is its data.
+
+use super::mmio;
+use crate::backend::Backend;
+use crate::vcpu::fetch;
+use crate::vcpu::pending::Pending;
+use crate::vcpu::run::Flow;
+use crate::vcpu::user_exit::UserExit;
+use crate::vcpu::Cx;
+use core::ops::ControlFlow::Break;
+use core::ops::ControlFlow::Continue;
+use model::addr::PAGE_SIZE;
+use model::emul::plain::Plain;
+use model::exit::NestedFault;
+use model::x86::ctrl::cr0;
+use model::x86::ctrl::dr7;
+use model::x86::ctrl::rflags;
+
+/// A plain move whose data user space has.
+#[derive(Clone, Copy)]
+pub(crate) struct Moved {
+    plain: Plain,
+    /// Linear address of the instruction.
+    rip: u64,
+    /// RIP behind it.
+    next: u64,
+}
+
+/// Carries out the instruction that met with `f`, an address without memory, if it is a plain move.
+/// None, and nothing has happened, if that is the emulator's to do.
+pub(crate) fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Option<Flow> {
+    // Not the operand of the instruction at RIP: a table, the instruction itself, or an event's
+    // delivery.
+    if f.walk || f.fetch || cx.st.events.reinjects() {
+        return None;
+    }
+    // Data breakpoints, and faults for alignment, are the emulator's.
+    if V::dr7(cx.l) & dr7::ENABLED != 0 {
+        return None;
+    }
+    let checked = V::cr0(cx.l) & cr0::AM != 0 && V::rflags(cx.l) & rflags::AC != 0;
+    if checked && V::cpl(cx.l) == 3 {
+        return None;
+    }
+    let insn = cx.instruction()?;
+    let (plain, len) = (Plain::of(insn)?, insn.len);
+    let n = usize::from(plain.size);
+    if plain.writes() != f.write || f.gpa.offset().wrapping_add(n as u64) > PAGE_SIZE {
+        return None;
+    }
+    let next = V::rip(cx.l).wrapping_add(u64::from(len));
+    let mut data = [0u8; 8];
+    if f.write {
+        data = plain.data(|n| cx.gpr(n)).to_le_bytes();
+    }
+    let bytes = data.get_mut(..n)?;
+    let done = if f.write {
+        mmio::write(cx, f.gpa, bytes)
+    } else {
+        mmio::read(cx, f.gpa, bytes)
+    };
+    if done {
+        finish(cx, &plain, u64::from_le_bytes(data));
+        fetch::advance(cx, next);
+        return Some(Continue(()));
+    }
+    for b in data.iter_mut().skip(n) {
+        *b = 0;
+    }
+    let rip = cx.linear_rip();
+    cx.st.pending = Pending::Move(Moved { plain, rip, next });
+    Some(Break(UserExit::Mmio {
+        gpa: f.gpa.0,
+        data,
+        len: plain.size,
+        write: f.write,
+    }))
+}
+
+#[inline]
+fn finish<V: Backend>(cx: &mut Cx<'_, '_, V>, plain: &Plain, data: u64) {
+    if let Some((n, v)) = plain.loaded(data, |n| cx.gpr(n)) {
+        cx.set_gpr(n, v);
+    }
+}
+
+/// User space has finished the access; `data` is what it read.
+pub(crate) fn finished<V: Backend>(cx: &mut Cx<'_, '_, V>, m: &Moved, data: u64) {
+    // It may have moved the vCPU elsewhere meanwhile.
+    if cx.linear_rip() == m.rip {
+        finish(cx, &m.plain, data);
+        fetch::advance(cx, m.next);
+    }
+}
