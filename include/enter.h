@@ -34,12 +34,11 @@ void kvmrs_entry_save(struct kvmrs_entry *e);
 /* IRQs are off. What the host has in registers that the guest gets is in place before. */
 static __always_inline void kvmrs_enter_begin(struct kvmrs_entry *e)
 {
-	fpregs_assert_state_consistent();
 	if (unlikely(test_thread_flag(TIF_NEED_FPU_LOAD)))
 		switch_fpu_return();
 
-	/* An interrupt may have changed it since the last entry. */
-	e->host_debugctl = get_debugctlmsr();
+	/* An interrupt may have changed it since the last entry. No paravirtual kernel loads this. */
+	e->host_debugctl = native_rdmsrq(MSR_IA32_DEBUGCTLMSR);
 
 	guest_timing_enter_irqoff();
 

@@ -58,6 +58,9 @@ macro_rules! scalar {
     };
 }
 
+/// Structures up to this size, bytes, are stored word by word.
+const SMALL: usize = 24;
+
 /// An integer at any address.
 #[repr(C, packed)]
 #[derive(Clone, Copy)]
@@ -138,10 +141,32 @@ impl SharedPage {
         unsafe { value.assume_init() }
     }
 
-    /// Stores a copy of `value` at `off`; ignored if it does not lie in the page.
+    /// Stores a copy of `value` at `off`; what of it does not lie in the page is ignored.
     #[inline]
     pub fn write<T: IntoBytes + Immutable>(&self, off: usize, value: &T) {
-        self.write_bytes(off, value.as_bytes());
+        let bytes = value.as_bytes();
+        if size_of::<T>() > SMALL {
+            self.write_bytes(off, bytes);
+            return;
+        }
+        // The size is a constant: these are one to four stores.
+        let mut rest = bytes;
+        let mut at = off;
+        while let Some((word, tail)) = rest.split_first_chunk() {
+            self.write_u64(at, u64::from_ne_bytes(*word));
+            (rest, at) = (tail, at.wrapping_add(8));
+        }
+        if let Some((word, tail)) = rest.split_first_chunk() {
+            self.write_u32(at, u32::from_ne_bytes(*word));
+            (rest, at) = (tail, at.wrapping_add(4));
+        }
+        if let Some((word, tail)) = rest.split_first_chunk() {
+            self.write_u16(at, u16::from_ne_bytes(*word));
+            (rest, at) = (tail, at.wrapping_add(2));
+        }
+        if let Some(byte) = rest.first() {
+            self.write_u8(at, *byte);
+        }
     }
 
     /// Fills `len` bytes from `off` on with zeros; ignored if they do not all lie in the page.

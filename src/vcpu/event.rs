@@ -133,8 +133,37 @@ pub(crate) fn raise<V: Backend>(cx: &mut Cx<'_, '_, V>, e: Exception) {
     cx.st.events.queue_exception(e);
 }
 
+impl Events {
+    /// No event is on its way, and no window was asked for.
+    #[inline]
+    fn none(&self) -> bool {
+        self.exception.is_none()
+            && self.injected.is_none()
+            && self.user_interrupt.is_none()
+            && self.nmi_pending == 0
+            && !self.window_nmi
+            && !self.window_interrupt
+    }
+}
+
 /// Moves one event into the hardware and asks for windows for the others. Called before each entry.
+#[inline]
 pub(crate) fn prepare<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    // Everything that `prepare_any` would look at, of an entry that has nothing to deliver.
+    if cx.st.events.none()
+        && !cx.st.cr8_trap
+        && !cx.st.debug.stepping
+        && cx.st.vapic == 0
+        && cx.has_quiet_chips()
+    {
+        V::inject(cx.l, None);
+        return;
+    }
+    prepare_any(cx);
+}
+
+#[inline(never)]
+fn prepare_any<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     if cx.st.events.injected.is_none() {
         choose(cx);
     }
@@ -201,14 +230,20 @@ fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 /// Takes back what the last exit kept from being delivered. Called after each exit.
 #[inline]
 pub(crate) fn after_exit<V: Backend>(cx: &mut Cx<'_, '_, V>) {
-    let aborted = V::aborted(cx.l);
-    if let Some(e) = &aborted {
-        if e.kind == EventKind::Nmi {
-            // The delivery that was cut short had already blocked NMIs; it starts anew.
-            V::set_nmi_blocked(cx.l, true);
+    match V::aborted(cx.l) {
+        None => {
+            if cx.st.events.injected.is_some() {
+                cx.st.events.injected = None;
+            }
+        }
+        Some(e) => {
+            if e.kind == EventKind::Nmi {
+                // The delivery that was cut short had already blocked NMIs; it starts anew.
+                V::set_nmi_blocked(cx.l, true);
+            }
+            cx.st.events.injected = Some(e);
         }
     }
-    cx.st.events.injected = aborted;
     cx.sync_cr8();
     if cx.st.pv.eoi_offered {
         eoi::collect(cx);

@@ -9,6 +9,7 @@ use crate::irq::chips;
 use crate::irq::deliver;
 use kernel::prelude::*;
 use model::abi::run as at;
+use model::abi::KVM_MSR_ENABLED;
 use model::addr::Gpa;
 use model::irqchip::lapic::timer::TimerOp;
 use model::irqchip::lapic::Effects;
@@ -54,6 +55,16 @@ impl<V: Backend> Cx<'_, '_, V> {
         if ev.unhalt() {
             self.st.unhalted = true;
         }
+    }
+
+    /// Do all interrupt controllers of the vCPU say, without being looked into, that nothing waits,
+    /// nor an end that could be offered by memory?
+    #[inline]
+    pub(crate) fn has_quiet_chips(&self) -> bool {
+        let irq = &self.vm.base.irq;
+        let pv_eoi = self.st.msrs.state.pv_eoi & KVM_MSR_ENABLED != 0;
+        let quiet = |a: &Apic| a.is_quiet() && (!pv_eoi || a.serves_none());
+        self.st.apic.as_ref().is_some_and(quiet) && irq.is_full() && !irq.pic_output()
     }
 
     /// Does an interrupt wait that the task priority lets through?

@@ -23,6 +23,7 @@ use model::x86::ctrl::cr0;
 use model::x86::ctrl::efer;
 use model::x86::exception;
 use model::x86::exception::Exception;
+use model::x86::msr as reg;
 
 /// Most MSRs that one ioctl takes.
 const MAX_LIST: u32 = 256;
@@ -97,6 +98,10 @@ pub(crate) fn get<V: Backend>(
     index: u32,
     by_user: bool,
 ) -> Result<u64, MsrError> {
+    // What guests read often, and what the model would say of it.
+    if !by_user && index == reg::EFER {
+        return Ok(V::efer(cx.l));
+    }
     let r = with(cx, by_user, |m, c| m.state.read(index, c, &m.banks))?;
     match r {
         Ok(r) => resolve(cx, index, r, by_user),
@@ -110,13 +115,38 @@ fn soften(e: MsrError, index: u32, value: u64, by_user: bool) -> Result<(), MsrE
     msr::soften(e, index, value, by_user, known, ignore)
 }
 
+/// Where the local APIC's register with this MSR index is in its page.
+#[inline]
+fn register(index: u32) -> u32 {
+    (index & 0xff) << 4
+}
+
+#[inline]
+fn write_x2apic<V: Backend>(cx: &mut Cx<'_, '_, V>, index: u32, v: u64) -> Result<(), MsrError> {
+    let now = cx.now_for(register(index));
+    let apic = cx.st.apic.as_mut().ok_or(MsrError::Invalid)?;
+    let e = apic
+        .write_msr(index, v, now)
+        .map_err(|_| MsrError::Invalid)?;
+    cx.apply(&e);
+    Ok(())
+}
+
+#[inline]
+fn write_deadline<V: Backend>(cx: &mut Cx<'_, '_, V>, v: u64) {
+    let now = cx.now();
+    if let Some(apic) = &mut cx.st.apic {
+        let e = apic.set_tsc_deadline(v, now);
+        cx.apply(&e);
+    }
+}
+
 fn resolve<V: Backend>(
     cx: &mut Cx<'_, '_, V>,
     index: u32,
     r: Read,
     by_user: bool,
 ) -> Result<u64, MsrError> {
-    let now = cx.now();
     Ok(match r {
         Read::Value(v) => v,
         Read::Vendor => V::msr(cx.l, index).ok_or(MsrError::Unsupported)?,
@@ -124,6 +154,7 @@ fn resolve<V: Backend>(
         Read::Tsc => cx.guest_tsc(),
         Read::ApicBase => cx.st.apic_base(),
         Read::X2Apic => {
+            let now = cx.now_for(register(index));
             let apic = cx.st.apic.as_mut().ok_or(MsrError::Invalid)?;
             apic.read_msr(index, now).map_err(|_| MsrError::Invalid)?
         }
@@ -172,6 +203,17 @@ pub(crate) fn set<V: Backend>(
             _ => Err(MsrError::Invalid),
         };
     }
+    // What guests write often, and what the model would say of it.
+    if !by_user {
+        match index {
+            reg::X2APIC_FIRST..=reg::X2APIC_LAST => return write_x2apic(cx, index, value),
+            reg::TSC_DEADLINE => {
+                write_deadline(cx, value);
+                return Ok(());
+            }
+            _ => {}
+        }
+    }
     let w = with(cx, by_user, |m, c| {
         m.state.write(index, value, c, &mut m.banks)
     })?;
@@ -187,7 +229,6 @@ fn act<V: Backend>(
     w: Write,
     by_user: bool,
 ) -> Result<(), MsrError> {
-    let now = cx.now();
     match w {
         Write::Done => {
             if index == model::x86::msr::PAT {
@@ -246,19 +287,8 @@ fn act<V: Backend>(
             }
             cx.cpuid_runtime();
         }
-        Write::X2Apic(v) => {
-            let apic = cx.st.apic.as_mut().ok_or(MsrError::Invalid)?;
-            let e = apic
-                .write_msr(index, v, now)
-                .map_err(|_| MsrError::Invalid)?;
-            cx.apply(&e);
-        }
-        Write::TscDeadline(v) => {
-            if let Some(apic) = &mut cx.st.apic {
-                let e = apic.set_tsc_deadline(v, now);
-                cx.apply(&e);
-            }
-        }
+        Write::X2Apic(v) => write_x2apic(cx, index, v)?,
+        Write::TscDeadline(v) => write_deadline(cx, v),
         Write::WallClock(gpa) => {
             cx.st.msrs.wall_clock = gpa;
             pv::clock::write_wall_clock(cx, gpa);

@@ -93,12 +93,8 @@ fn main_loop<V: Backend>(cx: &mut Cx<'_, '_, V>) -> UserExit {
 
 /// One entry and what its exit asks for.
 fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
-    let work = cx.vcpu.shared.pending.work();
-    if work.any() {
-        if work.requests {
-            requests(cx)?;
-        }
-        cx.pull();
+    if !cx.vcpu.shared.pending.is_empty() {
+        mailbox(cx)?;
     }
     if !cx.st.mp.runs() {
         halt::block(cx)?;
@@ -131,13 +127,23 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     exit::handle(cx)
 }
 
+/// Something is in the mailbox.
+#[inline(never)]
+fn mailbox<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    if cx.vcpu.shared.pending.work().requests {
+        requests(cx)?;
+    }
+    cx.pull();
+    Continue(())
+}
+
 /// Enters the guest unless something came up; says whether the guest ran.
 #[inline]
 fn enter<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
     let shared = &*cx.vcpu.shared;
     let l = &mut *cx.l;
     host::pin::with_irqs_off(|irqs| {
-        if shared.pending.enter_guest().any() || host::task::guest_work_pending(irqs) {
+        if !shared.pending.enter_guest_if_empty() || host::task::guest_work_pending(irqs) {
             shared.pending.leave();
             return false;
         }

@@ -364,6 +364,14 @@ impl Pending {
         }
     }
 
+    /// Is there nothing in the mailbox? The same as no [`Pending::work`], for the path of every entry.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        let control = u64::from(self.control.load(SeqCst) & ON);
+        let events = u64::from(self.events.load(SeqCst));
+        control | events | self.requests.load(SeqCst) == 0
+    }
+
     /// Whether this vector was posted and not yet taken.
     pub fn has_vector(&self, vector: u8) -> bool {
         word(&self.pir, vector).load(Acquire) & (1 << (vector & 63)) != 0
@@ -377,6 +385,15 @@ impl Pending {
     #[inline]
     pub fn enter_guest(&self) -> Work {
         self.set_mode(VcpuMode::InGuest)
+    }
+
+    /// Owner: [`Pending::enter_guest`], when all that counts is whether the mailbox is empty.
+    #[must_use = "entering with work pending delays it until the next exit"]
+    #[inline]
+    pub fn enter_guest_if_empty(&self) -> bool {
+        self.mode.store(VcpuMode::InGuest as u32, SeqCst);
+        store_then_load();
+        self.is_empty()
     }
 
     /// Owner: announces that it will sleep and looks into the mailbox. If there is something worth

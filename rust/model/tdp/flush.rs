@@ -104,6 +104,7 @@ impl FlushGen {
     }
 
     /// The generation now.
+    #[inline]
     pub fn current(&self) -> u64 {
         self.0.load(SeqCst)
     }

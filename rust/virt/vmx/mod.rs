@@ -48,6 +48,7 @@ use model::exit::Event;
 use model::exit::Exit;
 use model::tdp::Config;
 use model::vmx::ept::Ept;
+use model::x86::msr;
 use model::x86::state::DescTable;
 use model::x86::state::SegReg;
 use model::x86::state::Segment;
@@ -316,7 +317,10 @@ impl Vendor for Vmx {
     }
 
     fn set_msr(l: &mut Loaded<'_, Self>, index: u32, value: u64) -> bool {
-        l.cpu.refresh();
+        // Everything but the PAT may be in a register of the CPU.
+        if index != msr::PAT {
+            l.cpu.refresh();
+        }
         l.hw.set_msr(index, value)
     }
 

@@ -28,10 +28,13 @@ const LARGE_PAGES: usize = 40;
 
 fn main() -> Result<()> {
     let kvm = Kvm::new()?;
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, name, rounds] = args.as_slice() {
+        return loops(&kvm, Some((name, rounds.parse()?)));
+    }
     // First, while the kernel's caches hold nothing that was freed by the others.
     memory_use(&kvm)?;
-    exits(&kvm)?;
-    apic(&kvm)?;
+    loops(&kvm, None)?;
     ping(&kvm)?;
     faults(&kvm)?;
     creation(&kvm)
@@ -41,50 +44,80 @@ fn report(name: &str, value: u64) {
     println!("@BENCH\t{name}\t{value}");
 }
 
-/// Exits that need no interrupt.
-fn exits(kvm: &Kvm) -> Result<()> {
-    let mut m = Machine::new(kvm, 1)?;
-    let event = EventFd::new(0)?;
-    m.vm.register_ioevent(&event, &IoEventAddress::Pio(0x510), NoDatamatch)?;
-    m.vm.register_ioevent(&event, &IoEventAddress::Mmio(machine::NOTIFY), NoDatamatch)?;
-    let empty = m.run(Entry::Empty, ROUNDS, 0, 0)?;
-    let mut one = |name: &str, entry: Entry, address: u64| -> Result<()> {
-        let took = m.run(entry, ROUNDS, address, 0)?;
-        report(name, took.saturating_sub(empty));
-        Ok(())
-    };
-    one("cpuid", Entry::Cpuid, 0)?;
-    one("rdmsr", Entry::Rdmsr, 0)?;
-    one("wrmsr", Entry::Wrmsr, 0)?;
-    one("in-kernel", Entry::InKernel, 0)?;
-    one("out-kernel", Entry::OutKernel, 0)?;
-    one("in-user", Entry::InUser, 0)?;
-    one("out-user", Entry::OutUser, 0)?;
-    one("mmio-read-user", Entry::Load, machine::MMIO)?;
-    one("mmio-write-user", Entry::Store, machine::MMIO)?;
-    one("ioeventfd-pio", Entry::Notify, 0)?;
-    one("ioeventfd-mmio", Entry::Store, machine::NOTIFY)?;
-    one("apic-mmio-read", Entry::Load, machine::APIC + 0x20)?;
-    one("apic-mmio-write", Entry::Store, machine::APIC + 0x80)
+/// A loop on one vCPU.
+struct Loop {
+    name: &'static str,
+    entry: Entry,
+    /// R9.
+    address: u64,
+    apic: Apic,
 }
 
-/// The local APIC in x2APIC mode.
-fn apic(kvm: &Kvm) -> Result<()> {
-    let mut m = Machine::new(kvm, 1)?;
-    m.enable_apics(true)?;
-    let empty = m.run(Entry::Empty, ROUNDS, 0, 0)?;
-    for (name, entry) in [
-        ("self-ipi", Entry::SelfIpi),
-        ("hlt-pending", Entry::Hlt),
-        ("tsc-deadline", Entry::Deadline),
-        ("tsc-deadline-arm", Entry::Arm),
-    ] {
-        let took = m.run(entry, ROUNDS, 0, 0)?;
-        report(name, took.saturating_sub(empty));
+/// The mode of the local APIC.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Apic {
+    Reset,
+    X2Deadline,
+    X2OneShot,
+}
+
+const fn exit(name: &'static str, entry: Entry, address: u64) -> Loop {
+    Loop {
+        name,
+        entry,
+        address,
+        apic: Apic::Reset,
     }
-    m.enable_apics(false)?;
-    let took = m.run(Entry::OneShot, ROUNDS, 0, 0)?;
-    report("apic-one-shot", took.saturating_sub(empty));
+}
+
+const fn interrupt(name: &'static str, entry: Entry, apic: Apic) -> Loop {
+    Loop {
+        name,
+        entry,
+        address: 0,
+        apic,
+    }
+}
+
+const LOOPS: [Loop; 18] = [
+    exit("cpuid", Entry::Cpuid, 0),
+    exit("rdmsr", Entry::Rdmsr, 0),
+    exit("wrmsr", Entry::Wrmsr, 0),
+    exit("in-kernel", Entry::InKernel, 0),
+    exit("out-kernel", Entry::OutKernel, 0),
+    exit("in-user", Entry::InUser, 0),
+    exit("out-user", Entry::OutUser, 0),
+    exit("mmio-read-user", Entry::Load, machine::MMIO),
+    exit("mmio-write-user", Entry::Store, machine::MMIO),
+    exit("ioeventfd-pio", Entry::Notify, 0),
+    exit("ioeventfd-mmio", Entry::Store, machine::NOTIFY),
+    exit("apic-mmio-read", Entry::Load, machine::APIC + 0x20),
+    exit("apic-mmio-write", Entry::Store, machine::APIC + 0x80),
+    interrupt("self-ipi", Entry::SelfIpi, Apic::X2Deadline),
+    interrupt("hlt-pending", Entry::Hlt, Apic::X2Deadline),
+    interrupt("tsc-deadline", Entry::Deadline, Apic::X2Deadline),
+    interrupt("tsc-deadline-arm", Entry::Arm, Apic::X2Deadline),
+    interrupt("apic-one-shot", Entry::OneShot, Apic::X2OneShot),
+];
+
+/// What takes one vCPU. With `only`, that loop alone, so many rounds: for a profiler.
+fn loops(kvm: &Kvm, only: Option<(&str, u64)>) -> Result<()> {
+    for l in &LOOPS {
+        if only.is_some_and(|(name, _)| name != l.name) {
+            continue;
+        }
+        let rounds = only.map_or(ROUNDS, |(_, n)| n);
+        let mut m = Machine::new(kvm, 1)?;
+        let event = EventFd::new(0)?;
+        m.vm.register_ioevent(&event, &IoEventAddress::Pio(0x510), NoDatamatch)?;
+        m.vm.register_ioevent(&event, &IoEventAddress::Mmio(machine::NOTIFY), NoDatamatch)?;
+        if l.apic != Apic::Reset {
+            m.enable_apics(l.apic == Apic::X2Deadline)?;
+        }
+        let empty = m.run(Entry::Empty, ROUNDS, 0, 0)?;
+        let took = m.run(l.entry, rounds, l.address, 0)?;
+        report(l.name, took.saturating_sub(empty));
+    }
     Ok(())
 }
 

@@ -138,6 +138,18 @@ impl<P: Storage> LocalApic<P> {
         (u32::from(vector & 0xf0) > self.page().read(reg::PPR)).then_some(vector)
     }
 
+    /// Is the IRR known to be empty without looking at it?
+    #[inline]
+    pub const fn is_quiet(&self) -> bool {
+        !self.accelerated && self.irr_hint == 0
+    }
+
+    /// Is the ISR known to be empty without looking at it?
+    #[inline]
+    pub const fn serves_none(&self) -> bool {
+        !self.accelerated && self.isr_hint == 0
+    }
+
     /// The highest vector in the IRR, deliverable or not. RVI on APICv.
     #[inline]
     pub fn highest_requested(&mut self) -> Option<u8> {
