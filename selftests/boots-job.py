@@ -82,9 +82,11 @@ class Guest:
             with open(disk, "wb") as f:
                 f.truncate(80 << 20)
             bus = "device" if r["machine"] == "microvm" else "pci"
-            cmd += ["-D", self.trace_path] + [x for e in TRACED for x in ("-trace", e)]
+            # QEMU signals the irqfds of a disk from its own thread only.
+            thread = ["-object", "iothread,id=t"] if bus == "pci" else []
+            cmd += thread + ["-D", self.trace_path] + [x for e in TRACED for x in ("-trace", e)]
             cmd += ["-drive", f"if=none,id=d,format=raw,cache=writeback,file={disk}",
-                    "-device", f"virtio-blk-{bus},drive=d",
+                    "-device", f"virtio-blk-{bus},drive=d" + (",iothread=t" if thread else ""),
                     "-netdev", "user,id=n", "-device", f"virtio-net-{bus},netdev=n" + (",romfile=" if bus == "pci" else "")]
         if r["scenario"] == "snap":
             disk = f"/tmp/disk{Guest.count}"

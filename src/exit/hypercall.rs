@@ -4,6 +4,7 @@
 
 use crate::backend::Backend;
 use crate::irq::deliver;
+use crate::pv::clock;
 use crate::pv::spin;
 use crate::vcpu::fetch;
 use crate::vcpu::pending::Pending;
@@ -21,6 +22,8 @@ use model::x86::state::CodeSize;
 const HC_VAPIC_POLL_IRQ: u64 = 1;
 /// KVM_HC_KICK_CPU.
 const HC_KICK_CPU: u64 = 5;
+/// KVM_HC_CLOCK_PAIRING.
+const HC_CLOCK_PAIRING: u64 = 9;
 /// KVM_HC_SEND_IPI.
 const HC_SEND_IPI: u64 = 10;
 /// KVM_HC_SCHED_YIELD.
@@ -54,7 +57,11 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             spin::yield_to(cx, a1);
             0
         }
-        HC_SEND_IPI if has & pv::PV_SEND_IPI != 0 => send_ipi(cx, a0, a1, a2, a3),
+        HC_SEND_IPI if has & pv::PV_SEND_IPI != 0 => send_ipi(cx, [a0, a1], a2, a3, long),
+        HC_CLOCK_PAIRING => match clock::pairing(cx, a0, a1) {
+            Ok(()) => 0,
+            Err(e) => e.wrapping_neg(),
+        },
         HC_SCHED_YIELD if has & pv::PV_SCHED_YIELD != 0 => {
             spin::yield_to(cx, a0);
             0
@@ -92,26 +99,37 @@ fn kick<V: Backend>(cx: &Cx<'_, '_, V>, apic_id: u64) {
     deliver::message(&cx.vm.base, &m);
 }
 
-/// Sends a fixed interrupt or NMI to the vCPUs of a bitmap: the number of vCPUs it reached.
-fn send_ipi<V: Backend>(cx: &Cx<'_, '_, V>, low: u64, high: u64, min: u64, icr: u64) -> u64 {
+/// Destination mode and shorthand in the command register: the bitmap takes their place.
+const ICR_DESTINATION: u64 = 1 << 11 | 3 << 18;
+
+/// Sends a fixed interrupt or NMI to the vCPUs of a bitmap, the first of which has the APIC id
+/// `min`: the number of vCPUs it reached.
+fn send_ipi<V: Backend>(
+    cx: &Cx<'_, '_, V>,
+    bitmap: [u64; 2],
+    min: u64,
+    icr: u64,
+    long: bool,
+) -> u64 {
     // CAST: the command register's low half, and ids of 32 bits.
     let command = model::x86::apic::Ipi::from_icr(icr as u32, 0).message;
-    if !matches!(command.delivery, Delivery::Fixed | Delivery::Nmi) || icr & (3 << 18) != 0 {
+    if !matches!(command.delivery, Delivery::Fixed | Delivery::Nmi) || icr & ICR_DESTINATION != 0 {
         return EINVAL;
     }
     let mut count = 0u64;
-    for i in 0..128u32 {
-        let word = if i < 64 { low } else { high };
-        if word >> (i & 63) & 1 == 0 {
-            continue;
-        }
-        let m = Message {
-            dest: (min as u32).wrapping_add(i),
-            logical: false,
-            ..command
-        };
-        if deliver::message(&cx.vm.base, &m) > 0 {
-            count = count.wrapping_add(1);
+    // Registers have 32 bits outside 64-bit mode.
+    let bits = if long { 64u32 } else { 32 };
+    for (word, from) in bitmap.into_iter().zip([0, bits]) {
+        for i in (0..bits).filter(|i| word >> i & 1 != 0) {
+            let m = Message {
+                // CAST: ids have 32 bits.
+                dest: (min as u32).wrapping_add(from).wrapping_add(i),
+                logical: false,
+                ..command
+            };
+            if deliver::message(&cx.vm.base, &m) > 0 {
+                count = count.wrapping_add(1);
+            }
         }
     }
     count

@@ -24,6 +24,7 @@ use host::gtod::TimePair;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::KvmClockData;
+use model::abi::KvmClockPairing;
 use model::abi::PvclockVcpuTimeInfo;
 use model::abi::PvclockWallClock;
 use model::addr::Gpa;
@@ -274,6 +275,22 @@ pub(crate) fn set(vm: &VmBase, d: &KvmClockData) -> Result<isize> {
     };
     vm.request_all(Request::ClockUpdate);
     Ok(0)
+}
+
+/// KVM_HC_CLOCK_PAIRING: writes the host's time of day and the guest's TSC of the same moment.
+/// KVM_EOPNOTSUPP for another kind of clock, or while the host's clock is not the TSC; KVM_EFAULT.
+pub(crate) fn pairing<V: Backend>(cx: &Cx<'_, '_, V>, gpa: u64, kind: u64) -> Result<(), u64> {
+    let real = gtod::snapshot().realtime();
+    let Some(real) = real.filter(|_| kind == abi::KVM_CLOCK_PAIRING_WALLCLOCK) else {
+        return Err(abi::KVM_EOPNOTSUPP);
+    };
+    let mut p = KvmClockPairing::zeroed();
+    // CAST: seconds fit 63 bits, their fraction is below a billion.
+    p.sec = (real.ns / 1_000_000_000) as i64;
+    p.nsec = (real.ns % 1_000_000_000) as i64;
+    p.tsc = real.tsc.wrapping_add(cx.st.pv.tsc_offset);
+    let done = cx.vm.base.write_guest_val(Gpa(gpa), &p);
+    done.map_err(|_| abi::KVM_EFAULT)
 }
 
 /// KVM_KVMCLOCK_CTRL: user space stopped the guest. EINVAL if it has no clock page.

@@ -253,6 +253,15 @@ pub(crate) fn after_exit<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     }
 }
 
+/// The guest was not entered after all: what it would have found in its memory is taken back, as
+/// another event may be chosen now.
+#[inline]
+pub(crate) fn not_entered<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    if cx.st.pv.eoi_offered {
+        eoi::collect(cx);
+    }
+}
+
 /// The windows that were asked for were withdrawn by the hardware state being reset.
 pub(crate) fn reset_windows(e: &mut Events) {
     e.window_nmi = false;

@@ -118,6 +118,7 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     crate::mmu::load_root(cx)?;
     event::prepare(cx);
     if !enter(cx) {
+        event::not_entered(cx);
         if host::task::guest_work_likely() && host::task::handle_guest_work().is_err() {
             return Break(UserExit::Signal);
         }
