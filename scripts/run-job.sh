@@ -23,18 +23,22 @@ fi
 say "the module is loaded, /dev/kvm is there, QEMU starts; the guest did not report"
 
 machine=$MACHINE,kernel-irqchip=$IRQCHIP
-[ "$MACHINE" != microvm ] || machine=$machine,pcie=off,rtc=on,pit=on,pic=on
+append="console=ttyS0 loglevel=5 panic=-1 nonce=$NONCE do=poweroff" bus=pci
+if [ "$MACHINE" = microvm ]; then
+	machine=$machine,pcie=off,rtc=on,pit=on,pic=on
+	# It has no power switch: a guest ends by a reset, and the kernel knows no other way to one.
+	append="$append reboot=t" bus=device
+fi
 kernel=/boot/vmlinuz-$KVER
 [ ! -e /build/run/vmlinuz ] || kernel=/build/run/vmlinuz
 set -- -L /usr/share/seabios -L /usr/share/qemu -accel kvm -machine "$machine" -cpu host -smp "$CPUS" -m "$MEMORY" -nodefaults \
 	-display none -serial stdio -no-reboot
 if [ -e /build/run/disk.img ]; then
-	cp /build/run/disk.img /tmp/disk.img
-	set -- "$@" -drive if=virtio,format=raw,file=/tmp/disk.img
+	set -- "$@" -drive if=none,id=d,format=raw,file=/build/run/disk.img -device virtio-blk-$bus,drive=d
 fi
-if [ ! -e /build/run/disk.img ] || [ -e /build/run/vmlinuz ]; then
+if [ "$DIRECT" = 1 ]; then
 	set -- "$@" -kernel "$kernel" -initrd /build/run/guest.gz \
-		-append "console=ttyS0 loglevel=5 panic=-1 nonce=$NONCE do=poweroff"
+		-append "$append"
 fi
 qemu-system-x86_64 "$@" </dev/null 2>/tmp/qemu.err
 rc=$?

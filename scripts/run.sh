@@ -7,7 +7,9 @@
 #   HOST=amd|intel|ryzen   which emulated host (amd: QEMU with SVM; the others: Bochs)
 #   MACHINE=q35|pc|microvm CPUS=1 MEMORY=256 (MiB) IRQCHIP=on|split   the guest
 #   KERNEL= INITRD= DISK=  files of this machine: a guest of your own instead of the
-#                          stock Debian kernel with a small busybox userland
+#                          stock Debian kernel with a small busybox userland. With a
+#                          disk alone the firmware boots from it
+#   TIMEOUT=               when to give up, seconds
 #   SHELL=1                no guest: an interactive shell in the host
 #   MODULE=stock           the in-tree module instead of ours, for comparison
 #
@@ -28,7 +30,7 @@ fi
 stage=$(mktemp -d "$SRC/build/guest.XXXXXX")
 trap 'rm -rf "$stage"' EXIT
 nonce=$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
-own=''
+own='' direct=1
 args=()
 if [ -n "${KERNEL:-}" ]; then
 	[ -r "$KERNEL" ] || die "KERNEL=$KERNEL: no such file"
@@ -46,21 +48,26 @@ fi
 args+=(-f "$stage/guest.gz")
 if [ -n "${DISK:-}" ]; then
 	[ -r "$DISK" ] || die "DISK=$DISK: no such file"
+	[ -n "$own" ] || direct=0
 	own=1
 	# Never write to the user's file: QEMU gets a copy.
 	cp --sparse=always "$DISK" "$stage/disk.img"
 	args+=(-f "$stage/disk.img")
 fi
-[ "$HOST" != amd ] || export SMP=${SMP:-1}
+timeout=${TIMEOUT:-$([ "$HOST" = amd ] && echo 400 || echo 1800)}
+if [ "$HOST" = amd ]; then
+	least=$((${MEMORY:-256} + 1536))
+	export SMP=${SMP:-1} MEM=${MEM:-$((least > 3072 ? least : 3072))}
+fi
 if [ "$HOST" != amd ]; then
 	while IFS= read -r f; do args+=(-a "$f"); done < <(guest_paths)
 fi
 case ${MODULE:-ours} in ours) module="our kvm.ko" ;; *) module="the in-tree kvm" ;; esac
 echo "Booting the $HOST host (kernel $KVER), then a ${MACHINE:-q35} guest with ${CPUS:-1} CPU(s) on $module"
 rc=0
-"$SRC/scripts/vm.sh" -q -t "${TIMEOUT:-$([ "$HOST" = amd ] && echo 400 || echo 1800)}" "${args[@]}" \
+"$SRC/scripts/vm.sh" -q -t "$timeout" "${args[@]}" \
 	-e MODULE="${MODULE:-ours}" -e MACHINE="${MACHINE:-q35}" -e CPUS="${CPUS:-1}" -e MEMORY="${MEMORY:-256}" \
-	-e IRQCHIP="${IRQCHIP:-on}" -e NONCE="$nonce" -e MODULE_PARAMS="${MODULE_PARAMS:-}" \
+	-e IRQCHIP="${IRQCHIP:-on}" -e DIRECT=$direct -e NONCE="$nonce" -e MODULE_PARAMS="${MODULE_PARAMS:-}" \
 	"$SRC/scripts/run-job.sh" 2>"$stage/err" | tee "$stage/out" || rc=$?
 cat "$stage/err" >&2
 far=$(sed -n 's/^RUN: //p' "$stage/out" | tail -n 1)
@@ -72,6 +79,10 @@ fi
 if [ -n "$own" ] && [ $rc = 0 ]; then
 	echo "make run: your guest ran on $module (${MACHINE:-q35}, ${CPUS:-1} CPU(s)) and ended by itself, host kernel $KVER, $(elapsed) s"
 	exit 0
+fi
+if [ -n "$own" ] && [ $rc = 124 ]; then
+	echo "make run: your guest ran on $module and had not ended after $timeout s (another limit: TIMEOUT=), host kernel $KVER"
+	exit $rc
 fi
 echo "make run: no guest yet. It got this far: ${far:-the host did not come up} (exit code $rc, host kernel $KVER, $(elapsed) s)"
 [ $rc != 0 ] || rc=1
