@@ -120,7 +120,7 @@ fn send_ipi<V: Backend>(
     // Registers have 32 bits outside 64-bit mode.
     let bits = if long { 64u32 } else { 32 };
     for (word, from) in bitmap.into_iter().zip([0, bits]) {
-        for i in (0..bits).filter(|i| word >> i & 1 != 0) {
+        for i in (0..bits).filter(|i| word.wrapping_shr(*i) & 1 != 0) {
             let m = Message {
                 // CAST: ids have 32 bits.
                 dest: (min as u32).wrapping_add(from).wrapping_add(i),

@@ -49,8 +49,9 @@ pub(crate) struct PvState {
     tsc_offset: u64,
     /// The guest was stopped by user space and is to be told.
     paused: bool,
-    /// What the thread had waited for a CPU when stolen time was reported last, ns.
-    waited: u64,
+    /// What the thread had waited for a CPU when stolen time was reported last, ns; none before the
+    /// first time.
+    waited: Option<u64>,
     /// The guest may end its interrupt by memory.
     pub(crate) eoi_offered: bool,
     /// The guest has only the features that its CPUID says.
@@ -64,7 +65,7 @@ impl PvState {
             tsc_khz,
             tsc_offset,
             paused: false,
-            waited: 0,
+            waited: None,
             eoi_offered: false,
             enforce: false,
         }

@@ -18,8 +18,8 @@ const ADDRESS: u64 = !63;
 pub(crate) fn enable<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let on = cx.st.msrs.state.steal_time & KVM_MSR_ENABLED != 0;
     if on && !cx.vcpu.shared.reports_steal() {
-        // What happened before is not the guest's.
-        cx.st.pv.waited = host::task::run_delay();
+        // What the thread waited before is not the guest's.
+        cx.st.pv.waited = None;
     }
     cx.vcpu.shared.report_steal(on);
     if on {
@@ -27,22 +27,25 @@ pub(crate) fn enable<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     }
 }
 
-/// Adds to the page what the thread has waited since the last time. Asked for whenever the vCPU is
-/// loaded.
+/// Adds to the page what the thread has waited since the last time, if it did. Asked for whenever
+/// the vCPU is loaded.
 pub(crate) fn update<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let msr = cx.st.msrs.state.steal_time;
     if msr & KVM_MSR_ENABLED == 0 {
         return;
     }
+    let waited = host::task::run_delay();
+    let last = cx.st.pv.waited.replace(waited);
+    if last == Some(waited) {
+        return;
+    }
+    // Another thread may run the vCPU now, which has waited less so far.
+    let more = waited.saturating_sub(last.unwrap_or(waited));
     let gpa = Gpa(msr & ADDRESS);
     let vm = &cx.vm.base;
     let Ok(mut s) = vm.read_guest_val::<KvmStealTime>(gpa) else {
         return;
     };
-    let waited = host::task::run_delay();
-    // Another thread may run the vCPU now, which has waited less so far.
-    let more = waited.saturating_sub(cx.st.pv.waited);
-    cx.st.pv.waited = waited;
     // Odd while it is written; the guest may have left anything there.
     s.version = s.version.wrapping_add(s.version & 1).wrapping_add(1);
     s.preempted = 0;

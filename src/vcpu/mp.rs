@@ -56,6 +56,7 @@ pub(crate) fn reset<V: Backend>(cx: &mut Cx<'_, '_, V>, init: bool) {
     V::reset(cx.l, init);
     cx.st.events = event::Events::default();
     cx.st.reset(init);
+    cx.vcpu.shared.report_steal(false);
     // RDX holds the processor's signature.
     let signature = cx.st.cpuid.signature();
     if let Some(r) = V::regs_mut(cx.l).gpr.get_mut(gpr::RDX) {
