@@ -24,6 +24,7 @@ panic      object    ko   no panic is reachable in kvm.ko
 stack      object    ko   no stack frame of kvm.ko exceeds 1 KiB
 load       host      ko   load and unload 100 times, then the in-tree module
 modules    host      ko   kvm.ko with kvm-amd.ko: every order, parameters, refusals
+lifetime   host      ko   CPU hotplug, suspend, reboot, reset, crash under running guests
 own        selftests ko   this project's selftests on our module
 upstream   selftests ko   the kernel's selftests on our module
 boots      host      ko   QEMU boots guests on our module
@@ -114,6 +115,21 @@ task_load() {
 task_modules() {
 	scripts/vm.sh -q -t 300 selftests/modules-job.sh
 	verdict "thin modules: the job, and a clean log" $?
+}
+
+# What goes on while guests run. All but the first take the host down.
+task_lifetime() {
+	local row rc
+	scripts/vm.sh -q -t 300 -e WHAT=hotplug selftests/lifetime-job.sh
+	verdict "lifetime: the hotplug job, and a clean log" $?
+	for row in 'suspend|lifetime: suspended three times' 'reboot|reboot: Restarting system' \
+		'sysrq|sysrq: Resetting' 'crash|sysrq triggered crash|Call Trace:'; do
+		rc=0
+		APPEND=no_console_suspend scripts/vm.sh -q -t 200 -x "${row#*|}" -e WHAT="${row%%|*}" \
+			selftests/lifetime-job.sh >build/test/lifetime.txt 2>&1 || rc=$?
+		[ $rc = 0 ] || cat build/test/lifetime.txt
+		verdict "lifetime: ${row%%|*} under running guests" $rc
+	done
 }
 
 task_own() {
@@ -264,7 +280,7 @@ if [ -n "$needs_ko" ] && ! grep -q '^module ' <<<"$chosen"; then
 $chosen"
 fi
 # The module first: most of the rest waits for it. Then what takes longest.
-order="module model boots upstream own load seed-mod seed-boot seed-load clippy fuzz"
+order="module model boots upstream own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
 sorted=''
 for name in $order; do
 	sorted="$sorted$(grep "^$name " <<<"$chosen")
@@ -299,6 +315,10 @@ run_tasks() {
 			continue
 		fi
 		t0=$SECONDS rc=0
+		(
+			flock 5
+			echo "# $name starts"
+		) 5>build/test/.print.lock
 		if [ "$ko" = ko ] && [ ! -e kvm.ko ]; then
 			not_ok "$name: there is no kvm.ko to test" >"build/test/.$name"
 		else

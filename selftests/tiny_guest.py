@@ -3,11 +3,11 @@
 """A VM that does nothing but exist, for the lifetime jobs.
 
   tiny_guest.py hold          a VM with one vCPU that does not run
-  tiny_guest.py loop [CPU]    its guest counts in memory for ever, the thread bound to CPU
+  tiny_guest.py loop CPU...   guests that count in memory for ever, each bound to a CPU (or "any")
   tiny_guest.py churn N       make and end a VM with a vCPU and interrupt controllers N times
 
-hold and loop say "ready", then answer each line of their input with the count. Run on /dev/kvm of
-either module.
+hold and loop say "ready"; loop answers each line of its input with "run" when every guest has
+counted on, after making one more VM if the line is not empty. Run on /dev/kvm of either module.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ import os
 import struct
 import sys
 import threading
+import time
 
 KVM_CREATE_VM = 0xAE01
 KVM_GET_VCPU_MMAP_SIZE = 0xAE04
@@ -63,7 +64,9 @@ class Guest:
     def count(self):
         return struct.unpack_from("<I", self.ram, COUNTER)[0]
 
-    def run(self):
+    def run(self, cpu):
+        if cpu != "any":
+            os.sched_setaffinity(0, {int(cpu)})
         while True:
             try:
                 fcntl.ioctl(self.vcpu, KVM_RUN, 0)
@@ -81,20 +84,30 @@ class Guest:
             os.close(fd)
 
 
+def all_run(guests):
+    before = [g.count() for g in guests]
+    for _ in range(1000):
+        if all(g.count() != b for g, b in zip(guests, before)):
+            return "run"
+        time.sleep(0.02)
+    return "stuck: %s %s" % (before, [g.count() for g in guests])
+
+
 def main():
     mode = sys.argv[1]
     if mode == "churn":
         for _ in range(int(sys.argv[2])):
             Guest(irqchip=True).end()
         return
-    if len(sys.argv) > 2:
-        os.sched_setaffinity(0, {int(sys.argv[2])})
-    guest = Guest()
+    guests = [Guest() for _ in sys.argv[2:] or ["any"]]
     if mode == "loop":
-        threading.Thread(target=guest.run, daemon=True).start()
+        for g, cpu in zip(guests, sys.argv[2:]):
+            threading.Thread(target=g.run, args=[cpu], daemon=True).start()
     print("ready", flush=True)
-    for _ in sys.stdin:
-        print(guest.count(), flush=True)
+    for line in sys.stdin:
+        if line.strip():
+            Guest(irqchip=True).end()
+        print(all_run(guests), flush=True)
     os._exit(0)
 
 
