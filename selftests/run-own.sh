@@ -5,8 +5,8 @@
 #
 #   selftests/run-own.sh [GROUP|TEST]...       default: all
 #   selftests/run-own.sh --build               only build the program
-#   selftests/run-own.sh --record FILE TEST... print what the loaded module answers, as lines
-#                                              of a table in selftests/own/data/FILE
+#   selftests/run-own.sh --record TEST...      write what the loaded module answers into the
+#                                              table of the test, selftests/own/data
 #
 # MODULE=stock runs them on the in-tree module, which must meet the same expectations;
 # HOST=intel or ryzen on Bochs. MODULE_PARAMS= are given to our module ("checked=1").
@@ -36,31 +36,33 @@ if [ "$HOST" != amd ]; then
 fi
 
 if [ "${1:-}" = --record ]; then
-	table=$here/own/data/$2
-	shift 2
-	: >"$SRC/build/own/tests"
-	for t; do printf -- '--record %s\t600\n' "$t" >>"$SRC/build/own/tests"; done
+	shift
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	for t; do printf -- '--record %s\t600\n' "$t" >>"$work/tests"; done
 	column=2
 	[ "$HOST" != intel ] || column=3
-	"$SRC/scripts/vm.sh" -q -e MODULE="$MODULE" -e MODULE_PARAMS= -f "$SRC/build/own/tests" \
-		"${vm_args[@]}" -e SHOW=@REC "$here/upstream-job.sh" >"$SRC/build/own/recorded" || :
-	grep -q '^@DONE' "$SRC/build/own/recorded" || { cat "$SRC/build/own/recorded"; die "no recording"; }
-	# New lines take the place of old ones; the other vendor's column stays.
-	awk -F'\t' -v OFS='\t' -v c=$column '
-		FNR == NR { if ($1 == "@REC") { new[$2] = $3; order[++n] = $2 } next }
-		/^#/ { print; next }
-		{ other[$1] = c == 2 ? $3 : $2; note[$1] = $4 }
-		END {
-			for (i = 1; i <= n; i++) {
-				k = order[i]
-				svm = c == 2 ? new[k] : (k in other ? other[k] : "?")
-				vmx = c == 3 ? new[k] : (k in other ? other[k] : "=")
-				if (vmx == svm) vmx = "="
-				print k, svm, vmx (note[k] ? OFS note[k] : "")
-			}
-		}' "$SRC/build/own/recorded" "$table" >"$table.new"
-	mv "$table.new" "$table"
-	grep -c -v '^#' "$table"
+	"$SRC/scripts/vm.sh" -q -t 1800 -e MODULE="$MODULE" -e MODULE_PARAMS= -f "$work/tests" \
+		"${vm_args[@]}" -e SHOW=@REC "$here/upstream-job.sh" >"$work/out" || :
+	grep -q '^@DONE' "$work/out" || { cat "$work/out"; die "no recording"; }
+	for t; do
+		table=$here/own/data/${t/_/-}.tsv
+		# New lines take the place of old ones; the other vendor's column stays.
+		sed -n "/^@START\t--record $t\$/,/^@RESULT/p" "$work/out" | awk -F'\t' -v OFS='\t' -v c=$column '
+			FILENAME == "-" { if ($1 == "@REC") { new[$2] = $3; order[++n] = $2 } next }
+			/^#/ { print; next }
+			{ svm[$1] = $2; vmx[$1] = $3 == "=" ? $2 : $3; note[$1] = $4 }
+			END {
+				for (i = 1; i <= n; i++) {
+					k = order[i]
+					a = c == 2 ? new[k] : (k in svm ? svm[k] : "?")
+					b = c == 3 ? new[k] : (k in vmx && vmx[k] != "?" ? vmx[k] : new[k])
+					print k, a, (a == b ? "=" : b) (note[k] ? OFS note[k] : "")
+				}
+			}' - "$table" >"$table.new"
+		mv "$table.new" "$table"
+		echo "${table##*/}: $(grep -c -v '^#' "$table") lines"
+	done
 	exit 0
 fi
 

@@ -521,3 +521,14 @@ pub fn block_usr1(block: bool) {
         libc::pthread_sigmask(how, &s, std::ptr::null_mut());
     }
 }
+
+/// A file in memory that children share.
+pub fn memory_file(len: usize) -> Fd {
+    // SAFETY: the name ends with a zero.
+    let fd = Fd::own(unsafe { libc::memfd_create(c"shared".as_ptr(), libc::MFD_CLOEXEC) });
+    let fd = fd.expect("memfd_create");
+    // SAFETY: integers only.
+    let r = unsafe { libc::ftruncate(fd.raw(), len as libc::off_t) };
+    assert_eq!(r, 0, "ftruncate");
+    fd
+}

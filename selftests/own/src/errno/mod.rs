@@ -1,3 +1,219 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What bad callers get.
+//! What bad callers get: the errno of each ioctl for each kind of misuse, and that a refused call
+//! changed nothing. The expectations are in `data/errno-*.tsv`.
+
+pub mod counts;
+pub mod ops;
+pub mod process;
+pub mod world;
+
+use crate::sys::Answer;
+use crate::sys::Fd;
+use crate::table::runs;
+use crate::table::Table;
+use crate::tap::Tap;
+use crate::uapi;
+use ops::Arg;
+use ops::Op;
+use world::On;
+use world::Stage;
+use world::World;
+
+/// An answer without what differs from run to run: descriptors and frequencies.
+pub fn plain(cmd: u32, a: Answer) -> String {
+    let makes_fd = [uapi::CREATE_VM, uapi::CREATE_VCPU, uapi::GET_STATS_FD].contains(&cmd);
+    match a {
+        Answer::Ok(n) if makes_fd => {
+            drop(Fd::own(n));
+            "fd".to_string()
+        }
+        Answer::Ok(n) if n > 0x1_0000 => "large".to_string(),
+        a => a.to_string(),
+    }
+}
+
+/// The argument's bytes, or its number's.
+fn bytes(w: &World, op: &Op) -> Vec<u8> {
+    match &op.arg {
+        Arg::Value(v) => v.to_ne_bytes().to_vec(),
+        Arg::Bytes(f) => f(w),
+    }
+}
+
+fn good(w: &World, op: &Op) -> Answer {
+    match &op.arg {
+        Arg::Value(v) => w.fd(op.on).call(op.cmd, *v),
+        Arg::Bytes(f) => w.call(op.on, op.cmd, &f(w), 0, 0),
+    }
+}
+
+/// Null, unmapped, kernel, truncated, constant and unaligned pointers.
+pub fn pointers(tap: &mut Tap) {
+    let mut t = Table::new(tap, include_str!("../../data/errno-pointers.tsv"));
+    for op in ops::all() {
+        let Arg::Bytes(arg) = &op.arg else { continue };
+        let w = World::new(Stage::Full);
+        let arg = arg(&w);
+        let before = w.full();
+        let fd = w.fd(op.on);
+        let mut answers = Vec::new();
+        for (name, at) in [
+            ("null", 0),
+            ("hole", w.hole()),
+            ("kernel", 0xffff_8880_0000_0000),
+            ("noncanonical", 0x8000_0000_0000_1000),
+            ("top", usize::MAX - 3),
+        ] {
+            answers.push(format!("{name}={}", plain(op.cmd, fd.call(op.cmd, at))));
+        }
+        let short = w.call(op.on, op.cmd, &arg, 1, 0);
+        answers.push(format!("short={}", plain(op.cmd, short)));
+        // Null takes back a signal mask, and a few commands read less than their structure.
+        if answers.iter().all(|a| a.contains("=E")) {
+            let changed = w.changed(&before);
+            if !changed.is_empty() {
+                t.tap().point(
+                    false,
+                    format!("{}: refused, but changed {changed:?}", op.name),
+                );
+            }
+        }
+        let a = w.call_constant(op.on, op.cmd, &arg);
+        answers.push(format!("constant={}", plain(op.cmd, a)));
+        let a = w.call(op.on, op.cmd, &arg, 0, 1);
+        answers.push(format!("odd={}", plain(op.cmd, a)));
+        let a = w.call(op.on, op.cmd, &arg, 0, 0);
+        answers.push(format!("good={}", plain(op.cmd, a)));
+        t.row(op.name, answers.join(" "));
+    }
+    t.finish();
+}
+
+/// Each bit of each field, flipped in a good argument.
+pub fn bits(tap: &mut Tap) {
+    let mut t = Table::new(tap, include_str!("../../data/errno-bits.tsv"));
+    for op in ops::all() {
+        for (field, at, bits) in op.fields {
+            let w = World::new(Stage::Full);
+            let mut answers = Vec::new();
+            let good = bytes(&w, &op);
+            let mut before = w.quick();
+            let mut changed = Vec::new();
+            for bit in 0..*bits {
+                let mut b = good.clone();
+                b[at + bit / 8] ^= 1 << (bit % 8);
+                let a = w.call(op.on, op.cmd, &b, 0, 0);
+                answers.push(plain(op.cmd, a));
+                let after = w.quick();
+                if !a.is_ok() && after != before {
+                    changed.push(bit);
+                }
+                // Asking may finish what the call began: an INIT or SIPI that waits.
+                before = w.quick();
+            }
+            if !changed.is_empty() {
+                let what = format!(
+                    "{} {field}: refused, but changed by bits {changed:?}",
+                    op.name
+                );
+                t.tap().point(false, what);
+            }
+            t.row(format_args!("{} {field}", op.name), runs(&answers));
+        }
+    }
+    t.finish();
+}
+
+/// Each command on the other descriptors, with other sizes and directions; unknown commands.
+pub fn dispatch(tap: &mut Tap) {
+    let mut t = Table::new(tap, include_str!("../../data/errno-dispatch.tsv"));
+    let w = World::new(Stage::Full);
+    let all = [On::Dev, On::Vm, On::Vcpu];
+    // An argument that cannot be read: a command that is known says so.
+    let call = |on: On, cmd: u32| plain(cmd, w.fd(on).call(cmd, w.hole()));
+    for (name, cmd) in uapi::ALL {
+        // It takes any number, and the address is one.
+        if *cmd == uapi::SET_TSC_KHZ {
+            continue;
+        }
+        let a: Vec<_> = all.iter().map(|on| call(*on, *cmd)).collect();
+        t.row(
+            format_args!("{name}"),
+            format_args!("dev={} vm={} vcpu={}", a[0], a[1], a[2]),
+        );
+    }
+    // Known numbers with other sizes and directions.
+    let known: std::collections::BTreeSet<u32> = uapi::ALL.iter().map(|(_, c)| *c).collect();
+    for on in all {
+        let mut odd = Vec::new();
+        let mut n = 0;
+        let expected = if on == On::Vm { "ENOTTY" } else { "EINVAL" };
+        for (_, cmd) in uapi::ALL {
+            let size = (cmd >> 16) & 0x3fff;
+            for other in [
+                cmd ^ 0x4000_0000,
+                cmd ^ 0x8000_0000,
+                cmd ^ 0xc000_0000,
+                (cmd & 0xc000_ffff) | ((size + 8) << 16),
+                (cmd & 0xc000_ffff) | ((size ^ 1) << 16),
+                cmd & 0xc000_ffff,
+            ] {
+                if known.contains(&other) {
+                    continue;
+                }
+                n += 1;
+                let a = call(on, other);
+                if a != expected {
+                    odd.push(format!("{other:#x}={a}"));
+                }
+            }
+        }
+        t.tap()
+            .point(n > 600, format!("{on:?}: {n} wrong commands"));
+        odd.sort();
+        odd.dedup();
+        t.row(
+            format_args!("wrong commands, {on:?}"),
+            format_args!("{expected} {}", odd.join(" ")),
+        );
+        // Numbers nobody has, and another type.
+        let free: Vec<_> = (0xf0..0x100u32).map(|nr| call(on, 0xae00 | nr)).collect();
+        t.row(format_args!("free numbers, {on:?}"), runs(&free));
+        let other: Vec<_> = [0x8000, 0x0000, 0xaf80, 0x5401]
+            .iter()
+            .map(|c| call(on, *c))
+            .collect();
+        t.row(format_args!("other types, {on:?}"), runs(&other));
+    }
+    t.finish();
+}
+
+/// Each command with a good argument, at each stage of a VM's set-up.
+pub fn order(tap: &mut Tap) {
+    let mut t = Table::new(tap, include_str!("../../data/errno-order.tsv"));
+    for op in ops::all() {
+        let mut answers = Vec::new();
+        for stage in [
+            Stage::Empty,
+            Stage::Bare,
+            Stage::Split,
+            Stage::Chips,
+            Stage::Full,
+        ] {
+            if op.on == On::Vcpu && stage == Stage::Empty {
+                continue;
+            }
+            let w = World::new(stage);
+            let first = plain(op.cmd, good(&w, &op));
+            let second = plain(op.cmd, good(&w, &op));
+            if first == second {
+                answers.push(format!("{stage:?}={first}"));
+            } else {
+                answers.push(format!("{stage:?}={first},{second}"));
+            }
+        }
+        t.row(op.name, answers.join(" "));
+    }
+    t.finish();
+}

@@ -4,7 +4,10 @@
 
 mod basic;
 mod emul;
+mod hammer;
+mod rng;
 
+use crate::errno;
 use crate::tap::Tap;
 
 /// Name and function.
@@ -18,4 +21,14 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("task_switches", emul::task_switches),
     ("umip", emul::umip),
     ("task_priority", emul::task_priority),
+    ("hammer", hammer::hammer),
+    ("errno_pointers", errno::pointers),
+    ("errno_bits", errno::bits),
+    ("errno_dispatch", errno::dispatch),
+    ("errno_order", errno::order),
+    ("errno_process", errno::process::process),
+    ("errno_mmap", errno::process::mapping),
+    ("errno_lists", errno::counts::lists),
+    ("errno_limits", errno::counts::limits),
+    ("errno_slots", errno::counts::slots),
 ];
