@@ -104,7 +104,8 @@ fn cpuid(arg: usize, emulated: bool) -> Result<isize> {
     let mut list = KVVec::from_elem(KvmCpuidEntry2::zeroed(), n, GFP_KERNEL_ACCOUNT)?;
     let used = if emulated {
         // KVM: the reserved words must be zero, in case one of them means something some day.
-        let old = host::uaccess::read_user_vec::<KvmCpuidEntry2>(at, n)?;
+        // An entry that cannot be read counts as one that is not zero.
+        let old = host::uaccess::read_user_vec::<KvmCpuidEntry2>(at, n).map_err(|_| EINVAL)?;
         if old.iter().any(|e| e.padding != [0; 3]) {
             return Err(EINVAL);
         }
@@ -114,6 +115,10 @@ fn cpuid(arg: usize, emulated: bool) -> Result<isize> {
         policy::supported(&host_caps::Cpu, &h.supported, xcr0, &mut list)
     };
     let used = used.map_err(|_| E2BIG)?;
+    // KVM: a leaf that has nothing to say still wants room.
+    if emulated && used == n {
+        return Err(E2BIG);
+    }
     write_user(at, list.get(..used).unwrap_or(&[]))?;
     // CAST: at most 256.
     head.nent = used as u32;

@@ -237,6 +237,8 @@ impl<V: Backend> VcpuFile<V> {
                 done(vcpu.with(vm, |cx| attr::set_reg(cx, &r))?)
             }
             abi::KVM_GET_REG_LIST => done(attr::reg_list(arg)),
+            // A vCPU of a VM that is not encrypted.
+            abi::KVM_MEMORY_ENCRYPT_OP => Err(ENOTTY),
             _ => Err(EINVAL),
         }
     }

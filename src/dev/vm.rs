@@ -59,11 +59,11 @@ impl<V: Backend> FileOps for Vm<V> {
                 }
             }
             abi::KVM_SET_IDENTITY_MAP_ADDR => {
-                let v: u64 = read_user(arg)?;
                 let _setup = base.setup.lock();
                 if base.vcpus.count() != 0 {
                     return Err(EINVAL);
                 }
+                let v: u64 = read_user(arg)?;
                 let v = if v == 0 { IDENTITY_MAP_DEFAULT } else { v };
                 base.identity_map.store(v, Ordering::Relaxed);
                 Ok(0)
@@ -82,7 +82,8 @@ impl<V: Backend> FileOps for Vm<V> {
                     return Err(EBUSY);
                 }
                 let id = u32::try_from(arg).map_err(|_| EINVAL)?;
-                if id >= setup.max_ids || id > MAX_VCPU_IDS {
+                // KVM: one more than there can be is taken.
+                if id > setup.max_ids || id > MAX_VCPU_IDS {
                     return Err(EINVAL);
                 }
                 setup.boot_cpu = id;

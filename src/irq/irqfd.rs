@@ -127,7 +127,7 @@ pub(crate) fn ioctl(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
 
 fn assign(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
     if !vm.irq.in_kernel() {
-        return Err(EAGAIN);
+        return Err(EINVAL);
     }
     let resample = k.flags & abi::KVM_IRQFD_FLAG_RESAMPLE != 0;
     if resample && !vm.irq.is_full() {

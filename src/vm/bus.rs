@@ -30,6 +30,8 @@ const MAX: usize = 1000;
 enum Space {
     Port,
     Memory,
+    /// KVM: virtio of another architecture has a space of its own, in which nothing is written here.
+    Ccw,
 }
 
 /// An ioeventfd.
@@ -65,6 +67,15 @@ impl Event {
         u64::from_le_bytes(v) == want
     }
 
+    /// Is `o` the same registration?
+    fn same(&self, o: &Event) -> bool {
+        self.space == o.space
+            && self.addr == o.addr
+            && self.len == o.len
+            && self.datamatch == o.datamatch
+            && *self.fd == *o.fd
+    }
+
     /// Would this and `o` fire for the same write?
     fn clashes(&self, o: &Event) -> bool {
         self.space == o.space
@@ -85,9 +96,9 @@ struct Registered {
 }
 
 impl Registered {
-    fn copy(&self) -> Result<KBox<Registered>> {
+    fn copy(&self, keep: impl Fn(&Event) -> bool) -> Result<KBox<Registered>> {
         let mut events = KVec::with_capacity(self.events.len(), GFP_KERNEL_ACCOUNT)?;
-        for e in &self.events {
+        for e in self.events.iter().filter(|e| keep(e)) {
             events.push(e.clone(), GFP_KERNEL_ACCOUNT)?;
         }
         let mut zones = KVec::new();
@@ -200,19 +211,17 @@ impl Buses {
 
 /// KVM_IOEVENTFD.
 pub(crate) fn ioeventfd(vm: &VmBase, k: &KvmIoeventfd) -> Result<isize> {
-    if k.flags & !abi::KVM_IOEVENTFD_VALID_FLAG_MASK != 0 || !matches!(k.len, 0 | 1 | 2 | 4 | 8) {
-        return Err(EINVAL);
-    }
-    if k.addr.checked_add(u64::from(k.len)).is_none() {
-        return Err(EINVAL);
-    }
+    let remove = k.flags & abi::KVM_IOEVENTFD_FLAG_DEASSIGN != 0;
     let matched = k.flags & abi::KVM_IOEVENTFD_FLAG_DATAMATCH != 0;
-    if k.len == 0 && matched {
-        return Err(EINVAL);
+    // What cannot be added is not there to be removed: ENOENT then.
+    if !remove {
+        check_ioeventfd(k)?;
     }
     let e = Event {
         space: if k.flags & abi::KVM_IOEVENTFD_FLAG_PIO != 0 {
             Space::Port
+        } else if k.flags & abi::KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY != 0 {
+            Space::Ccw
         } else {
             Space::Memory
         },
@@ -223,18 +232,10 @@ pub(crate) fn ioeventfd(vm: &VmBase, k: &KvmIoeventfd) -> Result<isize> {
     };
     let bus = &vm.bus;
     let _lock = bus.lock.lock();
-    let mut new = bus.registered.read().copy()?;
-    if k.flags & abi::KVM_IOEVENTFD_FLAG_DEASSIGN != 0 {
-        let same = |o: &Event| {
-            o.space == e.space
-                && o.addr == e.addr
-                && o.len == e.len
-                && o.datamatch == e.datamatch
-                && *o.fd == *e.fd
-        };
-        let before = new.events.len();
-        new.events.retain(|o| !same(o));
-        if new.events.len() == before {
+    let now = bus.registered.read();
+    let mut new = now.copy(|o| !(remove && o.same(&e)))?;
+    if remove {
+        if new.events.len() == now.events.len() {
             return Err(ENOENT);
         }
     } else {
@@ -243,8 +244,23 @@ pub(crate) fn ioeventfd(vm: &VmBase, k: &KvmIoeventfd) -> Result<isize> {
         }
         new.events.push(e, GFP_KERNEL_ACCOUNT)?;
     }
+    drop(now);
     drop(bus.registered.replace(new));
     Ok(0)
+}
+
+/// What an ioeventfd can be. EINVAL for anything else.
+fn check_ioeventfd(k: &KvmIoeventfd) -> Result {
+    if k.flags & !abi::KVM_IOEVENTFD_VALID_FLAG_MASK != 0 || !matches!(k.len, 0 | 1 | 2 | 4 | 8) {
+        return Err(EINVAL);
+    }
+    if k.addr.checked_add(u64::from(k.len)).is_none() {
+        return Err(EINVAL);
+    }
+    if k.len == 0 && k.flags & abi::KVM_IOEVENTFD_FLAG_DATAMATCH != 0 {
+        return Err(EINVAL);
+    }
+    Ok(())
 }
 
 /// KVM_REGISTER_COALESCED_MMIO and KVM_UNREGISTER_COALESCED_MMIO. Removing what is not there is
@@ -255,7 +271,7 @@ pub(crate) fn coalesced(vm: &VmBase, z: &KvmCoalescedMmioZone, add: bool) -> Res
     }
     let bus = &vm.bus;
     let _lock = bus.lock.lock();
-    let mut new = bus.registered.read().copy()?;
+    let mut new = bus.registered.read().copy(|_| true)?;
     if add {
         if new.zones.len() >= MAX {
             return Err(ENOSPC);

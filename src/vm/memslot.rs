@@ -333,6 +333,12 @@ fn decide(set: &SlotSet, old: Option<&Slot>, r: &abi::KvmUserspaceMemoryRegion) 
         invalid: false,
         dirty: None,
     };
+    // Checked where pages get a new place only: nothing else can fail then.
+    let bits = u32::from(host::cpu::raw_phys_bits());
+    let moves = old.is_none_or(|o| o.base != new.base);
+    if moves && new.end() > 1u64.wrapping_shl(bits.wrapping_sub(PAGE_SHIFT)) {
+        return Err(EINVAL);
+    }
     let Some(old) = old else {
         if set.overlaps(r.slot, base, npages) {
             return Err(EEXIST);
