@@ -68,6 +68,11 @@ struct kvmrs_seen {
 /* Whether `n` words, known to be user memory, still are what they were. May fault pages in. */
 bool kvmrs_user_unchanged(const struct kvmrs_seen *s, unsigned long n);
 
+/* Maps zeroed memory into the current process and says where, or a negative error. */
+long kvmrs_map_memory(unsigned long len);
+/* Unmaps it. */
+void kvmrs_unmap_memory(unsigned long hva, unsigned long len);
+
 /* Zeroes user memory; the number of bytes left. */
 unsigned long kvmrs_clear_user(unsigned long hva, unsigned long len);
 
@@ -107,6 +112,9 @@ void kvmrs_irq_disable(void);
 void kvmrs_irq_enable(void);
 /* The reschedule IPI: makes a CPU leave guest mode. */
 void kvmrs_kick_cpu(int cpu);
+/* The interrupt that tells the hardware of a guest to look for posted interrupts. */
+#define KVMRS_NOTIFICATION 0xf2
+void kvmrs_notify_cpu(int cpu);
 /* Whether a number is an online CPU's. */
 bool kvmrs_cpu_online(unsigned int cpu);
 /* Whether the current task, about to be switched out, could go on running. */
@@ -154,6 +162,8 @@ bool kvmrs_fpu_is_guest(void);
  * register, -EFAULT if an x87 exception waits (MM only).
  */
 int kvmrs_fpu_vec(unsigned int n, unsigned int bytes, void *m, bool write);
+/* FNINIT (0), FNSTCW (1) or FNSTSW (2) on the x87 of that guest; -EBUSY as above. */
+int kvmrs_fpu_x87(int op, u16 *word);
 /* Reloads the host's hardware breakpoints; interrupts are off. */
 void hw_breakpoint_restore(void);
 /* Whether the CPU has a bug or feature number, and alternatives have not disabled it. */

@@ -54,7 +54,7 @@
 	P(bool, nested, true, "let guests run guests")					\
 	P(bool, enable_shadow_vmcs, true, "shadow VMCS for nested guests (not used)")	\
 	P(bool, warn_on_missed_cc, false, "check nested guests twice (not used)")	\
-	P(bool, enable_apicv, true, "virtual interrupt controller (not used)")		\
+	P(bool, enable_apicv, true, "let hardware deliver interrupts")			\
 	P(bool, enable_ipiv, true, "virtual IPIs (not used)")				\
 	P(bool, enable_device_posted_irqs, true, "posted device interrupts (not used)")	\
 	P(bool, fasteoi, true, "EOIs without decoding the instruction (not used)")	\

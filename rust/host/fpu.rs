@@ -218,6 +218,29 @@ pub fn write_vector<const N: usize>(n: u8, mut value: [u8; N]) -> Result {
     vector(n, &mut value, true)
 }
 
+/// An instruction on the x87 of the guest whose state this thread has in place of its own.
+#[derive(Clone, Copy)]
+pub enum X87 {
+    /// FNINIT.
+    Init = 0,
+    /// FNSTCW.
+    StoreControl = 1,
+    /// FNSTSW.
+    StoreStatus = 2,
+}
+
+/// Carries it out; the word that it stores, or 0.
+///
+/// # Errors
+///
+/// `EBUSY` if the thread has no guest's state.
+pub fn x87(op: X87) -> Result<u16> {
+    let mut word = 0;
+    // SAFETY: Writes to `word` at most. Registers are touched only if they are a guest's.
+    to_result(unsafe { shim::kvmrs_fpu_x87(op as i32, &mut word) })?;
+    Ok(word)
+}
+
 fn vector<const N: usize>(n: u8, value: &mut [u8; N], write: bool) -> Result {
     // CAST: other sizes than 8, 16 and 32 are refused.
     // SAFETY: `value` has N bytes. The function touches registers only if they are a guest's, and

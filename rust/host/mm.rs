@@ -10,6 +10,9 @@ use core::ptr::NonNull;
 use kernel::bindings;
 use kernel::prelude::*;
 
+use model::addr::Hva;
+
+use crate::shim;
 use crate::task::current;
 
 /// The current task's mm; null for a kernel thread.
@@ -56,6 +59,28 @@ impl Drop for MmRef {
         // SAFETY: We own a reference.
         unsafe { bindings::mmdrop(self.0.as_ptr()) };
     }
+}
+
+/// Maps `len` bytes of zeroed memory into the current process, for what the guest's memory has to hold
+/// on the kernel's behalf. The process can reach it like any memory of its own.
+///
+/// # Errors
+///
+/// Those of mmap(2).
+pub fn map_memory(len: usize) -> Result<Hva> {
+    // SAFETY: Maps fresh memory where nothing is.
+    let at = unsafe { shim::kvmrs_map_memory(len) };
+    if at < 0 {
+        // CAST: a negative error number.
+        return Err(Error::from_errno(at as i32));
+    }
+    Ok(Hva(at as u64))
+}
+
+/// Unmaps what [`map_memory`] mapped in the current process.
+pub fn unmap_memory(at: Hva, len: usize) {
+    // SAFETY: What is user memory the kernel does not rely on.
+    unsafe { shim::kvmrs_unmap_memory(at.0 as usize, len) };
 }
 
 /// Whether the current process runs in `mm`.

@@ -6,12 +6,15 @@
 //! the caller's memory cgroup. Only `virt` hands their addresses to hardware, and it must take them
 //! back before it drops them.
 
+use core::marker::PhantomData;
+use core::ops::Deref;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicU8};
 
 use kernel::bindings;
 use kernel::page::PAGE_SIZE;
 use kernel::prelude::*;
+use zerocopy::FromZeros;
 
 use crate::shim;
 
@@ -184,5 +187,44 @@ impl<const ORDER: u32> Drop for HwPages<ORDER> {
         }
         // SAFETY: We own the allocation of this order.
         unsafe { bindings::free_pages(kva, ORDER) };
+    }
+}
+
+/// A page with a `T` at its start, for what hardware looks into and Rust code, too.
+pub struct PageOf<T> {
+    page: HwPage,
+    _holds: PhantomData<T>,
+}
+
+impl<T: FromZeros> PageOf<T> {
+    const FITS: () = assert!(size_of::<T>() <= 4096 && align_of::<T>() <= 4096);
+
+    /// A `T` of zeros.
+    ///
+    /// # Errors
+    ///
+    /// `ENOMEM`.
+    pub fn new() -> Result<Self> {
+        let () = Self::FITS;
+        Ok(Self {
+            page: HwPage::new()?,
+            _holds: PhantomData,
+        })
+    }
+
+    /// The physical address as hardware is told.
+    pub fn hw_pa(&self) -> u64 {
+        self.page.hw_pa()
+    }
+}
+
+impl<T: FromZeros> Deref for PageOf<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: The page is large enough and aligned, and was zeroed, which is a legal `T`; it is
+        // only handed out as this shared reference.
+        unsafe { self.page.kva.cast::<T>().as_ref() }
     }
 }

@@ -15,11 +15,17 @@
 
 use crate::regs::GuestRegs;
 use crate::tdp::RootRef;
+use core::sync::atomic::AtomicU64;
+use host::page::HwPage;
+use host::page::PageOf;
 use host::pin::IrqsOff;
 use host::pin::PinnedCpu;
 use kernel::prelude::*;
+use kernel::sync::Arc;
+use model::addr::Gfn;
 use model::exit::Event;
 use model::exit::Exit;
+use model::irqchip::pending::Pending;
 use model::tdp::Format;
 use model::x86::state::DescTable;
 use model::x86::state::SegReg;
@@ -59,8 +65,18 @@ pub struct Features {
     pub tsc_scaling: bool,
     /// Fraction bits of the TSC multiplier; 0 without scaling.
     pub tsc_frac_bits: u8,
-    /// Real mode runs directly, without paging.
+    /// Real mode and unpaged protected mode run directly. Without, [`Vendor::identity_map`] is needed
+    /// and [`Vendor::must_emulate`] has to be asked.
     pub unrestricted_guest: bool,
+    /// Hardware delivers the interrupts that the page of the local APIC's registers says are requested
+    /// ([`Vendor::share_apic_page`]).
+    pub virtual_apic: bool,
+    /// In x2APIC mode the halves of the interrupt command register lie apart, as AMD's hardware has it.
+    pub icr_split: bool,
+    /// Hardware can write down which pages the guest writes to ([`Vendor::set_write_log`]).
+    pub write_log: bool,
+    /// Hardware can end a run at a time ([`Vendor::set_deadline`]).
+    pub deadline_timer: bool,
     /// PAUSE can be intercepted in loops.
     pub pause_exits: bool,
     /// MONITOR/MWAIT exist on the host and may be passed through.
@@ -162,6 +178,17 @@ pub enum Trap {
     DescriptorTables,
 }
 
+/// What of the local APIC's registers hardware may carry out by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VirtualApic {
+    /// The local APIC is disabled: nothing.
+    Off,
+    /// It is reached through memory, which is emulated: interrupts are delivered.
+    XApic,
+    /// It is reached by MSRs: the task priority, the end of an interrupt and self-IPIs, too.
+    X2Apic,
+}
+
 /// What kind of event a window is asked about or for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Window {
@@ -234,6 +261,10 @@ pub trait Vendor: private::Sealed + Sized + 'static {
 
     /// Makes the per-VM part.
     fn new_vm(m: &'static Self::Module) -> Result<Self::Vm>;
+    /// Where the address of the identity map goes: of a guest-physical page that hardware takes for a
+    /// page directory while the guest has paging off. To be set before the first vCPU is made. `None`
+    /// if hardware needs none.
+    fn identity_map(vm: &Self::Vm) -> Option<&AtomicU64>;
     /// Makes a vCPU in its reset state, not intercepting less than is safe.
     fn new_vcpu(m: &'static Self::Module, vm: &Self::Vm) -> Result<(Self::Vcpu, Self::Cpu)>;
     /// Do the two halves belong to the same vCPU?
@@ -250,6 +281,30 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// Runs the guest until the next exit. IRQs are off before and after; a host interrupt or NMI
     /// that ended the run has been handled by the kernel when this returns.
     fn enter(l: &mut Loaded<'_, Self>, irqs: &IrqsOff<'_>);
+    /// Must the next instruction be emulated, because hardware cannot run the guest in the state it is
+    /// in? Asked before each entry.
+    fn must_emulate(l: &Loaded<'_, Self>) -> bool;
+    /// Ends runs of the guest when this host's TSC reaches `tsc`, or maybe a little earlier, with
+    /// `Exit::PreemptionTimer`. False if hardware has no such timer ([`Features::deadline_timer`]).
+    fn set_deadline(l: &mut Loaded<'_, Self>, tsc: Option<u64>) -> bool;
+    /// Where the registers of the local APIC shall be for hardware to have a share in them; `None` if
+    /// it has none ([`Features::virtual_apic`]). Once, for a vCPU that has a local APIC.
+    fn share_apic_page(v: &mut Self::Vcpu) -> Option<Arc<HwPage>>;
+    /// Lets hardware take posted vectors from the mailbox while the guest runs; false if it does not.
+    fn share_mailbox(l: &mut Loaded<'_, Self>, mailbox: &Arc<PageOf<Pending>>) -> bool;
+    /// Follows the mode of the local APIC that hardware has a share in.
+    fn set_virtual_apic(l: &mut Loaded<'_, Self>, mode: VirtualApic);
+    /// Which vectors' EOIs exit, one bit each, where hardware carries out EOIs.
+    fn set_eoi_exits(l: &mut Loaded<'_, Self>, vectors: &[u64; 4]);
+    /// The highest vectors requested and in service, 0 for none: before each entry while hardware
+    /// delivers them.
+    fn set_interrupt_status(l: &mut Loaded<'_, Self>, requested: u8, in_service: u8);
+    /// Lets hardware write down which pages the guest writes to, as it sets their dirty flags, or stops
+    /// that. False if it cannot ([`Features::write_log`]). Off after RESET and INIT.
+    fn set_write_log(l: &mut Loaded<'_, Self>, on: bool) -> bool;
+    /// Hands over what was written down since the last time. To be asked after each exit while it is
+    /// on; else there is nothing.
+    fn take_written(l: &mut Loaded<'_, Self>, f: &mut dyn FnMut(Gfn));
     /// What the last exit was.
     fn decode(l: &mut Loaded<'_, Self>) -> Exit;
     /// The last exit as the hardware put it.

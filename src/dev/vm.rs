@@ -17,7 +17,6 @@ use crate::vm::msr_filter;
 use crate::vm::vcpus::MAX_VCPU_IDS;
 use crate::vm::Vm;
 use crate::vm::VmBase;
-use core::sync::atomic::Ordering;
 use host::fd::FileOps;
 use host::uaccess::read_user;
 use host::uaccess::read_user_vec;
@@ -31,8 +30,6 @@ use model::irqchip::line::IrqSource;
 /// Highest address of the three pages for real mode without unrestricted guest: they end below 4
 /// GiB.
 const MAX_TSS_ADDR: usize = 0xffff_d000;
-/// Where the identity-map page is unless user space says otherwise.
-const IDENTITY_MAP_DEFAULT: u64 = 0xfffb_c000;
 
 impl<V: Backend> FileOps for Vm<V> {
     fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
@@ -54,7 +51,7 @@ impl<V: Backend> FileOps for Vm<V> {
                 if arg > MAX_TSS_ADDR {
                     Err(EINVAL)
                 } else {
-                    // Real mode runs directly: the pages are not needed.
+                    // Real mode runs directly or is emulated: the pages are not needed.
                     Ok(0)
                 }
             }
@@ -64,8 +61,7 @@ impl<V: Backend> FileOps for Vm<V> {
                     return Err(EINVAL);
                 }
                 let v: u64 = read_user(arg)?;
-                let v = if v == 0 { IDENTITY_MAP_DEFAULT } else { v };
-                base.identity_map.store(v, Ordering::Relaxed);
+                base.identity.set_place(v);
                 Ok(0)
             }
             abi::KVM_SET_NR_MMU_PAGES => {

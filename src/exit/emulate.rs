@@ -72,6 +72,21 @@ impl Emul {
     }
 }
 
+/// Runs `f` on the registers as the emulator has them. What it changed is taken over.
+pub(super) fn with_state<V: Backend>(
+    cx: &mut Cx<'_, '_, V>,
+    f: impl FnOnce(&mut Cx<'_, '_, V>, &mut CpuState) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    let mut s = cx.st.emul.state.take().ok_or(Stop::UNHANDLED)?;
+    fill(cx, &mut s);
+    cx.st.emul.log.rewind();
+    let r = f(cx, &mut s);
+    store(cx, &s);
+    cx.st.emul.state = Some(s);
+    cx.st.emul.reset();
+    r
+}
+
 /// Emulates the instruction at RIP.
 #[inline(never)]
 pub(crate) fn instruction<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {

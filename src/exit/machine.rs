@@ -25,6 +25,7 @@ use model::emul::cpu::Bus;
 use model::emul::cpu::Stop;
 use model::emul::cpu::SystemOp;
 use model::emul::cpu::VecReg;
+use model::emul::cpu::X87;
 use model::emul::log::IoKey;
 use model::emul::log::IoKind;
 use model::walk;
@@ -424,6 +425,15 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
             VecReg::Xmm(n) => write_vector::<16>(n, &value),
             VecReg::Ymm(n) => write_vector::<32>(n, &value),
         }
+    }
+
+    fn x87(&mut self, op: X87) -> Result<u16, Stop> {
+        let op = match op {
+            X87::Init => host::fpu::X87::Init,
+            X87::StoreControl => host::fpu::X87::StoreControl,
+            X87::StoreStatus => host::fpu::X87::StoreStatus,
+        };
+        host::fpu::x87(op).map_err(vector_stop)
     }
 
     fn committed(&mut self) {

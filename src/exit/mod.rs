@@ -13,6 +13,7 @@ mod machine;
 pub(crate) mod mmio;
 pub(crate) mod msr;
 pub(crate) mod plain;
+pub(crate) mod restricted;
 mod task;
 
 use crate::backend::Backend;
@@ -95,12 +96,16 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             V::set_trap(cx.l, Trap::Cr8Write, false);
             Continue(())
         }
-        Exit::Init | Exit::Sipi | Exit::Smi | Exit::PreemptionTimer | Exit::DirtyLogFull => {
+        Exit::PreemptionTimer => {
+            cx.deadline_reached();
             Continue(())
         }
-        Exit::ApicAccess { .. } | Exit::ApicWrite { .. } | Exit::Eoi { .. } => {
-            emulate::instruction(cx)
+        Exit::Init | Exit::Sipi | Exit::Smi | Exit::DirtyLogFull => Continue(()),
+        Exit::Eoi { vector } => {
+            cx.ended_by_hardware(vector);
+            Continue(())
         }
+        Exit::ApicAccess { .. } | Exit::ApicWrite { .. } => emulate::instruction(cx),
         Exit::BusLock | Exit::NotifyWindow { .. } => Continue(()),
         Exit::EntryFailed { reason } => {
             let f = V::entry_failure(cx.l);

@@ -59,8 +59,12 @@ impl Chips {
     /// Lets local APICs know which ends of interrupts matter, after the IOAPIC's entries changed.
     pub(super) fn publish_vectors(&self, vm: &VmBase) {
         let all = self.ioapic.eoi_vectors(u32::MAX, |_| true);
+        let mut new = 0;
         for (to, from) in vm.irq.eoi_vectors.iter().zip(all) {
-            to.store(from, Ordering::Release);
+            new |= from & !to.swap(from, Ordering::AcqRel);
+        }
+        if new != 0 {
+            vm.request_all(Request::EoiExits);
         }
     }
 

@@ -108,6 +108,18 @@ impl Irq {
         self.split_pins.load(Ordering::Relaxed)
     }
 
+    /// The vectors whose EOIs somebody may wait for. User space's IOAPIC may wait for any.
+    pub(crate) fn eoi_vectors(&self) -> [u64; 4] {
+        if !self.is_full() {
+            return [u64::MAX; 4];
+        }
+        let mut all = [0; 4];
+        for (to, from) in all.iter_mut().zip(&self.eoi_vectors) {
+            *to = from.load(Ordering::Acquire);
+        }
+        all
+    }
+
     /// Does the PIC ask for an interrupt?
     #[inline]
     pub(crate) fn pic_output(&self) -> bool {

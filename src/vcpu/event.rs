@@ -170,6 +170,7 @@ fn prepare_any<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let ev = cx.st.events.injected;
     V::inject(cx.l, ev.as_ref());
     cx.update_cr8_trap();
+    cx.give_requests();
     if cx.st.vapic != 0 {
         cx.vapic_before_entry();
     }
@@ -192,6 +193,14 @@ fn prepare_any<V: Backend>(cx: &mut Cx<'_, '_, V>) {
         cx.st.events.window_interrupt = intr;
         V::request_window(cx.l, Window::Interrupt, intr);
     }
+}
+
+/// The event that is due, for a guest that hardware cannot run: it has to be delivered now.
+pub(crate) fn take<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Option<Event> {
+    if cx.st.events.injected.is_none() {
+        choose(cx);
+    }
+    cx.st.events.injected.take()
 }
 
 fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {

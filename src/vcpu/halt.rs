@@ -30,6 +30,8 @@ pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if host::task::signal_pending() {
         return Break(UserExit::Signal);
     }
+    // While the guest does not run, its own timer would not be noticed.
+    cx.timer_to_host();
     let start = host::clock::now_ns();
     if !poll(cx) {
         sleep(cx);
@@ -37,6 +39,7 @@ pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let waited = host::clock::now_ns().wrapping_sub(start);
     let most = cx.vm.base.caps.halt_poll_ns();
     cx.st.halt_poll_ns = next_poll(cx.st.halt_poll_ns, waited, most);
+    cx.timer_to_guest();
     mp::accept(cx).or(Err(())).ok();
     if wakes(cx) {
         return Continue(());

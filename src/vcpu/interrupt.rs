@@ -11,7 +11,6 @@ use kernel::prelude::*;
 use model::abi::run as at;
 use model::abi::KVM_MSR_ENABLED;
 use model::addr::Gpa;
-use model::irqchip::lapic::timer::TimerOp;
 use model::irqchip::lapic::Effects;
 use model::irqchip::lapic::Reset;
 use virt::vendor::Trap;
@@ -46,11 +45,7 @@ impl<V: Backend> Cx<'_, '_, V> {
         let most = if V::nmi_blocked(self.l) { 1 } else { 2 };
         self.st.events.nmi_pending = nmis.min(most);
         if ev.timer() {
-            let now = self.now();
-            if let Some(apic) = &mut self.st.apic {
-                let e = apic.timer_fired(now);
-                self.apply(&e);
-            }
+            self.deadline_reached();
         }
         if ev.unhalt() {
             self.st.unhalted = true;
@@ -74,9 +69,21 @@ impl<V: Backend> Cx<'_, '_, V> {
             return true;
         }
         match &mut self.st.apic {
+            // Hardware delivers it.
+            Some(apic) if apic.is_accelerated() => false,
             Some(apic) => apic.next_vector().is_some(),
             None => false,
         }
+    }
+
+    /// The same, whoever delivers it.
+    fn interrupt_waits(&mut self) -> bool {
+        self.has_extint()
+            || self
+                .st
+                .apic
+                .as_mut()
+                .is_some_and(|apic| apic.next_vector().is_some())
     }
 
     /// Does the PIC, or user space's controller, ask for this vCPU?
@@ -99,6 +106,9 @@ impl<V: Backend> Cx<'_, '_, V> {
             }
         }
         let apic = self.st.apic.as_mut()?;
+        if apic.is_accelerated() {
+            return None;
+        }
         let v = apic.next_vector()?;
         apic.ack(v);
         Some(v)
@@ -116,7 +126,7 @@ impl<V: Backend> Cx<'_, '_, V> {
             || self.st.events.injected.is_some()
             || self.st.init_latched
             || (self.st.events.nmi_pending > 0 && V::window_open(self.l, Window::Nmi))
-            || (self.interrupts_allowed() && self.has_interrupt())
+            || (self.interrupts_allowed() && self.interrupt_waits())
     }
 
     /// Did user space ask to be told when the guest can take an interrupt?
@@ -139,6 +149,9 @@ impl<V: Backend> Cx<'_, '_, V> {
         let Some(apic) = &mut self.st.apic else {
             return;
         };
+        if apic.is_accelerated() {
+            return;
+        }
         let trap = match apic.highest_requested() {
             // Masked by the task priority: its class is not above the priority's.
             Some(v) => u64::from(v >> 4) <= V::cr8(self.l),
@@ -195,7 +208,13 @@ impl<V: Backend> Cx<'_, '_, V> {
     /// Sets CR8.
     pub(crate) fn set_cr8(&mut self, v: u64) {
         V::set_cr8(self.l, v);
-        self.sync_cr8();
+        if let Some(apic) = &mut self.st.apic {
+            if u64::from(apic.cr8()) != v {
+                // CAST: four bits.
+                let e = apic.set_cr8(v as u8);
+                self.apply(&e);
+            }
+        }
     }
 
     /// Carries out what an APIC access means for the rest of the machine.
@@ -211,12 +230,8 @@ impl<V: Backend> Cx<'_, '_, V> {
                 deliver::ipi(&self.vm.base, ipi, from);
             }
         }
-        match e.timer {
-            Some(TimerOp::Arm { ns, .. }) => self.vcpu.timer.arm(ns),
-            Some(TimerOp::Disarm) => {
-                self.vcpu.timer.cancel();
-            }
-            None => {}
+        if let Some(op) = e.timer {
+            self.set_timer(op);
         }
         if let Some(eoi) = &e.eoi {
             if self.vm.base.irqchip_full() {
@@ -227,6 +242,7 @@ impl<V: Backend> Cx<'_, '_, V> {
         }
         if e.mode {
             self.cpuid_runtime();
+            self.update_virtual_apic();
         }
     }
 

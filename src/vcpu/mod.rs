@@ -12,10 +12,12 @@
 pub(crate) mod attr;
 pub(crate) mod code;
 pub(crate) mod cpuid;
+pub(crate) mod deadline;
 pub(crate) mod event;
 pub(crate) mod fetch;
 pub(crate) mod fpu;
 pub(crate) mod halt;
+pub(crate) mod hw_apic;
 pub(crate) mod interrupt;
 pub(crate) mod mem;
 pub(crate) mod mp;
@@ -136,8 +138,8 @@ impl<V: Backend> Vcpu<V> {
         bsp: bool,
         tsc_khz: u32,
     ) -> Result<Arc<Self>> {
-        let (hw, cpu) = hardware(vm)?;
-        let st = State::new(vm, shared.id, bsp, tsc_khz)?;
+        let (mut hw, cpu) = hardware(vm)?;
+        let st = State::new(vm, &mut hw, shared.id, bsp, tsc_khz)?;
         let sched = Sched {
             shared: shared.clone(),
         };

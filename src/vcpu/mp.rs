@@ -67,6 +67,8 @@ pub(crate) fn reset<V: Backend>(cx: &mut Cx<'_, '_, V>, init: bool) {
     cx.update_dr7();
     cx.update_exception_exits();
     cx.update_traps();
+    super::run::update_write_log(cx);
+    cx.update_virtual_apic();
     crate::pv::tsc::apply(cx);
 }
 

@@ -18,6 +18,7 @@ use crate::vm::VmCore;
 use core::ops::ControlFlow;
 use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
+use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::run as at;
@@ -116,6 +117,9 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         user_irqchip(cx)?;
     }
     crate::mmu::load_root(cx)?;
+    if V::must_emulate(cx.l) {
+        return exit::restricted::run(cx);
+    }
     event::prepare(cx);
     if !enter(cx) {
         event::not_entered(cx);
@@ -123,6 +127,9 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             return Break(UserExit::Signal);
         }
         return Continue(());
+    }
+    if cx.st.write_log {
+        take_written(cx);
     }
     event::after_exit(cx);
     exit::handle(cx)
@@ -162,6 +169,12 @@ fn requests<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if shared.take(Request::NewRoot) {
         crate::mmu::forget_root(cx);
     }
+    if shared.take(Request::EoiExits) {
+        cx.update_eoi_exits();
+    }
+    if shared.take(Request::WriteLog) {
+        update_write_log(cx);
+    }
     if shared.take(Request::Tsc) {
         crate::pv::tsc::apply(cx);
     }
@@ -177,6 +190,18 @@ fn requests<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     // Event needs no action of its own: the loop looks at events anyway.
     let _ = shared.take(Request::Event);
     Continue(())
+}
+
+/// Lets hardware write down what the guest writes to while a slot is logged.
+pub(crate) fn update_write_log<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let on = cx.vm.base.write_log.load(Ordering::Relaxed);
+    cx.st.write_log = V::set_write_log(cx.l, on) && on;
+}
+
+/// Takes over what it wrote down.
+fn take_written<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let slots = &cx.vm.base.slots;
+    V::take_written(cx.l, &mut |gfn| slots.mark_dirty(gfn));
 }
 
 /// With the interrupt controller in user space: leave when it asked to be told that the guest can

@@ -9,6 +9,7 @@ use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicI32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
+use host::page::PageOf;
 use host::pin::PinnedCpu;
 use host::task::ThreadRef;
 use host::timer::TimerOps;
@@ -32,8 +33,12 @@ pub(crate) enum Request {
     Dead = 1 << 2,
     /// The root of the nested tables changed.
     NewRoot = 1 << 3,
+    /// Hardware is to write down the pages that the guest writes to, or not any more.
+    WriteLog = 1 << 4,
     /// Look at pending events again.
     Event = 1 << 5,
+    /// Other vectors' EOIs must be heard of.
+    EoiExits = 1 << 6,
     /// The TSC offset changed.
     Tsc = 1 << 7,
     /// Report stolen time.
@@ -50,7 +55,7 @@ pub(crate) struct VcpuShared {
     /// Position in the VM's table.
     pub(crate) index: u32,
     /// Interrupts and signals posted to it, and its mode.
-    pub(crate) pending: Pending,
+    pub(crate) pending: Arc<PageOf<Pending>>,
     /// What delivery needs to know of its local APIC.
     pub(crate) published: Published,
     cpu: AtomicI32,
@@ -73,11 +78,11 @@ pub(crate) struct VcpuShared {
 
 impl VcpuShared {
     /// A vCPU that runs nowhere yet.
-    pub(crate) fn new(id: u32, index: u32) -> impl PinInit<Self> {
-        pin_init!(Self {
+    pub(crate) fn new(id: u32, index: u32) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
             id,
             index,
-            pending: Pending::new(),
+            pending: Arc::new(PageOf::new()?, GFP_KERNEL_ACCOUNT)?,
             published: Published::new(*id),
             cpu: AtomicI32::new(-1),
             tsc_offset: AtomicU64::new(0),
@@ -87,7 +92,7 @@ impl VcpuShared {
             boost: AtomicBool::new(false),
             thread <- new_mutex!(None, "vcpu->thread"),
             wait <- VcpuWait::new(),
-        })
+        }? Error)
     }
 
     /// Asks for `r` without forcing the vCPU out of the guest.
@@ -116,6 +121,11 @@ impl VcpuShared {
             Wake::Kick => {
                 if let Some(cpu) = self.cpu() {
                     host::kick::kick_cpu(cpu);
+                }
+            }
+            Wake::Notify => {
+                if let Some(cpu) = self.cpu() {
+                    host::kick::notify_cpu(cpu);
                 }
             }
             Wake::Unblock => {

@@ -22,6 +22,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use model::abi;
 use model::irqchip::lapic;
+use model::irqchip::lapic::timer::TimerOp;
 use model::irqchip::lapic::ApicWords;
 use model::irqchip::lapic::Eoi;
 use model::irqchip::lapic::LocalApic;
@@ -31,7 +32,7 @@ use model::x86::ctrl::xcr0;
 use virt::tdp::TableCache;
 
 /// The register page of a local APIC.
-pub(crate) struct ApicMem(HwPage);
+pub(crate) struct ApicMem(Arc<HwPage>);
 
 impl Deref for ApicMem {
     type Target = ApicWords;
@@ -170,6 +171,14 @@ pub(crate) struct State {
     pub(crate) report_tpr: bool,
     /// The one to be reported before the next entry: RIP, and whether it was a write.
     pub(crate) tpr_access: Option<(u64, bool)>,
+    /// What the local APIC's timer waits for, while the hardware of the guest's runs counts to it.
+    pub(crate) deadline: Option<TimerOp>,
+    /// The vectors whose EOIs exit, where hardware carries out EOIs.
+    pub(crate) heard_eois: [u64; 4],
+    /// Hardware writes down the pages that the guest writes to.
+    pub(crate) write_log: bool,
+    /// A timer of the host does that instead, as the vCPU is halted.
+    pub(crate) deadline_in_host: bool,
 }
 
 impl State {
@@ -177,6 +186,7 @@ impl State {
     #[inline(never)]
     pub(crate) fn new<V: Backend>(
         vm: &VmCore<V>,
+        hw: &mut V::Vcpu,
         id: u32,
         bsp: bool,
         tsc_khz: u32,
@@ -189,7 +199,16 @@ impl State {
             (cfg.directed_eoi_offered, cfg.directed_eoi_honoured) = directed;
             cfg.lint0_reenabled = vm.base.caps.quirk(abi::KVM_X86_QUIRK_LINT0_REENABLED);
             cfg.min_period_ns = u64::from(host::params::min_timer_period_us()).wrapping_mul(1000);
-            Some(LocalApic::new(ApicMem(HwPage::new()?), cfg))
+            cfg.icr_split = V::host_features().icr_split;
+            let shared = V::share_apic_page(hw);
+            let accelerated = shared.is_some();
+            let page = match shared {
+                Some(page) => page,
+                None => Arc::new(HwPage::new()?, GFP_KERNEL_ACCOUNT)?,
+            };
+            let mut apic = LocalApic::new(ApicMem(page), cfg);
+            apic.set_accelerated(accelerated);
+            Some(apic)
         } else {
             None
         };
@@ -235,6 +254,10 @@ impl State {
             vapic: 0,
             report_tpr: false,
             tpr_access: None,
+            deadline: None,
+            deadline_in_host: false,
+            write_log: false,
+            heard_eois: [0; 4],
         }? Error);
         let mut st = KBox::try_init(init, GFP_KERNEL_ACCOUNT)?;
         if quirk {

@@ -68,6 +68,7 @@ pub(crate) fn get<V: Backend>(vm: &VmCore<V>, d: &abi::KvmDirtyLog) -> Result<is
     let _lock = vm.base.slots.lock();
     let (slot, log) = named(vm, d.slot)?;
     let manual = vm.base.caps.manual_dirty() != 0;
+    mmu::log::collect(vm);
     let bits = log.bits();
     let mut failed = Ok(());
     let mut buf = [0u64; BATCH];

@@ -28,6 +28,8 @@ use model::addr::PAGE_SIZE;
 
 /// Most pages of one slot: dirty-log ioctls count in 31 bits.
 const MAX_PAGES: u64 = (1 << 31) - 1;
+/// The id of the identity map's slot, the first that user space cannot name.
+const PRIVATE_SLOT: u32 = USER_SLOTS;
 /// User addresses end below this: 56 bits with five-level host paging.
 const USER_END: u64 = 1 << 56;
 
@@ -147,6 +149,11 @@ impl SlotSet {
             return None;
         }
         Some((s.hva_of(gfn), s))
+    }
+
+    /// Is any slot logged?
+    pub(crate) fn any_logging(&self) -> bool {
+        self.slots.iter().any(Slot::logging)
     }
 
     /// Does a slot other than `id` have a page of `base .. base + npages`?
@@ -279,6 +286,7 @@ pub(crate) fn set_region<V: Backend>(
                 new.dirty = old.dirty.clone();
                 new = with_log(vm, new)?;
                 publish(vm, r.slot, Some(new.clone()))?;
+                mmu::log::switched(vm);
                 mmu::log::started(vm, &new);
             } else {
                 publish(vm, r.slot, Some(new.clone()))?;
@@ -287,6 +295,7 @@ pub(crate) fn set_region<V: Backend>(
         }
         _ => {}
     }
+    mmu::log::switched(vm);
     Ok(0)
 }
 
@@ -392,6 +401,27 @@ fn withdraw<V: Backend>(vm: &VmCore<V>, old: &Slot) -> Result {
     publish(vm, old.id, Some(gone))?;
     mmu::zap::zap_range(vm, old.base, Gfn(old.end()), true);
     Ok(())
+}
+
+/// A slot that the kernel needs for itself, with an id beyond user space's. EEXIST where user space has
+/// memory already.
+pub(crate) fn add_private<V: Backend>(vm: &VmCore<V>, gfn: Gfn, npages: u64, hva: Hva) -> Result {
+    let slots = &vm.base.slots;
+    let _lock = slots.lock.lock();
+    let id = PRIVATE_SLOT;
+    if slots.read().overlaps(id, gfn.0, npages) {
+        return Err(EEXIST);
+    }
+    let slot = Slot {
+        id,
+        base: gfn,
+        npages,
+        hva,
+        flags: 0,
+        invalid: false,
+        dirty: None,
+    };
+    publish(vm, id, Some(slot))
 }
 
 /// KVM_SET_USER_MEMORY_REGION2: the same, with room for a guest_memfd, which does not exist here.

@@ -10,6 +10,7 @@ pub(crate) mod bus;
 pub(crate) mod caps;
 pub(crate) mod dirty;
 pub(crate) mod guest_mem;
+pub(crate) mod identity;
 pub(crate) mod memslot;
 pub(crate) mod msr_filter;
 pub(crate) mod vcpus;
@@ -24,13 +25,13 @@ use crate::vcpu::shared::VcpuShared;
 use crate::vcpu::Vcpu;
 use caps::VmCaps;
 use core::sync::atomic::AtomicBool;
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use host::fd::NewFd;
 use host::mm::MmRef;
 use host::mmu::MmuLock;
 use host::notifier::Notifier;
 use host::srcu_box::SrcuDomain;
+use identity::Identity;
 use kernel::fs::file::flags::O_CLOEXEC;
 use kernel::fs::file::flags::O_RDWR;
 use kernel::new_mutex;
@@ -81,8 +82,10 @@ pub(crate) struct VmBase {
     /// The paravirtual clock.
     #[pin]
     pub(crate) clock: VmClock,
-    /// The identity-map page of hosts without unrestricted guest; kept for user space.
-    pub(crate) identity_map: AtomicU64,
+    /// A slot is logged, and hardware writes down the pages that guests write to.
+    pub(crate) write_log: AtomicBool,
+    /// Where the identity map is, on hosts that need one.
+    pub(crate) identity: Identity,
 }
 
 /// A VM with its vendor's part.
@@ -178,7 +181,8 @@ impl VmBase {
             irq <- Irq::new(irq_srcu),
             stats: crate::stats::VmStats::new(),
             clock <- VmClock::new(),
-            identity_map: AtomicU64::new(0),
+            write_log: AtomicBool::new(false),
+            identity: Identity::new(),
         }? Error)
     }
 }
@@ -209,6 +213,7 @@ impl<V: Backend> Vm<V> {
         if core.base.vcpus.by_id(id).is_some() {
             return Err(EEXIST);
         }
+        identity::set_up(core)?;
         let index = core.base.vcpus.count();
         let bsp = id == setup.boot_cpu;
         let shared = Arc::pin_init(VcpuShared::new(id, index), GFP_KERNEL_ACCOUNT)?;
@@ -234,5 +239,6 @@ impl<V: Backend> Drop for Vm<V> {
         // After this no callback runs, and the notifier's hold on the VM is gone.
         self.notifier.unregister();
         crate::irq::shutdown(&self.core.base);
+        self.core.base.identity.unmap(&self.core.base.mm);
     }
 }

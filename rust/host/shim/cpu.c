@@ -114,6 +114,24 @@ int kvmrs_fpu_vec(unsigned int n, unsigned int bytes, void *m, bool write)
 	return err;
 }
 
+int kvmrs_fpu_x87(int op, u16 *word)
+{
+	if (!guest_fpu_begin())
+		return -EBUSY;
+	switch (op) {
+	case 0:
+		asm volatile("fninit");
+		break;
+	case 1:
+		asm volatile("fnstcw %0" : "=m" (*word));
+		break;
+	default:
+		asm volatile("fnstsw %0" : "=m" (*word));
+	}
+	fpregs_unlock();
+	return 0;
+}
+
 bool kvmrs_cpu_has(unsigned int bit)
 {
 	return bit < (NCAPINTS + NBUGINTS) * 32 && boot_cpu_has(bit);

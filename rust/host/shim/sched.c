@@ -13,6 +13,8 @@
 #include <linux/smp.h>
 #include <linux/tick.h>
 #include <trace/events/ipi.h>
+#include <asm/apic.h>
+#include <asm/irq_vectors.h>
 #include <asm/virt.h>
 
 #include "shim.h"
@@ -43,6 +45,14 @@ void kvmrs_kick_cpu(int cpu)
 {
 	if (cpu >= 0 && cpu < nr_cpu_ids && cpu_online(cpu))
 		smp_send_reschedule(cpu);
+}
+
+static_assert(KVMRS_NOTIFICATION == POSTED_INTR_VECTOR);
+
+void kvmrs_notify_cpu(int cpu)
+{
+	if (cpu >= 0 && cpu < nr_cpu_ids && cpu_online(cpu))
+		__apic_send_IPI_mask(get_cpu_mask(cpu), POSTED_INTR_VECTOR);
 }
 
 bool kvmrs_cpu_online(unsigned int cpu)

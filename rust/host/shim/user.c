@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Atomic access to the memory of the current process. */
+/* The memory of the current process. */
 
+#include <linux/mm.h>
+#include <linux/mman.h>
 #include <linux/uaccess.h>
 
 #include "shim.h"
@@ -36,6 +38,16 @@ fault:
 unsigned long kvmrs_clear_user(unsigned long hva, unsigned long len)
 {
 	return clear_user((void __user *)hva, len);
+}
+
+long kvmrs_map_memory(unsigned long len)
+{
+	return vm_mmap(NULL, 0, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, 0);
+}
+
+void kvmrs_unmap_memory(unsigned long hva, unsigned long len)
+{
+	vm_munmap(hva, len);
 }
 
 CMPXCHG_USER(8)

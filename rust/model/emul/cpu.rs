@@ -66,6 +66,17 @@ pub struct Access {
     pub modify: bool,
 }
 
+/// What is known of the x87: the instructions that tell whether there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum X87 {
+    /// FNINIT.
+    Init,
+    /// FNSTCW.
+    StoreControl,
+    /// FNSTSW.
+    StoreStatus,
+}
+
 /// A vector register, and how much of it is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VecReg {
@@ -320,6 +331,12 @@ pub trait Bus {
 
     /// Replaces the first [`VecReg::size`] bytes of a vector register.
     fn write_vec(&mut self, r: VecReg, value: [u8; 32]) -> Result<(), Stop>;
+
+    /// Carries out `op` on the guest's x87; the word to be stored, or 0.
+    fn x87(&mut self, op: X87) -> Result<u16, Stop> {
+        let _ = op;
+        Err(Stop::UNHANDLED)
+    }
 
     /// May a guest hypervisor have this instruction? `Err` stops it.
     fn intercept(&mut self, _state: &CpuState, _op: Intercept) -> Result<(), Stop> {

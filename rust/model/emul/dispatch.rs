@@ -80,6 +80,7 @@ impl Ctx<'_> {
             0xd5 => self.aad(),
             0xd6 => self.salc(),
             0xd7 => return self.xlat(),
+            0xd9 | 0xdb | 0xdd | 0xdf => return self.x87(),
             0xe0..=0xe3 => return self.loop_or_jcxz(),
             0xe4..=0xe7 | 0xec..=0xef => return self.in_out(),
             0xe8 => return self.call_relative(),

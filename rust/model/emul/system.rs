@@ -6,7 +6,7 @@
 //! Faults that depend on privilege come first, then the guest hypervisor's intercept, then checks
 //! on operands (`SDM: vol 3, 26.1.1`).
 
-use super::cpu::{Flow, Intercept, Stop, SystemOp};
+use super::cpu::{Flow, Intercept, Stop, SystemOp, X87};
 use super::decode::Rep;
 use super::operand::{mask, Use};
 use super::Ctx;
@@ -532,6 +532,29 @@ impl Ctx<'_> {
         if self.s.cr0 & both == both {
             return Err(Stop::Fault(Exception::new(NM)));
         }
+        Ok(())
+    }
+
+    /// FNSTCW, FNINIT and FNSTSW, by which programs find out whether there is an FPU.
+    pub(super) fn x87(&mut self) -> Result<(), Stop> {
+        let i = &self.insn;
+        let op = match (i.opcode, i.is_mem(), i.reg3(), i.modrm) {
+            (0xd9, true, 7, _) => X87::StoreControl,
+            (0xdd, true, 7, _) | (0xdf, false, _, 0xe0) => X87::StoreStatus,
+            (0xdb, false, _, 0xe3) => X87::Init,
+            _ => return Err(Stop::UNHANDLED),
+        };
+        if self.s.cr0 & (cr0::EM | cr0::TS) != 0 {
+            return Err(Stop::Fault(Exception::new(NM)));
+        }
+        let word = u64::from(self.bus.x87(op)?);
+        if op == X87::Init {
+            return Ok(());
+        }
+        if self.insn.is_mem() {
+            return self.put_rm(2, word);
+        }
+        self.set_reg(0, 2, word);
         Ok(())
     }
 

@@ -72,6 +72,8 @@ pub enum Wake {
     None,
     /// Send an IPI to the CPU the vCPU runs on.
     Kick,
+    /// Send that CPU the interrupt that makes its hardware take the posted vectors.
+    Notify,
     /// Wake the thread.
     Unblock,
 }
@@ -169,9 +171,10 @@ impl Events {
     }
 }
 
-/// A vCPU's mailbox. The owner's calls are marked "owner"; all others may come from anywhere,
+/// A vCPU's mailbox; one of zeros is empty. The owner's calls are marked "owner"; all others may come from anywhere,
 /// hardirq and NMI context included.
 #[derive(Debug)]
+#[cfg_attr(not(all(loom, test)), derive(zerocopy_derive::FromZeros))]
 #[repr(C, align(64))]
 pub struct Pending {
     /// Posted vectors: the PIR of the descriptor.
@@ -188,6 +191,8 @@ pub struct Pending {
     events: AtomicU32,
     /// Requests; their meaning is the caller's.
     requests: AtomicU64,
+    /// Not 0: hardware takes posted vectors while the guest runs.
+    hardware: AtomicU32,
 }
 
 /// Outstanding notification: the PIR has news and somebody was told.
@@ -222,7 +227,14 @@ impl Pending {
             mode: AtomicU32::new(VcpuMode::OutsideGuest as u32),
             events: AtomicU32::new(0),
             requests: AtomicU64::new(0),
+            hardware: AtomicU32::new(0),
         }
+    }
+
+    /// Owner: says whether hardware takes posted vectors while the guest runs, so that a
+    /// notification does and the guest need not be left.
+    pub fn set_hardware(&self, on: bool) {
+        self.hardware.store(u32::from(on), SeqCst);
     }
 
     // Posters.
@@ -230,11 +242,14 @@ impl Pending {
     /// Posts an interrupt. The caller has found that the destination's APIC accepts it
     /// (`Published::accepts_fixed`).
     pub fn post(&self, vector: u8, trigger: Trigger) -> Wake {
-        if self.put(vector, trigger) {
-            self.wake()
-        } else {
-            Wake::None
+        if !self.put(vector, trigger) {
+            return Wake::None;
         }
+        // If the guest is left in the meantime the owner finds the vector by itself.
+        if self.hardware.load(Relaxed) != 0 && self.mode() == VcpuMode::InGuest {
+            return Wake::Notify;
+        }
+        self.wake()
     }
 
     /// The first half of [`Pending::post`]: puts the vector into the mailbox and tells whether this

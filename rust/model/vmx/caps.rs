@@ -7,6 +7,7 @@
 //! or gives them an instruction is *optional* and left out where it is missing or switched off.
 
 use super::ctrl::{entry, ept_vpid, exit, pin, proc, proc2};
+use crate::x86::ctrl::cr0;
 
 /// Indices of the capability MSRs.
 pub mod msr {
@@ -65,8 +66,12 @@ pub struct Raw {
     pub ept_vpid: u64,
     /// [`msr::CR0_FIXED0`].
     pub cr0_fixed0: u64,
+    /// [`msr::CR0_FIXED1`].
+    pub cr0_fixed1: u64,
     /// [`msr::CR4_FIXED0`].
     pub cr4_fixed0: u64,
+    /// [`msr::CR4_FIXED1`].
+    pub cr4_fixed1: u64,
 }
 
 impl Raw {
@@ -88,7 +93,9 @@ impl Raw {
             proc2: 0,
             ept_vpid: 0,
             cr0_fixed0: rdmsr(msr::CR0_FIXED0)?,
+            cr0_fixed1: rdmsr(msr::CR0_FIXED1)?,
             cr4_fixed0: rdmsr(msr::CR4_FIXED0)?,
+            cr4_fixed1: rdmsr(msr::CR4_FIXED1)?,
         };
         if allowed1(raw.proc) & proc::SECONDARY != 0 {
             raw.proc2 = rdmsr(msr::PROC2)?;
@@ -102,6 +109,11 @@ impl Raw {
     /// What the first word of a VMCS must hold.
     pub const fn revision(&self) -> u32 {
         (self.basic & 0x7fff_ffff) as u32
+    }
+
+    /// The preemption timer counts once every 2 to the power of this many TSC cycles.
+    pub const fn timer_shift(&self) -> u32 {
+        (self.misc & 0x1f) as u32
     }
 }
 
@@ -172,8 +184,6 @@ pub enum Refusal {
     NoEpt,
     /// Extended page tables without four levels, write-back memory or INVEPT.
     EptFormat,
-    /// No unrestricted guests, or they are switched off.
-    NoUnrestrictedGuest,
 }
 
 /// What the administrator and the kernel let be used.
@@ -195,6 +205,12 @@ pub struct Switches {
     pub vnmi: bool,
     /// The TPR shadow.
     pub tpr_shadow: bool,
+    /// The preemption timer.
+    pub preemption_timer: bool,
+    /// Page-modification logging.
+    pub pml: bool,
+    /// Virtual interrupt delivery and what goes with it.
+    pub apicv: bool,
     /// Exits from loops of PAUSE.
     pub ple: bool,
     /// RDTSCP exists.
@@ -232,7 +248,9 @@ pub struct Config {
     pub exit: u32,
     /// VM-entry controls; IA-32e mode is off.
     pub entry: u32,
-    /// Bits of CR0 that hardware wants set in an unrestricted guest.
+    /// Real mode, and protected mode without paging, run directly.
+    pub unrestricted: bool,
+    /// Bits of CR0 that hardware wants set.
     pub cr0_on: u64,
     /// Bits of CR4 that hardware wants set.
     pub cr4_on: u64,
@@ -244,6 +262,8 @@ pub struct Config {
     pub page_1g: bool,
     /// Accessed and dirty flags are used.
     pub ad: bool,
+    /// Hardware has a share in the local APIC's registers.
+    pub apicv: bool,
     /// How INVEPT is used.
     pub invept: FlushBy,
     /// How INVVPID is used; `None` if VPIDs are not.
@@ -285,15 +305,22 @@ const PROC_REQUIRED: u32 = proc::INTR_WINDOW_EXITING
     | proc::UNCOND_IO_EXITING
     | proc::MSR_BITMAPS
     | proc::MONITOR_EXITING
+    | proc::CR3_LOAD_EXITING
+    | proc::CR3_STORE_EXITING
     | proc::SECONDARY;
 
 /// Controls that are required to exist but are not on from the start.
 const PROC_NOT_YET: u32 = proc::INTR_WINDOW_EXITING
     | proc::NMI_WINDOW_EXITING
     | proc::INVLPG_EXITING
+    | proc::CR3_LOAD_EXITING
+    | proc::CR3_STORE_EXITING
     | proc::RDTSC_EXITING;
 
-const PROC2_REQUIRED: u32 = proc2::EPT | proc2::UNRESTRICTED_GUEST;
+const PROC2_REQUIRED: u32 = proc2::EPT;
+
+/// What delivering interrupts in hardware needs.
+const APICV: u32 = proc2::APIC_REGISTER_VIRT | proc2::VIRT_INTR_DELIVERY | proc2::X2APIC_MODE;
 
 const PROC2_OPTIONAL: u32 = proc2::BUS_LOCK_DETECTION
     | proc2::WBINVD_EXITING
@@ -347,9 +374,12 @@ pub fn configure(raw: &Raw, s: &Switches) -> Result<Config, Refusal> {
     {
         return Err(Refusal::EptFormat);
     }
-    if !s.unrestricted_guest || allowed1(raw.proc2) & proc2::UNRESTRICTED_GUEST == 0 {
-        return Err(Refusal::NoUnrestrictedGuest);
-    }
+    let ad = s.eptad && ept & ept_vpid::AD != 0;
+    // KVM: all of it or nothing.
+    let apicv = s.apicv
+        && proc & proc::TPR_SHADOW != 0
+        && allowed1(raw.proc2) & APICV == APICV
+        && allowed1(raw.pin) & pin::POSTED_INTERRUPTS != 0;
     let invvpid = match ept {
         _ if !s.vpid || ept & ept_vpid::INVVPID == 0 => None,
         e if e & ept_vpid::INVVPID_SINGLE != 0 => Some(FlushBy::Context),
@@ -362,24 +392,26 @@ pub fn configure(raw: &Raw, s: &Switches) -> Result<Config, Refusal> {
         PROC2_REQUIRED,
         PROC2_OPTIONAL
             | only_if(invvpid.is_some(), proc2::VPID)
+            | only_if(s.unrestricted_guest, proc2::UNRESTRICTED_GUEST)
             | only_if(s.ple, proc2::PAUSE_LOOP_EXITING)
+            | only_if(s.pml && ad, proc2::PML)
+            | only_if(apicv, APICV)
             | only_if(s.rdtscp, proc2::RDTSCP)
             | only_if(s.invpcid, proc2::INVPCID)
             | only_if(s.xsaves, proc2::XSAVES),
     )?;
     // A window for NMIs needs both.
-    let mut pin = adjusted(
+    let pin = adjusted(
         Word::Pin,
         raw.pin,
         PIN_REQUIRED,
         only_if(
             s.vnmi && proc & proc::NMI_WINDOW_EXITING != 0,
             pin::VIRTUAL_NMIS,
-        ),
+        ) | only_if(s.preemption_timer, pin::PREEMPTION_TIMER)
+            | only_if(apicv, pin::POSTED_INTERRUPTS),
     )?;
-    if proc & proc::NMI_WINDOW_EXITING == 0 {
-        pin &= !pin::VIRTUAL_NMIS;
-    }
+    let unrestricted = proc2 & proc2::UNRESTRICTED_GUEST != 0;
     let exit = adjusted(Word::Exit, raw.exit, EXIT_REQUIRED, 0)?;
     let entry = adjusted(Word::Entry, raw.entry, ENTRY_REQUIRED, 0)?;
     Ok(Config {
@@ -388,13 +420,19 @@ pub fn configure(raw: &Raw, s: &Switches) -> Result<Config, Refusal> {
         proc2,
         exit,
         entry: entry & !entry::IA32E,
+        unrestricted,
         // Unrestricted guests may be without protection and paging.
-        cr0_on: raw.cr0_fixed0 & !(crate::x86::ctrl::cr0::PE | crate::x86::ctrl::cr0::PG),
+        cr0_on: if unrestricted {
+            raw.cr0_fixed0 & !(cr0::PE | cr0::PG)
+        } else {
+            raw.cr0_fixed0 | cr0::PE | cr0::PG
+        },
         cr4_on: raw.cr4_fixed0,
         levels_5: ept & ept_vpid::WALK_5 != 0,
         page_2m: ept & ept_vpid::PAGE_2M != 0,
         page_1g: ept & ept_vpid::PAGE_1G != 0,
-        ad: s.eptad && ept & ept_vpid::AD != 0,
+        ad,
+        apicv,
         invept: if ept & ept_vpid::INVEPT_SINGLE != 0 {
             FlushBy::Context
         } else {
@@ -419,6 +457,9 @@ mod tests {
         vpid: true,
         vnmi: true,
         tpr_shadow: true,
+        preemption_timer: true,
+        pml: true,
+        apicv: true,
         ple: true,
         rdtscp: true,
         invpcid: true,
@@ -436,7 +477,9 @@ mod tests {
         proc2: 0x0005_7cff_0000_0000,
         ept_vpid: 0x0000_0f01_0633_4141,
         cr0_fixed0: 0x8000_0021,
+        cr0_fixed1: 0xffff_ffff,
         cr4_fixed0: 0x2000,
+        cr4_fixed1: 0x0017_27ff,
     };
 
     #[test]
@@ -453,7 +496,9 @@ mod tests {
     fn a_haswell_will_do() {
         let c = configure(&HASWELL, &ON).unwrap();
         assert!(c.pin(pin::VIRTUAL_NMIS) && c.pin(PIN_REQUIRED));
-        assert!(!c.pin(pin::PREEMPTION_TIMER) && !c.pin(pin::POSTED_INTERRUPTS));
+        assert!(c.pin(pin::PREEMPTION_TIMER) && !c.pin(pin::POSTED_INTERRUPTS));
+        assert_eq!(HASWELL.timer_shift(), 0);
+        assert!(c.unrestricted && !c.proc2(proc2::PML) && !c.apicv);
         assert!(c.proc(proc::TPR_SHADOW) && c.proc(proc::MSR_BITMAPS));
         assert_eq!(
             c.proc & proc::CR3_LOAD_EXITING,
@@ -481,10 +526,11 @@ mod tests {
             configure(&HASWELL, &s)
         };
         assert_eq!(off(|s| s.ept = false), Err(Refusal::NoEpt));
-        assert_eq!(
-            off(|s| s.unrestricted_guest = false),
-            Err(Refusal::NoUnrestrictedGuest)
-        );
+        let c = off(|s| s.unrestricted_guest = false).unwrap();
+        assert!(!c.unrestricted && !c.proc2(proc2::UNRESTRICTED_GUEST));
+        assert_eq!(c.cr0_on, HASWELL.cr0_fixed0);
+        let c = off(|s| s.preemption_timer = false).unwrap();
+        assert!(!c.pin(pin::PREEMPTION_TIMER));
         let c = off(|s| s.vpid = false).unwrap();
         assert!(c.invvpid.is_none() && !c.proc2(proc2::VPID));
         let c = off(|s| s.vnmi = false).unwrap();

@@ -516,6 +516,19 @@ pub const fn instruction_error(n: u32) -> &'static str {
     }
 }
 
+/// What an entry that failed after its first checks holds against the VMCS (`SDM: vol 3, 27.8`).
+pub const fn entry_failure(reason: u32, qualification: u64) -> &'static str {
+    match (basic(reason), qualification) {
+        (reason::INVALID_GUEST_STATE, 2) => "PDPTEs that are not legal",
+        (reason::INVALID_GUEST_STATE, 3) => "an NMI injected in the shadow of STI",
+        (reason::INVALID_GUEST_STATE, 4) => "a VMCS link pointer that is not legal",
+        (reason::INVALID_GUEST_STATE, _) => "guest state that is not legal",
+        (reason::MSR_LOADING, _) => "an MSR of the load area that cannot be loaded",
+        (reason::MACHINE_CHECK, _) => "a machine check during the entry",
+        _ => "unknown",
+    }
+}
+
 #[cfg(test)]
 #[path = "tests/exit.rs"]
 mod tests;

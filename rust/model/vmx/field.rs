@@ -244,6 +244,7 @@ fields! {
         GUEST_INTERRUPTIBILITY = 0x4824;
         GUEST_ACTIVITY = 0x4826;
         GUEST_SYSENTER_CS = 0x482a;
+        PREEMPTION_TIMER = 0x482e;
     }
     ReadOnly W32 {
         INSTRUCTION_ERROR = 0x4400;

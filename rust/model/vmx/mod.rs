@@ -7,3 +7,4 @@ pub mod ctrl;
 pub mod ept;
 pub mod exit;
 pub mod field;
+pub mod legal;

@@ -42,12 +42,19 @@ use crate::vendor::PassthroughMsr;
 use crate::vendor::RawExit;
 use crate::vendor::Trap;
 use crate::vendor::Vendor;
+use crate::vendor::VirtualApic;
 use crate::vendor::Window;
+use core::sync::atomic::AtomicU64;
+use host::page::HwPage;
+use host::page::PageOf;
 use host::pin::IrqsOff;
 use host::pin::PinnedCpu;
 use kernel::prelude::*;
+use kernel::sync::Arc;
+use model::addr::Gfn;
 use model::exit::Event;
 use model::exit::Exit;
+use model::irqchip::pending::Pending;
 use model::svm::npt::Npt;
 use model::tdp::Config;
 use model::x86::state::DescTable;
@@ -105,6 +112,10 @@ impl Vendor for Svm {
         Ok(vcpu::Vm)
     }
 
+    fn identity_map(_: &vcpu::Vm) -> Option<&AtomicU64> {
+        None
+    }
+
     fn new_vcpu(m: &'static caps::Module, _: &vcpu::Vm) -> Result<(vcpu::Vcpu, vcpu::Cpu)> {
         vcpu::new(m)
     }
@@ -134,6 +145,36 @@ impl Vendor for Svm {
     fn enter(l: &mut Loaded<'_, Self>, irqs: &IrqsOff<'_>) {
         enter::enter(l.hw, l.cpu, irqs)
     }
+
+    #[inline]
+    fn must_emulate(_: &Loaded<'_, Self>) -> bool {
+        false
+    }
+
+    fn set_deadline(_: &mut Loaded<'_, Self>, _: Option<u64>) -> bool {
+        false
+    }
+
+    fn share_apic_page(_: &mut vcpu::Vcpu) -> Option<Arc<HwPage>> {
+        None
+    }
+
+    fn share_mailbox(_: &mut Loaded<'_, Self>, _: &Arc<PageOf<Pending>>) -> bool {
+        false
+    }
+
+    fn set_virtual_apic(_: &mut Loaded<'_, Self>, _: VirtualApic) {}
+
+    fn set_eoi_exits(_: &mut Loaded<'_, Self>, _: &[u64; 4]) {}
+
+    fn set_interrupt_status(_: &mut Loaded<'_, Self>, _: u8, _: u8) {}
+
+    fn set_write_log(_: &mut Loaded<'_, Self>, _: bool) -> bool {
+        false
+    }
+
+    #[inline]
+    fn take_written(_: &mut Loaded<'_, Self>, _: &mut dyn FnMut(Gfn)) {}
 
     #[inline]
     fn decode(l: &mut Loaded<'_, Self>) -> Exit {

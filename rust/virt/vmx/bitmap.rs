@@ -48,7 +48,7 @@ impl MsrMap {
         self.0.hw_pa()
     }
 
-    fn set(&self, msr: u32, a: MsrAccess) {
+    pub(super) fn set(&self, msr: u32, a: MsrAccess) {
         let Some((byte, bit)) = place(msr) else {
             return;
         };

@@ -35,7 +35,9 @@ pub struct Module {
     pub(super) features: Features,
     /// The controls in use.
     pub(super) cfg: Config,
-    raw: Raw,
+    pub(super) raw: Raw,
+    /// The preemption timer counts once in two to the power of this TSC cycles.
+    pub(super) timer_shift: u32,
     /// Shapes of nested page tables: four levels, and five.
     tdp4: TdpConfig,
     tdp5: TdpConfig,
@@ -90,10 +92,6 @@ fn refuse(why: Refusal) -> Error {
         Refusal::EptFormat => {
             pr_err!("extended page tables without 4 levels, write-back memory or INVEPT\n");
         }
-        Refusal::NoUnrestrictedGuest => pr_err!(
-            "VMX without unrestricted guests (unrestricted_guest) is not supported: \
-             real mode would have to be emulated\n"
-        ),
         Refusal::Controls(word, missing) => {
             for &(bit, name) in word.names() {
                 if missing & bit != 0 {
@@ -110,6 +108,12 @@ fn read_raw() -> Result<Raw> {
         pr_err!("VMX capability MSRs cannot be read\n");
         ENODEV
     })
+}
+
+/// Does the preemption timer last for ten seconds, so that it seldom expires for nothing?
+fn timer_lasts(raw: &Raw) -> bool {
+    let per_second = u64::from(host::cpu::tsc_khz()).wrapping_mul(1000) >> raw.timer_shift();
+    per_second <= u64::from(u32::MAX / 10)
 }
 
 impl Module {
@@ -130,6 +134,9 @@ impl Module {
                 vpid: asked.vpid,
                 vnmi: asked.vnmi,
                 tpr_shadow: asked.flexpriority,
+                preemption_timer: asked.preemption_timer && timer_lasts(&raw),
+                pml: asked.pml,
+                apicv: asked.enable_apicv,
                 ple: gap != 0,
                 rdtscp: has(c::VMX_CAP_RDTSCP),
                 invpcid: has(c::VMX_CAP_INVPCID),
@@ -160,7 +167,11 @@ impl Module {
                 virtual_nmi: cfg.pin(pin::VIRTUAL_NMIS),
                 tsc_scaling: scaling,
                 tsc_frac_bits: if scaling { TSC_FRAC_BITS } else { 0 },
-                unrestricted_guest: true,
+                unrestricted_guest: cfg.unrestricted,
+                virtual_apic: cfg.apicv,
+                icr_split: false,
+                write_log: cfg.proc2(proc2::PML),
+                deadline_timer: cfg.pin(pin::PREEMPTION_TIMER),
                 pause_exits: cfg.proc2(proc2::PAUSE_LOOP_EXITING),
                 mwait: has(c::VMX_CAP_MWAIT),
                 rdtscp: cfg.proc2(proc2::RDTSCP),
@@ -171,6 +182,7 @@ impl Module {
             },
             cfg,
             raw,
+            timer_shift: raw.timer_shift(),
             tdp4,
             tdp5: shape(true),
             spec_ctrl: has(c::VMX_CAP_SPEC_CTRL),

@@ -1,16 +1,49 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The VMCS in the kernel log, for entries that hardware refused.
+//! Entries that hardware refused, in the kernel log: why, and with `dump_invalid_vmcs` the VMCS.
 
 use super::vcpu::Vcpu;
 use super::vmcs;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 use kernel::prelude::*;
+use model::vmx::ctrl::pin;
+use model::vmx::exit::basic;
+use model::vmx::exit::entry_failure;
 use model::vmx::exit::instruction_error;
+use model::vmx::exit::reason;
+use model::vmx::exit::ENTRY_FAILED;
 use model::vmx::field;
+use model::vmx::legal::complaints;
+use model::vmx::legal::GuestState;
+use model::vmx::legal::Limits;
 use model::x86::state::SegReg;
 
+/// A VMM can make entries fail as often as it likes: at most one report a second, ns.
+const PAUSE_NS: u64 = 1_000_000_000;
+
+fn is_time() -> bool {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let now = host::clock::now_ns();
+    if now < NEXT.load(Relaxed) {
+        return false;
+    }
+    NEXT.store(now.wrapping_add(PAUSE_NS), Relaxed);
+    true
+}
+
 pub(super) fn dump(hw: &Vcpu) {
+    if !is_time() {
+        return;
+    }
     failure(hw);
+    if hw.run.failed == 0 && basic(hw.run.reason) == reason::INVALID_GUEST_STATE {
+        explain(hw);
+    }
+    if !host::params::dump_invalid() {
+        pr_err!("the parameter dump_invalid_vmcs of kvm_intel has the whole VMCS written here\n");
+        return;
+    }
     controls(hw);
     exit(hw);
     guest(hw);
@@ -20,14 +53,87 @@ pub(super) fn dump(hw: &Vcpu) {
 
 #[inline(never)]
 fn failure(hw: &Vcpu) {
-    pr_err!("VMCS last on CPU {}\n", hw.last_cpu);
+    let word = hw.run.reason;
     if hw.run.failed != 0 {
         pr_err!(
-            "VM-instruction error {}: {}\n",
+            "VM entry failed on CPU {}: VM-instruction error {}, {}\n",
+            hw.last_cpu,
             hw.failure,
             instruction_error(hw.failure)
         );
+    } else if word & ENTRY_FAILED != 0 {
+        let qualification = vmcs::read(field::EXIT_QUALIFICATION);
+        pr_err!(
+            "VM entry failed on CPU {}: reason {} ({:#x}), {}\n",
+            hw.last_cpu,
+            basic(word),
+            qualification,
+            entry_failure(word, qualification)
+        );
+    } else {
+        pr_err!("VM exit with the unknown reason {:#x}\n", word);
     }
+}
+
+const NAMES: [&str; 8] = ["ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR"];
+
+/// Goes through the manual's checks again, to tell which one failed.
+#[inline(never)]
+fn explain(hw: &Vcpu) {
+    let mut s = GuestState::default();
+    gather(hw, &mut s);
+    let raw = &hw.m.raw;
+    let limits = Limits {
+        cr0_fixed0: raw.cr0_fixed0,
+        cr0_fixed1: raw.cr0_fixed1,
+        cr4_fixed0: raw.cr4_fixed0,
+        cr4_fixed1: raw.cr4_fixed1,
+        phys_bits: u32::from(host::cpu::phys_bits()),
+        linear_bits: hw.m.linear_bits,
+    };
+    let mut n = 0u32;
+    complaints(&s, &limits, &mut |r, what| {
+        n = n.wrapping_add(1);
+        match r.and_then(|r| NAMES.get(r as usize)) {
+            Some(name) => pr_err!("  guest state: {}: {}\n", name, what),
+            None => pr_err!("  guest state: {}\n", what),
+        }
+    });
+    if n == 0 {
+        pr_err!("  guest state: nothing is wrong by the rules known here\n");
+    }
+}
+
+#[inline(never)]
+fn gather(hw: &Vcpu, s: &mut GuestState) {
+    let r = vmcs::read::<field::Natural, field::ReadWrite>;
+    let q = vmcs::read::<field::W64, field::ReadWrite>;
+    let w = vmcs::read::<field::W32, field::ReadWrite>;
+    s.cr0 = r(field::GUEST_CR0);
+    s.cr3 = r(field::GUEST_CR3);
+    s.cr4 = r(field::GUEST_CR4);
+    s.dr7 = r(field::GUEST_DR7);
+    s.efer = q(field::GUEST_EFER);
+    s.pat = q(field::GUEST_PAT);
+    s.debugctl = q(field::GUEST_DEBUGCTL);
+    s.sysenter_esp = r(field::GUEST_SYSENTER_ESP);
+    s.sysenter_eip = r(field::GUEST_SYSENTER_EIP);
+    for (slot, seg) in s.seg.iter_mut().zip(SegReg::ALL) {
+        *slot = hw.raw_segment(seg);
+    }
+    s.gdtr = (r(field::GUEST_GDTR_BASE), w(field::GUEST_GDTR_LIMIT));
+    s.idtr = (r(field::GUEST_IDTR_BASE), w(field::GUEST_IDTR_LIMIT));
+    s.rip = r(field::GUEST_RIP);
+    s.rflags = r(field::GUEST_RFLAGS);
+    s.activity = w(field::GUEST_ACTIVITY);
+    s.interruptibility = w(field::GUEST_INTERRUPTIBILITY);
+    s.pending_debug = r(field::GUEST_PENDING_DEBUG);
+    s.link_pointer = q(field::LINK_POINTER);
+    s.pdpte = hw.pdptes();
+    s.entry_controls = w(field::ENTRY_CONTROLS);
+    s.proc2_controls = w(field::PROC2_CONTROLS);
+    s.virtual_nmis = w(field::PIN_CONTROLS) & pin::VIRTUAL_NMIS != 0;
+    s.intr_info = w(field::ENTRY_INTR_INFO);
 }
 
 #[inline(never)]
@@ -122,10 +228,7 @@ fn guest(hw: &Vcpu) {
 
 #[inline(never)]
 fn segments(hw: &Vcpu) {
-    for (r, name) in SegReg::ALL
-        .into_iter()
-        .zip(["es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"])
-    {
+    for (r, name) in SegReg::ALL.into_iter().zip(NAMES) {
         let f = field::segment(r);
         pr_err!(
             "{} {:04x} rights {:05x} limit {:x} base {:x}\n",

@@ -6,6 +6,7 @@
 //! tests: something that belongs to the CPU has to be looked at ([`Cpu::fresh`](super::vcpu::Cpu)),
 //! translations have to go, NMIs are blocked by software.
 
+use super::timer::NEVER;
 use super::vcpu::Cpu;
 use super::vcpu::Vcpu;
 use super::vmcs;
@@ -34,6 +35,9 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
     }
     if hw.work != 0 {
         hw.before_entry();
+    }
+    if hw.deadline != NEVER {
+        hw.load_timer();
     }
     let launched = hw.vmcs.launched(irqs);
     hw.entry.set_flag(flags::VMRESUME, launched);

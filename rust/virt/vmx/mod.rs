@@ -10,6 +10,10 @@
 //! | `enter` | into the guest and back; `enter.c`, `vmenter.S` and `l1d.c` are its inside |
 //! | `vpid` | translation tags and their flushing |
 //! | `state` | registers |
+//! | `mode` | control registers; guests that hardware cannot run |
+//! | `timer` | the preemption timer |
+//! | `apicv` | the local APIC in hardware |
+//! | `pml` | the log of written pages |
 //! | `inject` | events and windows |
 //! | `bitmap` | the MSR bitmap |
 //! | `dump` | the VMCS in the log |
@@ -20,12 +24,16 @@
 pub mod caps;
 pub mod vcpu;
 
+mod apicv;
 mod bitmap;
 mod dump;
 mod enter;
 mod inject;
+mod mode;
 mod params;
+mod pml;
 mod state;
+mod timer;
 mod vmcs;
 mod vpid;
 
@@ -40,12 +48,19 @@ use crate::vendor::PassthroughMsr;
 use crate::vendor::RawExit;
 use crate::vendor::Trap;
 use crate::vendor::Vendor;
+use crate::vendor::VirtualApic;
 use crate::vendor::Window;
+use core::sync::atomic::AtomicU64;
+use host::page::HwPage;
+use host::page::PageOf;
 use host::pin::IrqsOff;
 use host::pin::PinnedCpu;
 use kernel::prelude::*;
+use kernel::sync::Arc;
+use model::addr::Gfn;
 use model::exit::Event;
 use model::exit::Exit;
+use model::irqchip::pending::Pending;
 use model::tdp::Config;
 use model::vmx::ept::Ept;
 use model::x86::msr;
@@ -101,12 +116,16 @@ impl Vendor for Vmx {
         caps::cpu_emergency()
     }
 
-    fn new_vm(_: &'static caps::Module) -> Result<vcpu::Vm> {
-        Ok(vcpu::Vm)
+    fn new_vm(m: &'static caps::Module) -> Result<vcpu::Vm> {
+        Ok(vcpu::Vm::new(m))
     }
 
-    fn new_vcpu(m: &'static caps::Module, _: &vcpu::Vm) -> Result<(vcpu::Vcpu, vcpu::Cpu)> {
-        vcpu::new(m)
+    fn identity_map(vm: &vcpu::Vm) -> Option<&AtomicU64> {
+        vm.identity_map.as_ref()
+    }
+
+    fn new_vcpu(m: &'static caps::Module, vm: &vcpu::Vm) -> Result<(vcpu::Vcpu, vcpu::Cpu)> {
+        vcpu::new(m, vm)
     }
 
     #[inline]
@@ -132,6 +151,45 @@ impl Vendor for Vmx {
     #[inline]
     fn enter(l: &mut Loaded<'_, Self>, irqs: &IrqsOff<'_>) {
         enter::enter(l.hw, l.cpu, irqs)
+    }
+
+    #[inline]
+    fn must_emulate(l: &Loaded<'_, Self>) -> bool {
+        l.hw.must_emulate()
+    }
+
+    fn set_deadline(l: &mut Loaded<'_, Self>, tsc: Option<u64>) -> bool {
+        l.hw.set_deadline(tsc)
+    }
+
+    fn share_apic_page(v: &mut vcpu::Vcpu) -> Option<Arc<HwPage>> {
+        v.share_apic_page()
+    }
+
+    fn share_mailbox(l: &mut Loaded<'_, Self>, mailbox: &Arc<PageOf<Pending>>) -> bool {
+        l.hw.share_mailbox(mailbox)
+    }
+
+    fn set_virtual_apic(l: &mut Loaded<'_, Self>, mode: VirtualApic) {
+        l.hw.set_virtual_apic(mode)
+    }
+
+    fn set_eoi_exits(l: &mut Loaded<'_, Self>, vectors: &[u64; 4]) {
+        l.hw.set_eoi_exits(vectors)
+    }
+
+    #[inline]
+    fn set_interrupt_status(l: &mut Loaded<'_, Self>, requested: u8, in_service: u8) {
+        l.hw.set_interrupt_status(requested, in_service)
+    }
+
+    fn set_write_log(l: &mut Loaded<'_, Self>, on: bool) -> bool {
+        l.hw.set_write_log(on)
+    }
+
+    #[inline]
+    fn take_written(l: &mut Loaded<'_, Self>, f: &mut dyn FnMut(Gfn)) {
+        l.hw.take_written(f)
     }
 
     #[inline]

@@ -33,8 +33,8 @@ impl Params {
         macro_rules! same {
             ($($name:ident)*) => { true $(&& self.$name == other.$name)* };
         }
-        same!(ept unrestricted_guest eptad vpid vnmi flexpriority preemption_timer pml ple_gap
-            ple_window nested vmentry_l1d_flush)
+        same!(ept unrestricted_guest eptad vpid vnmi flexpriority preemption_timer pml enable_apicv
+            ple_gap ple_window nested vmentry_l1d_flush)
     }
 }
 
@@ -50,6 +50,7 @@ pub(super) fn show(m: &Module) {
     p.flexpriority = m.cfg.proc(proc::TPR_SHADOW);
     p.preemption_timer = m.cfg.pin(pin::PREEMPTION_TIMER);
     p.pml = m.cfg.proc2(proc2::PML);
+    p.enable_apicv = m.cfg.apicv;
     if !m.cfg.proc2(proc2::PAUSE_LOOP_EXITING) {
         p.ple_gap = 0;
         p.ple_window = 0;
@@ -64,7 +65,6 @@ pub(super) fn show(m: &Module) {
     p.nested = false;
     p.enable_shadow_vmcs = false;
     p.warn_on_missed_cc = false;
-    p.enable_apicv = false;
     p.enable_ipiv = false;
     p.enable_device_posted_irqs = false;
     p.fasteoi = false;

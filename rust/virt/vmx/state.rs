@@ -4,8 +4,6 @@
 
 use super::vcpu::cached;
 use super::vcpu::Vcpu;
-use super::vcpu::CR0_OWNED;
-use super::vcpu::CR4_OWNED;
 use super::vcpu::EXCEPTIONS;
 use super::vcpu::VTPR;
 use super::vmcs;
@@ -17,7 +15,6 @@ use crate::vendor::RawExit;
 use crate::vendor::Trap;
 use core::sync::atomic::Ordering::Relaxed;
 use model::exit::Exit;
-use model::vmx::ctrl::entry;
 use model::vmx::ctrl::interruptibility;
 use model::vmx::ctrl::proc;
 use model::vmx::ctrl::proc2;
@@ -95,12 +92,13 @@ impl Vcpu {
         if v & rflags::TF != 0 && self.rflags() & rflags::TF == 0 && self.shadow_bits() != 0 {
             self.write_shadow(0);
         }
+        self.runnable.set(None);
         vmcs::write(field::GUEST_RFLAGS, v);
         self.cache.put(cached::RFLAGS, &self.cache.rflags, v);
     }
 
     #[inline]
-    fn rights(&self, r: SegReg) -> u32 {
+    pub(super) fn rights(&self, r: SegReg) -> u32 {
         let read = || vmcs::read(field::segment(r).rights);
         let c = &self.cache;
         match r {
@@ -127,6 +125,7 @@ impl Vcpu {
         vmcs::write(f.limit, s.limit);
         vmcs::write(f.base, s.base);
         vmcs::write(f.rights, rights);
+        self.runnable.set(None);
         self.cache.drop_slot(cached::CS_RIGHTS | cached::SS_RIGHTS);
     }
 
@@ -159,58 +158,7 @@ impl Vcpu {
         vmcs::write(limit, u32::from(t.limit));
     }
 
-    /// CR0 as the guest sees it.
-    #[inline]
-    pub(super) fn cr0(&self) -> u64 {
-        let c = &self.cache;
-        let hw = c.get(cached::CR0, &c.cr0, || vmcs::read(field::GUEST_CR0));
-        self.cr0 & !CR0_OWNED | hw & CR0_OWNED
-    }
-
-    /// Sets CR0. Hardware never gets the caching bits, and has what it insists on; the guest sees
-    /// neither.
-    ///
-    /// KVM: the quirk KVM_X86_QUIRK_CD_NW_CLEARED.
-    pub(super) fn set_cr0(&mut self, v: u64) {
-        self.cr0 = v;
-        let hw = v & !(cr0::CD | cr0::NW) | cr0::ET | self.m.cfg.cr0_on;
-        vmcs::write(field::CR0_SHADOW, v);
-        vmcs::write(field::GUEST_CR0, hw);
-        self.cache.put(cached::CR0, &self.cache.cr0, hw);
-    }
-
-    pub(super) fn cr3(&self) -> u64 {
-        vmcs::read(field::GUEST_CR3)
-    }
-
-    pub(super) fn set_cr3(&mut self, v: u64) {
-        vmcs::write(field::GUEST_CR3, v);
-    }
-
-    /// CR4 as the guest sees it.
-    #[inline]
-    pub(super) fn cr4(&self) -> u64 {
-        self.cr4 & !CR4_OWNED | vmcs::read(field::GUEST_CR4) & CR4_OWNED
-    }
-
-    /// Sets CR4. A machine check is the host's, VMXE is hardware's, and UMIP may have to be done by
-    /// exits.
-    pub(super) fn set_cr4(&mut self, v: u64) {
-        self.cr4 = v;
-        let mut hw = v & !cr4::MCE | self.m.cfg.cr4_on;
-        if self.m.host_mce {
-            hw |= cr4::MCE;
-        }
-        if !self.m.umip {
-            hw &= !cr4::UMIP;
-        }
-        vmcs::write(field::CR4_SHADOW, v);
-        vmcs::write(field::GUEST_CR4, hw);
-        self.update_table_trap();
-        self.entry.set_cr4(v);
-    }
-
-    fn update_table_trap(&mut self) {
+    pub(super) fn update_table_trap(&mut self) {
         let umip = self.cr4 & cr4::UMIP != 0 && !self.m.umip;
         let on = (umip || self.trap.tables) && self.m.cfg.proc2(proc2::DESC_EXITING);
         self.set_proc2_bit(proc2::DESC_EXITING, on);
@@ -243,36 +191,12 @@ impl Vcpu {
     pub(super) fn set_cr8(&mut self, v: u64) {
         // CAST: four bits.
         let v = (v & 0xf) as u8;
-        if self.tpr_shadow() {
+        if self.apic_shared {
+            // The local APIC has done it.
+        } else if self.tpr_shadow() {
             self.vapic.words32()[VTPR].store(u32::from(v) << 4, Relaxed);
         } else {
             self.tpr = v;
-        }
-    }
-
-    /// Sets EFER. Hardware wants to know in a control that the guest is in IA-32e mode, where only a
-    /// TSS of 64 bits will do.
-    pub(super) fn set_efer(&mut self, v: u64) {
-        self.efer = v;
-        vmcs::write(field::GUEST_EFER, v);
-        let on = v & efer::LMA != 0;
-        let controls = if on {
-            self.entry_controls | entry::IA32E
-        } else {
-            self.entry_controls & !entry::IA32E
-        };
-        if controls != self.entry_controls {
-            self.entry_controls = controls;
-            vmcs::write(field::ENTRY_CONTROLS, controls);
-        }
-        if on {
-            /// The type of a busy TSS: of 16 bits, and of 32 or 64.
-            const BUSY_16: u32 = 3;
-            const BUSY: u32 = 11;
-            let rights = vmcs::read(field::GUEST_TR_RIGHTS);
-            if rights & 0xf == BUSY_16 {
-                vmcs::write(field::GUEST_TR_RIGHTS, rights & !0xf | BUSY);
-            }
         }
     }
 
@@ -482,7 +406,8 @@ impl Vcpu {
             Trap::Mwait => self.set_proc_bit(proc::MWAIT_EXITING | proc::MONITOR_EXITING, on),
             Trap::DebugRegisters => self.set_debug_trap(on),
             Trap::Cr8Write => {
-                self.set_proc_bit(proc::CR8_LOAD_EXITING, on || !self.tpr_shadow());
+                let on = on && !self.apic_shared || !self.tpr_shadow();
+                self.set_proc_bit(proc::CR8_LOAD_EXITING, on);
             }
             Trap::Rdtsc => {
                 self.trap.rdtsc = on;

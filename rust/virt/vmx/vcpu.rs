@@ -5,6 +5,7 @@
 use super::bitmap::MsrMap;
 use super::caps::Module;
 use super::inject::Events;
+use super::pml::Log;
 use super::vmcs;
 use super::vmcs::Vmcs;
 use super::vpid::Vpid;
@@ -19,11 +20,14 @@ use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use host::page::HwPage;
+use host::page::PageOf;
 use host::pin::PinnedCpu;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use model::irqchip::pending::Pending;
 use model::vmx::ctrl::eptp;
 use model::vmx::ctrl::pack_rights;
+use model::vmx::ctrl::pin;
 use model::vmx::ctrl::proc;
 use model::vmx::ctrl::proc2;
 use model::vmx::field;
@@ -37,8 +41,20 @@ use model::x86::state::DescTable;
 use model::x86::state::SegReg;
 use model::x86::state::Segment;
 
-/// What the vCPUs of a VM share: nothing yet, as interrupts are not posted.
-pub struct Vm;
+/// What the vCPUs of a VM share.
+pub struct Vm {
+    /// The guest-physical address of the page directory that maps every address to itself, on
+    /// processors that need one; 0 before there is one.
+    pub(super) identity_map: Option<AtomicU64>,
+}
+
+impl Vm {
+    pub(super) fn new(m: &Module) -> Self {
+        Self {
+            identity_map: (!m.cfg.unrestricted).then(|| AtomicU64::new(0)),
+        }
+    }
+}
 
 /// What the scheduler hook reaches.
 pub struct Cpu {
@@ -160,6 +176,7 @@ pub struct Vcpu {
     /// Where the vCPU was entered last; `u32::MAX` before the first time.
     pub(super) last_cpu: u32,
     /// Control words as the VMCS has them.
+    pub(super) pin: u32,
     pub(super) proc: u32,
     pub(super) proc2: u32,
     pub(super) entry_controls: u32,
@@ -167,6 +184,14 @@ pub struct Vcpu {
     pub(super) cr0: u64,
     pub(super) cr4: u64,
     pub(super) efer: u64,
+    /// CR3 as the guest sees it while hardware has the identity map.
+    pub(super) cr3: u64,
+    /// The page directory of the identity map, a guest-physical address.
+    pub(super) identity_map: u64,
+    /// Whether hardware can run the guest as it is; asked again when that may have changed.
+    pub(super) runnable: Cell<Option<bool>>,
+    /// Host TSC at which the preemption timer is to expire; `u64::MAX` for never.
+    pub(super) deadline: u64,
     /// DR6 of the guest while debug registers trap.
     pub(super) dr6: u64,
     pub(super) pat: u64,
@@ -179,8 +204,14 @@ pub struct Vcpu {
     pub(super) failure: u32,
     pub(super) msr_map: MsrMap,
     /// The virtual-APIC page, of which the task priority is used.
-    pub(super) vapic: HwPage,
+    pub(super) vapic: Arc<HwPage>,
+    /// The local APIC has its registers there, too.
+    pub(super) apic_shared: bool,
+    /// The mailbox that hardware looks into.
+    pub(super) mailbox: Option<Arc<PageOf<Pending>>>,
     pub(super) vpid: Option<Vpid>,
+    /// The log of written pages, where the processor writes one.
+    pub(super) pml: Option<Log>,
 }
 
 /// Traps that several reasons can switch on.
@@ -205,16 +236,52 @@ impl HasEntry for Vcpu {
     }
 }
 
+/// The pages of a vCPU that hardware is told of.
+struct Pages {
+    vmcs: Arc<Vmcs>,
+    msr_map: MsrMap,
+    vapic: Arc<HwPage>,
+    pml: Option<Log>,
+}
+
+#[inline(never)]
+fn pages(m: &Module) -> Result<Pages> {
+    Ok(Pages {
+        vmcs: Vmcs::new(m.revision())?,
+        msr_map: MsrMap::new()?,
+        vapic: Arc::new(HwPage::new()?, GFP_KERNEL_ACCOUNT)?,
+        pml: if m.cfg.proc2(proc2::PML) {
+            Some(Log::new()?)
+        } else {
+            None
+        },
+    })
+}
+
 /// Makes both halves.
-pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
+pub(super) fn new(m: &'static Module, vm: &Vm) -> Result<(Vcpu, Cpu)> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = NEXT.fetch_add(1, Relaxed);
-    let vmcs = Vmcs::new(m.revision())?;
-    let vpid = match m.cfg.invvpid {
-        Some(_) => Vpid::take(&m.vpids),
-        None => None,
+    let pages = pages(m)?;
+    let vmcs = pages.vmcs.clone();
+    let mut vcpu = blank(m, vm, id, pages);
+    vmcs.with_current(|| {
+        vcpu.init();
+        vcpu.reset(false);
+    });
+    let cpu = Cpu {
+        id,
+        fresh: AtomicBool::new(true),
+        moved: AtomicBool::new(true),
+        vmcs,
     };
-    let mut vcpu = Vcpu {
+    Ok((vcpu, cpu))
+}
+
+/// A vCPU before anything is in its VMCS. On its own, for the sake of the caller's stack frame.
+#[inline(never)]
+fn blank(m: &'static Module, vm: &Vm, id: u64, pages: Pages) -> Vcpu {
+    Vcpu {
         entry: Entry::new(core::ptr::null_mut(), 0),
         run: c::kvmrs_vmx_run {
             host_rsp: 0,
@@ -228,7 +295,7 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
             failed: 0,
         },
         cache: Cache::default(),
-        vmcs: vmcs.clone(),
+        vmcs: pages.vmcs,
         m,
         id,
         root: m.empty.clone(),
@@ -237,12 +304,17 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
         flush_linear: true,
         work: 0,
         last_cpu: u32::MAX,
+        pin: 0,
         proc: 0,
         proc2: 0,
         entry_controls: 0,
         cr0: 0,
         cr4: 0,
         efer: 0,
+        cr3: 0,
+        identity_map: vm.identity_map.as_ref().map_or(0, |a| a.load(Relaxed)),
+        runnable: Cell::new(None),
+        deadline: u64::MAX,
         dr6: dr6::INIT,
         pat: PAT_RESET,
         syscall: Syscall::default(),
@@ -255,21 +327,16 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
         },
         events: Events::default(),
         failure: 0,
-        msr_map: MsrMap::new()?,
-        vapic: HwPage::new()?,
-        vpid,
-    };
-    vmcs.with_current(|| {
-        vcpu.init();
-        vcpu.reset(false);
-    });
-    let cpu = Cpu {
-        id,
-        fresh: AtomicBool::new(true),
-        moved: AtomicBool::new(true),
-        vmcs,
-    };
-    Ok((vcpu, cpu))
+        msr_map: pages.msr_map,
+        vapic: pages.vapic,
+        apic_shared: false,
+        mailbox: None,
+        vpid: match m.cfg.invvpid {
+            Some(_) => Vpid::take(&m.vpids),
+            None => None,
+        },
+        pml: pages.pml,
+    }
 }
 
 /// IA32_PAT after RESET (`SDM: vol 3, 13.12.4`).
@@ -290,12 +357,12 @@ pub(super) const VTPR: usize = 0x80 / 4;
 
 impl Vcpu {
     /// Writes what never changes: the host's state and what points to our pages.
+    #[inline(never)]
     fn init(&mut self) {
         // SAFETY: The VMCS is current, and cleared: nothing of it was ever used.
         unsafe { c::kvmrs_vmx_init_host(&mut self.run) };
         let w = vmcs::write::<field::W32>;
         let m = self.m;
-        w(field::PIN_CONTROLS, m.cfg.pin);
         w(field::EXIT_CONTROLS, m.cfg.exit);
         w(field::PF_ERROR_MASK, 0);
         w(field::PF_ERROR_MATCH, 0);
@@ -308,6 +375,11 @@ impl Vcpu {
         if m.cfg.proc(proc::TPR_SHADOW) {
             vmcs::write(field::VIRTUAL_APIC_PAGE, self.vapic.hw_pa());
             w(field::TPR_THRESHOLD, 0);
+        }
+        if m.cfg.apicv {
+            self.apic_shared = true;
+            self.set_eoi_exits(&[u64::MAX; 4]);
+            self.apic_shared = false;
         }
         if m.cfg.proc2(proc2::PAUSE_LOOP_EXITING) {
             w(field::PLE_GAP, m.ple.0);
@@ -332,6 +404,15 @@ impl Vcpu {
         let five = self.m.is_five(self.root.config());
         self.eptp = eptp(self.root.hw_pa(), five, self.m.cfg.ad);
         vmcs::write(field::EPT_POINTER, self.eptp);
+    }
+
+    /// Sets the pin-based controls.
+    #[inline]
+    pub(super) fn set_pin(&mut self, v: u32) {
+        if self.pin != v {
+            self.pin = v;
+            vmcs::write(field::PIN_CONTROLS, v);
+        }
     }
 
     /// Sets the primary controls.
@@ -363,6 +444,7 @@ impl Vcpu {
 
     /// Puts the VMCS and the registers into the state of RESET, or of INIT (`SDM: vol 3, 10.1.1`),
     /// which keeps the MSRs and the caching bits of CR0.
+    #[inline(never)]
     pub(super) fn reset(&mut self, init: bool) {
         let caching = if init {
             self.cr0 & (cr0::CD | cr0::NW)
@@ -393,7 +475,7 @@ impl Vcpu {
         vmcs::write(field::GUEST_PENDING_DEBUG, 0);
         vmcs::write(field::GUEST_DEBUGCTL, 0);
         vmcs::write(field::ENTRY_INTR_INFO, 0);
-        vmcs::write(field::GUEST_CR3, 0);
+        self.set_cr3(0);
         self.set_efer(0);
         self.set_cr0(caching | cr0::ET);
         self.set_cr4(0);
@@ -412,11 +494,21 @@ impl Vcpu {
             proc &= !proc::CR8_STORE_EXITING;
         }
         let mut proc2 = self.m.cfg.proc2
-            & !(proc2::RDTSCP | proc2::INVPCID | proc2::DESC_EXITING | proc2::BUS_LOCK_DETECTION);
+            & !(proc2::RDTSCP
+                | proc2::INVPCID
+                | proc2::DESC_EXITING
+                | proc2::BUS_LOCK_DETECTION
+                | proc2::PML
+                | proc2::APIC_REGISTER_VIRT
+                | proc2::VIRT_INTR_DELIVERY
+                | proc2::X2APIC_MODE);
         if self.vpid.is_none() {
             proc2 &= !proc2::VPID;
         }
         // Whatever the VMCS has: write them.
+        self.pin = self.m.cfg.pin & !(pin::PREEMPTION_TIMER | pin::POSTED_INTERRUPTS);
+        self.deadline = u64::MAX;
+        vmcs::write(field::PIN_CONTROLS, self.pin);
         self.proc = proc;
         self.proc2 = proc2;
         self.entry_controls = self.m.cfg.entry;

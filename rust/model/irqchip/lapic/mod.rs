@@ -296,6 +296,12 @@ impl<P: Storage> LocalApic<P> {
         self.isr_hint = HINT_ALL;
     }
 
+    /// Has hardware a share in IRR and ISR?
+    #[inline]
+    pub fn is_accelerated(&self) -> bool {
+        self.accelerated
+    }
+
     /// IA32_APIC_BASE.
     #[inline]
     pub fn base(&self) -> u64 {

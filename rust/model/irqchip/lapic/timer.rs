@@ -382,7 +382,7 @@ impl<P: Storage> LocalApic<P> {
 }
 
 /// Cycles of a clock of `khz` in `ns`, rounded down; saturates.
-fn ns_to_cycles(ns: u64, khz: u32) -> u64 {
+pub fn ns_to_cycles(ns: u64, khz: u32) -> u64 {
     const MS: u64 = 1_000_000;
     let khz = u64::from(khz);
     let whole = (ns / MS).saturating_mul(khz);
