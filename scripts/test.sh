@@ -28,6 +28,13 @@ lifetime   host      ko   CPU hotplug, suspend, reboot, reset, crash under runni
 own        selftests ko   this project's selftests on our module
 upstream   selftests ko   the kernel's selftests on our module
 boots      host      ko   QEMU boots guests on our module
+intel-up   intel     ko   the kernel's selftests on our module, Intel host
+intel-boot intel     ko   QEMU boots guests on our module, Intel host
+intel-off  intel     ko   what each parameter of kvm-intel.ko takes away
+intel-move intel     ko   VMCSs that move between two CPUs, one of which goes offline
+intel-no   intel     ko   processors that cannot be used are refused in one line
+ryzen-up   ryzen     ko   the kernel's selftests on our module, Bochs's SVM
+ryzen-boot ryzen     ko   QEMU boots a guest on our module, Bochs's SVM
 fuzz       fuzz      -    each fuzz target for some seconds
 seed-lint  harness   -    a seeded file: each rule of lint.py turns red
 seed-mod   harness   -    a seeded module: panic, stack and host log checks turn red
@@ -146,6 +153,38 @@ task_upstream() {
 task_boots() {
 	# shellcheck disable=SC2086
 	selftests/run-boots.sh ${BOOTS:-q35-1 q35-1-split q35-2 pc-1 pc-2-split microvm-1 panic pause gdb}
+}
+
+# Bochs is slow: the tests that every change may break, and few guests.
+task_intel-up() {
+	# shellcheck disable=SC2086
+	HOST=intel selftests/run-upstream.sh ${UPSTREAM:-m0}
+}
+
+task_intel-boot() {
+	# shellcheck disable=SC2086
+	HOST=intel selftests/run-boots.sh ${BOOTS:-}
+}
+
+task_intel-off() {
+	HOST=intel selftests/run-jobs.sh vmx
+}
+
+task_intel-move() {
+	HOST=intel selftests/run-jobs.sh migrate
+}
+
+task_intel-no() {
+	selftests/run-refuse.sh
+}
+
+task_ryzen-up() {
+	# shellcheck disable=SC2086
+	HOST=ryzen selftests/run-upstream.sh ${UPSTREAM:-m0}
+}
+
+task_ryzen-boot() {
+	HOST=ryzen selftests/run-boots.sh q35-1
 }
 
 task_fuzz() {
@@ -280,7 +319,7 @@ if [ -n "$needs_ko" ] && ! grep -q '^module ' <<<"$chosen"; then
 $chosen"
 fi
 # The module first: most of the rest waits for it. Then what takes longest.
-order="module model boots upstream own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
+order="module intel-boot model boots upstream own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
 sorted=''
 for name in $order; do
 	sorted="$sorted$(grep "^$name " <<<"$chosen")

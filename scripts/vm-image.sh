@@ -6,7 +6,8 @@
 #   vm-image.sh full OUT [PATH]  initramfs that holds PATHs and the libraries they
 #                                need at the same places (Intel and Ryzen hosts)
 #   vm-image.sh guest OUT        initramfs of the guest in the boot tests
-#   vm-image.sh iso OUT INITRD KERNEL APPEND   a CD that boots them with GRUB
+#   vm-image.sh iso OUT INITRD KERNEL APPEND [COMMANDS]   a CD that boots them with GRUB,
+#                                after some of its commands
 set -eu
 kind=$1 out=$2
 shift 2
@@ -93,6 +94,7 @@ iso)
 		set timeout=0
 		serial --unit=0 --speed=115200
 		terminal_output serial
+		${4:-}
 		menuentry host {
 			linux /boot/vmlinuz $3
 			initrd /boot/initrd

@@ -21,6 +21,7 @@
 #   CPU=                  QEMU -cpu (max) or Bochs CPU model
 #   ICOUNT=1              one CPU, time-stamp counter counts instructions (QEMU only)
 #   APPEND=               more for the host's kernel command line
+#   GRUB=                 Bochs hosts: commands for GRUB before it boots the kernel
 #   QEMU_ARGS=            more for the AMD host's QEMU, such as a monitor or a gdb port
 #
 # In the host the checkout is at /build/src (read-only), the upstream selftests at
@@ -144,7 +145,7 @@ else
 	"$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" full "$IN_RUN/initrd.gz" "${paths[@]}"
 	"$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" iso "$IN_RUN/host.iso" \
 		"$IN_RUN/initrd.gz" "$kernel" \
-		"nokaslr mitigations=off tsc=reliable console=ttyS0,115200 $append"
+		"nokaslr mitigations=off tsc=reliable console=ttyS0,115200 $append" "${GRUB:-}"
 	cat >"$RUN_DIR/bochsrc" <<-END
 		cpu: model=$cpu, count=$smp, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1
 		memory: guest=$mem, host=$mem
