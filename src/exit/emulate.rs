@@ -27,11 +27,16 @@ use model::emul::cpu::Done;
 use model::emul::cpu::Flow as Next;
 use model::emul::cpu::SoftInt;
 use model::emul::cpu::Stop;
+use model::emul::decode::decode;
+use model::emul::decode::Map;
+use model::emul::decode::Rep;
 use model::emul::log::IoKey;
 use model::emul::log::IoLog;
 use model::exit::Event;
 use model::exit::EventKind;
 use model::walk;
+use model::x86::cpuid::Feature;
+use model::x86::ctrl::rflags;
 use model::x86::exception::Exception;
 use model::x86::state::CpuState;
 
@@ -88,8 +93,16 @@ pub(super) fn with_state<V: Backend>(
 }
 
 /// Emulates the instruction at RIP.
-#[inline(never)]
 pub(crate) fn instruction<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    emulate(cx, failed)
+}
+
+/// Emulates the instruction at RIP; one that the emulator does not know is `unknown`'s.
+#[inline(never)]
+fn emulate<V: Backend>(
+    cx: &mut Cx<'_, '_, V>,
+    unknown: fn(&mut Cx<'_, '_, V>, [u8; 15], u8) -> Flow,
+) -> Flow {
     let Some(mut s) = cx.st.emul.state.take() else {
         return Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION));
     };
@@ -121,7 +134,7 @@ pub(crate) fn instruction<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         }
         Err(Stop::Unhandled { len, bytes }) => {
             cx.st.emul.reset();
-            failed(cx, bytes, len)
+            unknown(cx, bytes, len)
         }
     }
 }
@@ -170,19 +183,45 @@ fn failed<V: Backend>(cx: &mut Cx<'_, '_, V>, bytes: [u8; 15], len: u8) -> Flow 
     Continue(())
 }
 
-/// `#UD` in the guest: the other vendor's hypercall instruction is made to work, the rest is the
-/// guest's.
+/// UD2 and "kvm": with the parameter `force_emulation_prefix` a guest has what follows emulated.
+const FORCED: [u8; 5] = [0x0f, 0x0b, b'k', b'v', b'm'];
+/// Bit of that parameter: RFLAGS.RF is cleared before.
+const FORCED_CLEAR_RF: i32 = 1 << 1;
+
+/// `#UD` in the guest: the other vendor's hypercall instruction is made to work, and so is what
+/// CPUID may offer although the CPU lacks it; the rest is the guest's.
 pub(crate) fn undefined<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let mut b = [0u8; 15];
     let n = cx.fetch(&mut b);
-    let hypercall = n >= 3 && matches!(b, [0x0f, 0x01, 0xc1 | 0xd9, ..]);
-    if !hypercall {
+    let bytes = b.get(..n).unwrap_or(&[]);
+    let forced = host::params::force_emulation_prefix();
+    if forced != 0 && bytes.starts_with(&FORCED) {
+        if forced & FORCED_CLEAR_RF != 0 {
+            let f = V::rflags(cx.l);
+            V::set_rflags(cx.l, f & !rflags::RF);
+        }
+        let rip = V::rip(cx.l).wrapping_add(FORCED.len() as u64);
+        V::set_rip(cx.l, rip);
+        return emulate(cx, |cx, _, _| raise(cx, Exception::ud()));
+    }
+    if bytes.starts_with(&[0x0f, 0x01, 0xc1]) || bytes.starts_with(&[0x0f, 0x01, 0xd9]) {
+        return match patch_hypercall(cx) {
+            Stop::Fault(e) => raise(cx, e),
+            _ => Continue(()),
+        };
+    }
+    let Ok(insn) = decode(bytes, cx.code_size()) else {
+        return raise(cx, Exception::ud());
+    };
+    let feature = match (insn.map, insn.opcode, insn.rep) {
+        (Map::Op38, 0xf0 | 0xf1, Rep::None) if insn.is_mem() => Feature::MOVBE,
+        (Map::Two, 0xc7, Rep::E) if !insn.is_mem() && insn.reg3() == 7 => Feature::RDPID,
+        _ => return raise(cx, Exception::ud()),
+    };
+    if !cx.st.cpuid.features.has(feature) {
         return raise(cx, Exception::ud());
     }
-    match patch_hypercall(cx) {
-        Stop::Fault(e) => raise(cx, e),
-        _ => Continue(()),
-    }
+    instruction(cx)
 }
 
 /// Writes this vendor's hypercall over the other's, as guests built long ago expect; the guest

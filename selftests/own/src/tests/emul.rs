@@ -12,6 +12,7 @@ use crate::guest::Plan;
 use crate::guest::CODE;
 use crate::guest::DATA;
 use crate::guest::PORT_END;
+use crate::guest::PORT_FAULT;
 use crate::guest_code;
 use crate::sys::Answer;
 use crate::tap::Tap;
@@ -419,4 +420,62 @@ pub fn task_priority(t: &mut Tap) {
     t.same("what the guest reads", g.values(), want);
     let lapic: kvm_lapic_state = v.fd.get(k::GET_LAPIC).expect("KVM_GET_LAPIC");
     t.same("the TPR", lapic.regs[0x80] as u8, 0x30);
+}
+
+guest_code! {
+    forced,
+    "mov edx, 0xe0",
+    "mov eax, 41",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "inc eax",
+    "out dx, eax",
+    // Locked, not aligned; then across two pages.
+    "mov ebx, 0x80003",
+    "mov dword ptr [rbx], 7",
+    "mov ecx, 5",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "lock xadd [rbx], ecx",
+    "mov eax, ecx",
+    "out dx, eax",
+    "mov eax, [rbx]",
+    "out dx, eax",
+    "mov ebx, 0x80ffe",
+    "mov dword ptr [rbx], 9",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "lock add dword ptr [rbx], 5",
+    "mov eax, [rbx]",
+    "out dx, eax",
+    // KVM_HC_VAPIC_POLL_IRQ, in both vendors' forms.
+    "mov eax, 1",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "vmcall",
+    "out dx, eax",
+    "mov eax, 1",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "vmmcall",
+    "out dx, eax",
+    // What nobody emulates is undefined.
+    "lea r15, [rip + 2f]",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "fsin",
+    "2: mov eax, [r14]",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// The parameter force_emulation_prefix: what follows UD2 and "kvm" is emulated.
+pub fn forced_emulation(t: &mut Tap) {
+    const PARAM: &str = "/sys/module/kvm/parameters/force_emulation_prefix";
+    let before = std::fs::read_to_string(PARAM).expect(PARAM);
+    let set = |v: &str| std::fs::write(PARAM, v).expect(PARAM);
+    set("0");
+    let (_, e) = Guest::long(forced()).values_of(0);
+    let ud = matches!(&e, Ok(Exit::Out { port: PORT_FAULT, data, .. }) if data[0] == 6);
+    t.point(ud, format!("without it the prefix is undefined: {e:x?}"));
+    set("1");
+    let values = Guest::long(forced()).values();
+    set(before.trim());
+    let want = vec![42, 7, 12, 14, 0, 0, 6];
+    t.same("what was emulated", values, Some(want));
 }

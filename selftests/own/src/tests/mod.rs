@@ -31,4 +31,5 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("errno_lists", errno::counts::lists),
     ("errno_limits", errno::counts::limits),
     ("errno_slots", errno::counts::slots),
+    ("forced_emulation", emul::forced_emulation),
 ];
