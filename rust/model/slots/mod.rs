@@ -8,28 +8,42 @@
 //!
 //! # Publication
 //!
-//! vCPUs read a set without a lock while user space replaces it, so the caller keeps two equal
-//! sets per address space: readers see one under SRCU, the updater changes the other, publishes
-//! it, waits for the readers of the first, and repeats the change there. Both changes take O(log n)
-//! steps and one pass over the tails of the
-//! indices, nothing if slots come in ascending order. All memory is
-//! reserved by [`SlotSet::reserve`] before the first of the two, so that the second cannot fail.
+//! vCPUs read a set without a lock while user space replaces it, so a set is never changed: a
+//! change makes a new one in O(log n) steps, which shares the rest with the old ([`tree`]). Readers
+//! have one or the other.
 //!
 //! Nested mappings hold no reference to their page, so a slot that is deleted or moved is first
-//! published as invalid ([`SlotSet::set_invalid`]): no new mapping is made through it, while the
-//! MMU notifier still finds it. Only when its mappings are gone is it published without it.
+//! published as invalid: no new mapping is made through it, while the MMU notifier still finds it.
+//! Only when its mappings are gone is it published without it.
 
-pub mod index;
 pub mod request;
+pub mod tree;
 
 #[cfg(test)]
 mod tests;
 
 use crate::addr::{Gfn, Hva, PAGE_SHIFT};
-use index::Indices;
+use core::ops::ControlFlow;
+use core::ops::Deref;
+use tree::{Order, Tree};
 
-pub use index::{Buffer, NoMemory, Storage};
 pub use request::{Change, Limits, Request, SlotError};
+
+/// The allocator said no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMemory;
+
+/// A shared, counted reference.
+pub trait Pointer<T>: Clone + Deref<Target = T> {
+    /// Moves a value to the heap.
+    fn new(value: T) -> Result<Self, NoMemory>;
+}
+
+/// Chooses the kind of reference.
+pub trait Storage {
+    /// A reference to a `T`.
+    type Ptr<T>: Pointer<T>;
+}
 
 /// One slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,199 +121,159 @@ impl Slot {
     }
 }
 
-/// A slot and what the caller keeps with it (dirty bitmap, attributes; usually a reference).
-#[derive(Clone, Debug)]
-pub struct Entry<D> {
+/// A slot with what the caller keeps beside it.
+pub trait Place {
     /// The slot.
-    pub slot: Slot,
-    /// The caller's data.
-    pub data: D,
+    fn slot(&self) -> &Slot;
+}
+
+impl Place for Slot {
+    fn slot(&self) -> &Slot {
+        self
+    }
+}
+
+/// By guest page. Slots of a set do not overlap there.
+struct ByGfn;
+/// By user address, then by number: user memory may back several slots.
+struct ByHva;
+/// By number.
+struct ById;
+
+impl<T: Place, P: Deref<Target = T>> Order<P> for ByGfn {
+    type Key = u64;
+
+    #[inline]
+    fn key(item: &P) -> u64 {
+        item.slot().base.0
+    }
+
+    #[inline]
+    fn range(item: &P) -> (u64, u64) {
+        (item.slot().base.0, item.slot().end().0)
+    }
+}
+
+impl<T: Place, P: Deref<Target = T>> Order<P> for ByHva {
+    type Key = (u64, u16);
+
+    fn key(item: &P) -> (u64, u16) {
+        (item.slot().hva.0, item.slot().id)
+    }
+
+    fn range(item: &P) -> (u64, u64) {
+        (item.slot().hva.0, item.slot().hva_end().0)
+    }
+}
+
+impl<T: Place, P: Deref<Target = T>> Order<P> for ById {
+    type Key = u16;
+
+    #[inline]
+    fn key(item: &P) -> u16 {
+        item.slot().id
+    }
+
+    #[inline]
+    fn range(item: &P) -> (u64, u64) {
+        let id = u64::from(item.slot().id);
+        (id, id.wrapping_add(1))
+    }
 }
 
 /// The slots of one address space. See the module documentation.
-pub struct SlotSet<D, S: Storage> {
-    entries: S::Buf<Entry<D>>,
-    indices: Indices<S>,
-    /// Changed by the caller with every publication, to tag what is derived from the set.
-    pub generation: u64,
+pub struct SlotSet<T: Place, S: Storage> {
+    by_gfn: Tree<S::Ptr<T>, ByGfn, S>,
+    by_hva: Tree<S::Ptr<T>, ByHva, S>,
+    by_id: Tree<S::Ptr<T>, ById, S>,
 }
 
-impl<D, S: Storage> SlotSet<D, S> {
+impl<T: Place, S: Storage + 'static> SlotSet<T, S> {
     /// No slots.
     pub fn new() -> Self {
         SlotSet {
-            entries: Default::default(),
-            indices: Indices::new(),
-            generation: 0,
+            by_gfn: Tree::new(),
+            by_hva: Tree::new(),
+            by_id: Tree::new(),
         }
     }
 
-    /// Number of slots.
-    pub fn len(&self) -> usize {
-        self.entries.as_slice().len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Makes room for `n` more slots. The only function that allocates.
-    pub fn reserve(&mut self, n: usize) -> Result<(), NoMemory> {
-        self.entries.reserve(n)?;
-        self.indices.reserve(n)
-    }
-
-    /// Adds a slot.
+    /// The set with `new` instead of the slot of that number, if there is one.
     ///
-    /// Refused without effect if its number is taken, if it shares a page with another slot, if it
-    /// is empty or wraps, or if [`reserve`](Self::reserve) did not make room.
-    pub fn insert(&mut self, slot: Slot, data: D) -> Result<(), SlotError> {
-        let wraps = slot.base.0.checked_add(slot.pages).is_none()
-            || slot.pages > u64::MAX >> PAGE_SHIFT
-            || slot.hva.0.checked_add(slot.pages << PAGE_SHIFT).is_none();
-        if slot.pages == 0 || wraps {
-            return Err(SlotError::Invalid);
-        }
-        if self.by_id(slot.id).is_some() || self.overlapping(slot.base, slot.end()).is_some() {
-            return Err(SlotError::Exists);
-        }
-        if self.entries.room() == 0 || self.indices.room() == 0 {
-            return Err(SlotError::NoMemory);
-        }
-        let pos = self.len() as u32;
-        if self.entries.push(Entry { slot, data }).is_ok() {
-            self.indices.insert(self.entries.as_slice(), pos);
-        }
-        Ok(())
+    /// The caller has checked that it overlaps no other slot, is not empty and does not wrap
+    /// ([`Request::change`]).
+    pub fn with(&self, new: T) -> Result<Self, NoMemory> {
+        let rest = self.without(new.slot().id)?;
+        let item = S::Ptr::<T>::new(new)?;
+        Ok(SlotSet {
+            by_gfn: rest.by_gfn.with(item.clone())?,
+            by_hva: rest.by_hva.with(item.clone())?,
+            by_id: rest.by_id.with(item)?,
+        })
     }
 
-    /// Removes the slot numbered `id`.
-    pub fn remove(&mut self, id: u16) -> Option<Entry<D>> {
-        let pos = self.indices.find_id(self.entries.as_slice(), id)?;
-        let last = (self.len() as u32).wrapping_sub(1);
-        self.indices.remove(self.entries.as_slice(), pos, last);
-        let moved = self.entries.pop()?;
-        match self.entries.as_mut_slice().get_mut(pos as usize) {
-            Some(e) => Some(core::mem::replace(e, moved)),
-            None => Some(moved),
-        }
-    }
-
-    /// Moves the slot numbered `id` to `base`, with its data. `false`, without effect, if there is
-    /// no such slot or the new place is taken.
-    pub fn relocate(&mut self, id: u16, base: Gfn) -> bool {
-        let Some(slot) = self.by_id(id).map(|e| e.slot) else {
-            return false;
+    /// The set without the slot numbered `id`.
+    pub fn without(&self, id: u16) -> Result<Self, NoMemory> {
+        let Some(old) = self.by_id.get(id) else {
+            return Ok(SlotSet {
+                by_gfn: self.by_gfn.clone(),
+                by_hva: self.by_hva.clone(),
+                by_id: self.by_id.clone(),
+            });
         };
-        let new = Slot { base, ..slot };
-        if base.0.checked_add(slot.pages).is_none() {
-            return false;
-        }
-        let mut others = self.in_gfn_range(base, new.end());
-        if others.any(|e| e.slot.id != id) {
-            return false;
-        }
-        drop(others);
-        // The room of the removed slot is there to take it back.
-        match self.remove(id) {
-            Some(e) => self.insert(new, e.data).is_ok(),
-            None => false,
-        }
-    }
-
-    /// Changes the flags of a slot. `false` if there is no such slot.
-    pub fn set_flags(&mut self, id: u16, flags: u32) -> bool {
-        self.change(id, |e| e.slot.flags = flags)
-    }
-
-    /// Marks a slot as about to go, or takes the mark back. `false` if there is no such slot.
-    pub fn set_invalid(&mut self, id: u16, invalid: bool) -> bool {
-        self.change(id, |e| e.slot.invalid = invalid)
-    }
-
-    /// Replaces the data of a slot and returns what was there; `Err` with the new data if there is
-    /// no such slot.
-    pub fn replace_data(&mut self, id: u16, data: D) -> Result<D, D> {
-        let pos = self.indices.find_id(self.entries.as_slice(), id);
-        let entry = pos.and_then(|p| self.entries.as_mut_slice().get_mut(p as usize));
-        match entry {
-            Some(e) => Ok(core::mem::replace(&mut e.data, data)),
-            None => Err(data),
-        }
-    }
-
-    fn change(&mut self, id: u16, f: impl FnOnce(&mut Entry<D>)) -> bool {
-        let pos = self.indices.find_id(self.entries.as_slice(), id);
-        let entry = pos.and_then(|p| self.entries.as_mut_slice().get_mut(p as usize));
-        entry.map(f).is_some()
+        Ok(SlotSet {
+            by_gfn: self.by_gfn.without(ByGfn::key(old))?,
+            by_hva: self.by_hva.without(ByHva::key(old))?,
+            by_id: self.by_id.without(id)?,
+        })
     }
 
     /// The slot `gfn` lies in.
-    pub fn find(&self, gfn: Gfn) -> Option<&Entry<D>> {
-        self.find_near(gfn, u32::MAX).map(|(_, e)| e)
-    }
-
-    /// Like [`find`](Self::find), trying first the slot found last time: `hint` is the number that
-    /// came with it. Any value is a valid hint.
     #[inline]
-    pub fn find_near(&self, gfn: Gfn, hint: u32) -> Option<(u32, &Entry<D>)> {
-        let entries = self.entries.as_slice();
-        if let Some(e) = entries.get(hint as usize) {
-            if e.slot.contains(gfn) {
-                return Some((hint, e));
-            }
-        }
-        let pos = self.indices.find_gfn(entries, gfn)?;
-        entries.get(pos as usize).map(|e| (pos, e))
+    pub fn find(&self, gfn: Gfn) -> Option<&T> {
+        let item = self.by_gfn.at_or_before(gfn.0)?;
+        item.slot().contains(gfn).then_some(&**item)
     }
 
     /// The slot numbered `id`.
-    pub fn by_id(&self, id: u16) -> Option<&Entry<D>> {
-        let entries = self.entries.as_slice();
-        entries.get(self.indices.find_id(entries, id)? as usize)
+    pub fn by_id(&self, id: u16) -> Option<&T> {
+        self.by_id.get(id).map(|item| &**item)
     }
 
-    /// A slot that shares a guest page with the range, if there is one: the lowest.
-    pub fn overlapping(&self, start: Gfn, end: Gfn) -> Option<&Entry<D>> {
-        self.in_gfn_range(start, end).next()
-    }
-
-    /// The slots that share a guest page with the range, in ascending order.
-    pub fn in_gfn_range(&self, start: Gfn, end: Gfn) -> impl Iterator<Item = &Entry<D>> {
-        let entries = self.entries.as_slice();
-        self.indices
-            .ending_after(entries, start)
-            .filter_map(|p| entries.get(p as usize))
-            .take_while(move |e| e.slot.base.0 < end.0)
-    }
-
-    /// All slots, by ascending guest page.
-    pub fn iter(&self) -> impl Iterator<Item = &Entry<D>> {
-        self.in_gfn_range(Gfn(0), Gfn(u64::MAX))
-    }
-
-    /// The slots backed by some of the user addresses from `start` to `end` (exclusive), each with
-    /// the range of its guest pages that are: what an MMU notifier has to look at.
-    pub fn in_hva_range(
-        &self,
-        start: Hva,
-        end: Hva,
-    ) -> impl Iterator<Item = (&Entry<D>, Gfn, Gfn)> {
-        let entries = self.entries.as_slice();
-        self.indices
-            .reaching(start)
-            .filter_map(|p| entries.get(p as usize))
-            .take_while(move |e| e.slot.hva.0 < end.0)
-            .filter(move |e| e.slot.hva_end().0 > start.0)
-            .map(move |e| {
-                let (first, last) = e.slot.gfn_range(start, end);
-                (e, first, last)
+    /// Does a slot other than `id` share a guest page with the range?
+    pub fn overlaps(&self, start: Gfn, end: Gfn, id: u16) -> bool {
+        self.by_gfn
+            .overlapping(start.0, end.0, |item| {
+                if item.slot().id == id {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
             })
+            .is_break()
+    }
+
+    /// Calls `f` with each slot that is backed by some of the user addresses from `start` to `end`
+    /// (exclusive), and with the range of its guest pages that are: what an MMU notifier has to
+    /// look at.
+    pub fn in_hva_range(&self, start: Hva, end: Hva, mut f: impl FnMut(&T, Gfn, Gfn)) {
+        let _ = self.by_hva.overlapping(start.0, end.0, |item| {
+            let (first, last) = item.slot().gfn_range(start, end);
+            f(item, first, last);
+            ControlFlow::<()>::Continue(())
+        });
+    }
+
+    /// Calls `f` with all slots, by ascending guest page.
+    pub fn for_each(&self, mut f: impl FnMut(&T)) {
+        let _ = self.by_gfn.overlapping(0, u64::MAX, |item| {
+            f(item);
+            ControlFlow::<()>::Continue(())
+        });
     }
 }
 
-impl<D, S: Storage> Default for SlotSet<D, S> {
+impl<T: Place, S: Storage + 'static> Default for SlotSet<T, S> {
     fn default() -> Self {
         Self::new()
     }

@@ -10,7 +10,7 @@
 //! | known number, only `gpa` or LOG_DIRTY differ | moves, or changes flags |
 //! | known number, anything else differs | `Invalid`: delete it first |
 
-use super::{Slot, SlotSet, Storage};
+use super::{Place, Slot, SlotSet, Storage};
 use crate::abi::vm::{KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use crate::addr::{Gfn, Gpa, Hva, PAGE_SHIFT, PAGE_SIZE};
 
@@ -131,12 +131,12 @@ impl Request {
 
     /// What a request that passed [`validate`](Self::validate) does to `set`, the slots of its
     /// address space.
-    pub fn change<D, S: Storage>(
+    pub fn change<T: Place, S: Storage + 'static>(
         &self,
-        set: &SlotSet<D, S>,
+        set: &SlotSet<T, S>,
         limits: &Limits,
     ) -> Result<Change, SlotError> {
-        let old = set.by_id(self.id()).map(|e| e.slot);
+        let old = set.by_id(self.id()).map(|e| *e.slot());
         if self.size == 0 {
             return old.map(Change::Delete).ok_or(SlotError::Invalid);
         }
@@ -169,8 +169,7 @@ impl Request {
                 }
             }
         };
-        let mut others = set.in_gfn_range(new.base, new.end());
-        if others.any(|e| e.slot.id != new.id) {
+        if set.overlaps(new.base, new.end(), new.id) {
             return Err(SlotError::Exists);
         }
         if new.end().0.wrapping_sub(1) > limits.last_gfn.0 {

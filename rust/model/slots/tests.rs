@@ -7,59 +7,43 @@ use proptest::prelude::*;
 use super::*;
 use crate::abi::vm::{KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
-/// An array with a capacity that only `reserve` extends.
-struct Vector<T> {
-    items: Vec<T>,
-    capacity: usize,
-}
+#[derive(Debug)]
+struct Counted<T>(std::sync::Arc<T>);
 
-impl<T> Default for Vector<T> {
-    fn default() -> Self {
-        Vector {
-            items: Vec::new(),
-            capacity: 0,
-        }
+impl<T> Clone for Counted<T> {
+    fn clone(&self) -> Self {
+        Counted(self.0.clone())
     }
 }
 
-impl<T> Buffer<T> for Vector<T> {
-    fn as_slice(&self) -> &[T] {
-        &self.items
-    }
+impl<T> Deref for Counted<T> {
+    type Target = T;
 
-    fn as_mut_slice(&mut self) -> &mut [T] {
-        &mut self.items
+    fn deref(&self) -> &T {
+        &self.0
     }
+}
 
-    fn reserve(&mut self, n: usize) -> Result<(), NoMemory> {
-        self.capacity = self.capacity.max(self.items.len() + n);
-        Ok(())
-    }
+thread_local! {
+    /// How many allocations may succeed.
+    static LEFT: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
+}
 
-    fn room(&self) -> usize {
-        self.capacity - self.items.len()
-    }
-
-    fn push(&mut self, value: T) -> Result<(), T> {
-        if self.room() == 0 {
-            return Err(value);
-        }
-        self.items.push(value);
-        Ok(())
-    }
-
-    fn pop(&mut self) -> Option<T> {
-        self.items.pop()
+impl<T> Pointer<T> for Counted<T> {
+    fn new(value: T) -> Result<Self, NoMemory> {
+        let left = LEFT.get().checked_sub(1).ok_or(NoMemory)?;
+        LEFT.set(left);
+        Ok(Counted(std::sync::Arc::new(value)))
     }
 }
 
 struct Heap;
 
 impl Storage for Heap {
-    type Buf<T> = Vector<T>;
+    type Ptr<T> = Counted<T>;
 }
 
-type Set = SlotSet<u32, Heap>;
+type Set = SlotSet<Slot, Heap>;
 
 const LOG: u32 = KVM_MEM_LOG_DIRTY_PAGES;
 const RO: u32 = KVM_MEM_READONLY;
@@ -86,12 +70,7 @@ fn slot(id: u16, base: u64, pages: u64, hva: u64) -> Slot {
 }
 
 fn set(slots: &[Slot]) -> Set {
-    let mut s = Set::new();
-    s.reserve(slots.len()).unwrap();
-    for x in slots {
-        s.insert(*x, u32::from(x.id)).unwrap();
-    }
-    s
+    slots.iter().fold(Set::new(), |s, x| s.with(*x).unwrap())
 }
 
 fn request(id: u32, gpa: u64, size: u64, hva: u64) -> Request {
@@ -293,41 +272,24 @@ fn life_of_a_slot() {
     assert!(answer(request(5, 0x24000, 0x1000, 0), &s).is_ok());
 }
 
+/// A set that is replaced stays as it was, and so does one that memory for a change was missing.
 #[test]
-fn insert_needs_room_and_a_free_place() {
-    let mut s = Set::new();
-    assert_eq!(s.insert(slot(1, 0, 1, 0), 0), Err(SlotError::NoMemory));
-    s.reserve(2).unwrap();
-    s.insert(slot(1, 0, 2, 0), 0).unwrap();
-    assert_eq!(s.insert(slot(1, 9, 1, 0), 0), Err(SlotError::Exists));
-    assert_eq!(s.insert(slot(2, 1, 1, 0), 0), Err(SlotError::Exists));
-    assert_eq!(s.insert(slot(2, 9, 0, 0), 0), Err(SlotError::Invalid));
-    assert_eq!(
-        s.insert(slot(2, u64::MAX, 2, 0), 0),
-        Err(SlotError::Invalid)
-    );
-    assert_eq!(s.insert(slot(2, 9, 2, !0xfff), 0), Err(SlotError::Invalid));
-    s.insert(slot(2, 2, 1, 0), 0).unwrap();
-    assert_eq!(s.insert(slot(3, 9, 1, 0), 0), Err(SlotError::NoMemory));
-    assert_eq!(s.len(), 2);
-}
-
-#[test]
-fn relocation_keeps_the_data() {
-    let mut s = set(&[slot(1, 0, 4, 0), slot(2, 8, 4, 0x10000)]);
-    assert!(!s.relocate(1, Gfn(5)), "the place is taken");
-    assert!(!s.relocate(3, Gfn(50)));
-    assert!(!s.relocate(1, Gfn(u64::MAX - 1)));
-    assert!(s.find(Gfn(3)).is_some());
-    assert!(s.relocate(1, Gfn(2)));
-    assert!(s.find(Gfn(1)).is_none());
-    assert_eq!(s.find(Gfn(5)).unwrap().data, 1);
-    assert_eq!(s.replace_data(1, 77), Ok(1));
-    assert_eq!(s.replace_data(9, 78), Err(78));
-    assert!(s.set_invalid(1, true) && s.set_flags(1, LOG));
-    let e = s.find(Gfn(5)).unwrap();
-    assert_eq!((e.slot.invalid, e.slot.flags, e.data), (true, LOG, 77));
-    assert!(!s.set_flags(9, 0));
+fn old_sets_stay() {
+    let old = set(&[slot(1, 0, 4, 0), slot(2, 8, 4, 0x10000), slot(3, 20, 4, 0)]);
+    let new = old.with(slot(2, 100, 1, 0x9000)).unwrap();
+    assert_eq!(old.find(Gfn(9)).unwrap().id, 2);
+    assert!(new.find(Gfn(9)).is_none());
+    assert_eq!(new.find(Gfn(100)).unwrap().hva, Hva(0x9000));
+    for n in 0.. {
+        LEFT.set(n);
+        let made = old.without(1).and_then(|s| s.with(slot(7, 50, 1, 0)));
+        LEFT.set(usize::MAX);
+        assert_eq!(old.by_id(1).unwrap().pages, 4);
+        if made.is_ok() {
+            assert!(n > 6);
+            break;
+        }
+    }
 }
 
 #[test]
@@ -348,33 +310,31 @@ fn user_ranges_round_outwards_to_pages() {
 fn as_many_slots_as_there_can_be() {
     let mut s = Set::new();
     for i in 0..32764u32 {
-        s.reserve(1).unwrap();
         // In an order that is neither ascending nor descending.
         let id = (i * 12347 % 32764) as u16;
         let n = u64::from(id);
-        s.insert(slot(id, n * 3, 2, 0x1000_0000 + n * 0x2000), i)
+        s = s
+            .with(slot(id, n * 3, 2, 0x1000_0000 + n * 0x2000))
             .unwrap();
     }
-    let mut hint = u32::MAX;
+    assert!(s.by_gfn.check().unwrap() <= 21);
     for i in 0..32764u64 {
-        let (h, e) = s.find_near(Gfn(i * 3 + 1), hint).unwrap();
-        hint = h;
-        assert_eq!(u64::from(e.slot.id), i);
+        assert_eq!(u64::from(s.find(Gfn(i * 3 + 1)).unwrap().id), i);
         assert!(s.find(Gfn(i * 3 + 2)).is_none());
     }
     for id in 0..32764u16 {
-        assert!(s.remove(id).is_some());
+        assert!(s.by_id(id).is_some());
+        s = s.without(id).unwrap();
     }
-    assert!(s.is_empty());
+    assert_eq!(s.by_hva.check(), Some(0));
 }
 
 #[derive(Clone, Debug)]
 enum Op {
     Insert(Slot),
     Remove(u16),
-    Move(u16, u64),
     FindGfn(u64),
-    Gfns(u64, u64),
+    Gfns(u64, u64, u16),
     Hvas(u64, u64),
 }
 
@@ -384,10 +344,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (id(), 0..64u64, 1..6u64, 0..40u64)
             .prop_map(|(i, b, p, h)| Op::Insert(slot(i, b, p, h << 12))),
         2 => id().prop_map(Op::Remove),
-        1 => (id(), 0..64u64).prop_map(|(i, b)| Op::Move(i, b)),
         2 => (0..70u64).prop_map(Op::FindGfn),
-        1 => (0..70u64, 0..20u64).prop_map(|(a, n)| Op::Gfns(a, a + n)),
-        2 => (0..0x30000u64, 0..0x6000u64).prop_map(|(a, n)| Op::Hvas(a, a + n)),
+        1 => (0..70u64, 1..20u64, id()).prop_map(|(a, n, i)| Op::Gfns(a, a + n, i)),
+        2 => (0..0x30000u64, 1..0x6000u64).prop_map(|(a, n)| Op::Hvas(a, a + n)),
     ]
 }
 
@@ -398,51 +357,29 @@ proptest! {
     fn agrees_with_a_list(ops in prop::collection::vec(op(), 1..120)) {
         let mut s = Set::new();
         let mut list: Vec<Slot> = Vec::new();
-        let mut hint = 0;
         for op in ops {
             match op {
                 Op::Insert(x) => {
-                    s.reserve(1).unwrap();
-                    let clash = list.iter().any(|y| y.id == x.id || y.overlaps(x.base, x.end()));
-                    prop_assert_eq!(s.insert(x, u32::from(x.id)).is_ok(), !clash);
+                    let others = |y: &Slot| y.id != x.id && y.overlaps(x.base, x.end());
+                    let clash = list.iter().any(others);
+                    prop_assert_eq!(s.overlaps(x.base, x.end(), x.id), clash);
                     if !clash {
+                        s = s.with(x).unwrap();
+                        list.retain(|y| y.id != x.id);
                         list.push(x);
                     }
                 }
                 Op::Remove(id) => {
-                    let want = list.iter().position(|x| x.id == id).map(|i| list.remove(i));
-                    let got = s.remove(id);
-                    prop_assert_eq!(got.as_ref().map(|e| e.slot), want);
-                    prop_assert_eq!(got.map(|e| e.data), want.map(|w| u32::from(w.id)));
-                }
-                Op::Move(id, base) => {
-                    let end = |x: &Slot| Gfn(base + x.pages);
-                    let free = |x: &Slot| !list.iter()
-                        .any(|y| y.id != id && y.overlaps(Gfn(base), end(x)));
-                    let ok = list.iter().find(|x| x.id == id).is_some_and(free);
-                    prop_assert_eq!(s.relocate(id, Gfn(base)), ok);
-                    if ok {
-                        list.iter_mut().find(|x| x.id == id).unwrap().base = Gfn(base);
-                    }
+                    s = s.without(id).unwrap();
+                    list.retain(|x| x.id != id);
                 }
                 Op::FindGfn(g) => {
-                    let want = list.iter().find(|x| x.contains(Gfn(g))).copied();
-                    let got = s.find_near(Gfn(g), hint);
-                    prop_assert_eq!(got.map(|(_, e)| e.slot), want);
-                    if let Some((h, e)) = got {
-                        prop_assert_eq!(s.find_near(Gfn(g), h).unwrap().1.slot, e.slot);
-                        hint = h;
-                    }
+                    let want = list.iter().find(|x| x.contains(Gfn(g)));
+                    prop_assert_eq!(s.find(Gfn(g)), want);
                 }
-                Op::Gfns(a, b) => {
-                    let mut want: Vec<_> =
-                        list.iter().filter(|x| x.overlaps(Gfn(a), Gfn(b))).copied().collect();
-                    want.sort_by_key(|x| x.base);
-                    let got: Vec<_> = s.in_gfn_range(Gfn(a), Gfn(b)).map(|e| e.slot).collect();
-                    // An empty range inside a slot overlaps nothing; the iterator need not know.
-                    if a < b {
-                        prop_assert_eq!(got, want);
-                    }
+                Op::Gfns(a, b, id) => {
+                    let want = list.iter().any(|x| x.id != id && x.overlaps(Gfn(a), Gfn(b)));
+                    prop_assert_eq!(s.overlaps(Gfn(a), Gfn(b), id), want);
                 }
                 Op::Hvas(a, b) => {
                     let mut want = Vec::new();
@@ -452,25 +389,27 @@ proptest! {
                             .filter(|i| page(*i) < b && page(*i + 1) > a)
                             .map(|i| x.base.0 + i)
                             .collect();
-                        if let (true, Some(f), Some(l)) = (a < b, hit.first(), hit.last()) {
+                        if let (Some(f), Some(l)) = (hit.first(), hit.last()) {
                             want.push((x.id, *f, *l + 1));
                         }
                     }
                     want.sort();
-                    let mut got: Vec<_> = s.in_hva_range(Hva(a), Hva(b))
-                        .map(|(e, f, l)| (e.slot.id, f.0, l.0))
-                        .collect();
+                    let mut got = Vec::new();
+                    s.in_hva_range(Hva(a), Hva(b), |x, f, l| got.push((x.id, f.0, l.0)));
                     got.sort();
-                    if a < b {
-                        prop_assert_eq!(got, want);
-                    }
+                    prop_assert_eq!(got, want);
                 }
             }
-            prop_assert_eq!(s.len(), list.len());
+            prop_assert!(s.by_gfn.check().is_some());
+            prop_assert!(s.by_hva.check().is_some());
+            prop_assert!(s.by_id.check().is_some());
+            list.sort_by_key(|x| x.base);
+            let mut all = Vec::new();
+            s.for_each(|x| all.push(*x));
+            prop_assert_eq!(&all, &list);
             for x in &list {
-                prop_assert_eq!(s.by_id(x.id).unwrap().slot, *x);
+                prop_assert_eq!(s.by_id(x.id), Some(x));
             }
-            prop_assert!(s.iter().zip(s.iter().skip(1)).all(|(a, b)| a.slot.end() <= b.slot.base));
         }
     }
 }
