@@ -36,6 +36,7 @@ pub mod exit;
 pub mod irqchip;
 pub mod policy;
 pub mod slots;
+pub mod stats;
 pub mod svm;
 pub mod sync;
 pub mod tdp;

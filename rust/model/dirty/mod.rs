@@ -11,4 +11,4 @@ pub mod bitmap;
 pub mod ring;
 
 pub use bitmap::{Bitmap, ClearRange};
-pub use ring::{DirtyGfn, Push, Ring, RingError};
+pub use ring::{Push, Ring, RingError};

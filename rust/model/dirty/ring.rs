@@ -14,25 +14,33 @@
 //! fields of an entry are under the control of user space at all times: what is read back from
 //! them is only a request to protect a page again, and the caller checks slot and offset.
 
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::abi::vm::{KVM_DIRTY_GFN_F_DIRTY, KVM_DIRTY_GFN_F_RESET};
 use crate::addr::PAGE_SIZE;
 
-/// An entry: `struct kvm_dirty_gfn`.
-#[derive(Debug, Default)]
-#[repr(C)]
-pub struct DirtyGfn {
-    /// KVM_DIRTY_GFN_F_*.
-    pub flags: AtomicU32,
-    /// Address space in bits 31:16, slot number in bits 15:0.
-    pub slot: AtomicU32,
-    /// Number of the page in the slot.
-    pub offset: AtomicU64,
-}
+/// Bytes of an entry, `struct kvm_dirty_gfn`.
+pub const ENTRY_SIZE: usize = 16;
+/// Where an entry has KVM_DIRTY_GFN_F_*, 4 bytes.
+pub const FLAGS: usize = 0;
+/// Where it has the slot, 4 bytes: address space in bits 31:16, number in bits 15:0.
+pub const SLOT: usize = 4;
+/// Where it has the number of the page in the slot, 8 bytes.
+pub const OFFSET: usize = 8;
 
-const _: () = assert!(size_of::<DirtyGfn>() == 16);
+/// The memory of the entries. Each access is one load or store for each field; an index out of
+/// range reads zeros and writes nothing.
+pub trait Entries {
+    /// KVM_DIRTY_GFN_F_*; what is read after it is not older (acquire).
+    fn flags(&self, index: u32) -> u32;
+    /// Sets the flags; what was written before is seen by who sees them (release).
+    fn set_flags(&self, index: u32, flags: u32);
+    /// Slot, and number of the page in it.
+    fn page(&self, index: u32) -> (u32, u64);
+    /// Sets slot and page.
+    fn set_page(&self, index: u32, slot: u32, offset: u64);
+}
 
 /// The largest number of entries.
 pub const MAX_ENTRIES: u32 = 65536;
@@ -107,23 +115,19 @@ impl Ring {
         self.used() >= self.soft_limit
     }
 
-    fn entry<'a>(&self, entries: &'a [DirtyGfn], index: u32) -> Option<&'a DirtyGfn> {
-        entries.get((index & self.size.wrapping_sub(1)) as usize)
+    fn index(&self, at: u32) -> u32 {
+        at & self.size.wrapping_sub(1)
     }
 
     /// Adds a page. Only the vCPU the ring belongs to may call this.
-    pub fn push(&self, entries: &[DirtyGfn], slot: u32, offset: u64) -> Push {
+    pub fn push(&self, entries: &impl Entries, slot: u32, offset: u64) -> Push {
         let at = self.dirty.load(Relaxed);
         if self.used() >= self.size {
             return Push::Lost;
         }
-        let Some(entry) = self.entry(entries, at) else {
-            return Push::Lost;
-        };
-        entry.slot.store(slot, Relaxed);
-        entry.offset.store(offset, Relaxed);
+        entries.set_page(self.index(at), slot, offset);
         // User space looks at the flags first.
-        entry.flags.store(KVM_DIRTY_GFN_F_DIRTY, Release);
+        entries.set_flags(self.index(at), KVM_DIRTY_GFN_F_DIRTY);
         self.dirty.store(at.wrapping_add(1), Release);
         if self.is_soft_full() {
             Push::SoftFull
@@ -139,7 +143,7 @@ impl Ring {
     /// slots lock.
     pub fn reset(
         &self,
-        entries: &[DirtyGfn],
+        entries: &impl Entries,
         max: u32,
         mut protect: impl FnMut(u32, u64, u64),
     ) -> u32 {
@@ -147,15 +151,14 @@ impl Ring {
         let mut count = 0u32;
         while count < max {
             let at = self.reset.load(Relaxed);
-            let Some(entry) = self.entry(entries, at) else {
-                break;
-            };
-            if entry.flags.load(Acquire) & KVM_DIRTY_GFN_F_RESET == 0 {
+            // User space may have marked entries that were never pushed.
+            if at == self.dirty.load(Acquire)
+                || entries.flags(self.index(at)) & KVM_DIRTY_GFN_F_RESET == 0
+            {
                 break;
             }
-            let slot = entry.slot.load(Relaxed);
-            let offset = entry.offset.load(Relaxed);
-            entry.flags.store(0, Release);
+            let (slot, offset) = entries.page(self.index(at));
+            entries.set_flags(self.index(at), 0);
             self.reset.store(at.wrapping_add(1), Release);
             count = count.wrapping_add(1);
             if !batch.as_mut().is_some_and(|b| b.add(slot, offset)) {
@@ -209,6 +212,36 @@ impl Batch {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    use core::sync::atomic::AtomicU64;
+
+    #[derive(Debug, Default)]
+    struct DirtyGfn {
+        flags: AtomicU32,
+        slot: AtomicU32,
+        offset: AtomicU64,
+    }
+
+    impl Entries for Vec<DirtyGfn> {
+        fn flags(&self, i: u32) -> u32 {
+            self[i as usize].flags.load(Acquire)
+        }
+
+        fn set_flags(&self, i: u32, flags: u32) {
+            self[i as usize].flags.store(flags, Release);
+        }
+
+        fn page(&self, i: u32) -> (u32, u64) {
+            let e = &self[i as usize];
+            (e.slot.load(Relaxed), e.offset.load(Relaxed))
+        }
+
+        fn set_page(&self, i: u32, slot: u32, offset: u64) {
+            let e = &self[i as usize];
+            e.slot.store(slot, Relaxed);
+            e.offset.store(offset, Relaxed);
+        }
+    }
 
     fn entries(n: usize) -> Vec<DirtyGfn> {
         (0..n).map(|_| DirtyGfn::default()).collect()
@@ -278,6 +311,12 @@ mod tests {
     fn hostile_entries_only_name_pages() {
         let e = entries(256);
         let r = Ring::new(256, 0);
+        // Marked though nothing was pushed: there is nothing to take back.
+        e[0].flags.store(u32::MAX, Relaxed);
+        assert_eq!(r.reset(&e, 100, |_, _, _| panic!()), 0);
+        for i in 0..6 {
+            assert_eq!(r.push(&e, 9, i), Push::Done);
+        }
         for (i, (slot, offset)) in [
             (1, u64::MAX),
             (1, 0),
