@@ -298,7 +298,7 @@ void kvmrs_vmx_enter(struct kvmrs_entry *e, struct kvmrs_vmx_run *r);
  * Makes every CPU that runs a guest on these tables leave it, and waits until all have. `tables` is
  * what rust/virt/tdp/root.rs put into kvmrs_tdp_running there; it is not looked at. IRQs are on.
  */
-void kvmrs_tdp_kick(unsigned long tables);
+bool kvmrs_tdp_kick(unsigned long tables);
 /*
  * The tables that a guest on this CPU runs on, or may be about to; 0 outside. Per-CPU: the address is
  * good for per-CPU accesses only. Written by its CPU alone, with IRQs off.

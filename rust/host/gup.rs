@@ -265,6 +265,18 @@ fn host_level(hva: u64, want: Want) -> u8 {
     }
 }
 
+/// The level (1 to 3) at which the current process maps an address now, 1 if it does not.
+pub fn level_of(hva: Hva) -> u8 {
+    if current_mm().is_null() {
+        return 1;
+    }
+    let want = Want {
+        level: true,
+        ..Want::default()
+    };
+    host_level(hva.0, want)
+}
+
 impl FaultIn<'_> {
     /// Whether the page may be mapped writable.
     pub fn writable(&self) -> bool {

@@ -260,6 +260,11 @@ impl<V: Vendor> Loaded<'_, V> {
         self.entry().pkru
     }
 
+    /// How often the translations of the vCPU were flushed before an entry.
+    pub fn tlb_flushes(&self) -> u64 {
+        self.hw.tlb().flushes()
+    }
+
     /// Sets PKRU.
     pub fn set_pkru(&mut self, v: u32) {
         self.entry_mut().pkru = v;

@@ -45,6 +45,8 @@ pub(crate) mod private {
         fn entry(&self) -> &crate::entry::Entry;
         /// That part, to be changed.
         fn entry_mut(&mut self) -> &mut crate::entry::Entry;
+        /// What it knows of the translations its CPU may hold.
+        fn tlb(&self) -> &crate::tdp::Tlb;
     }
 }
 

@@ -6,7 +6,9 @@
 
 use crate::backend::Backend;
 use crate::exit::debug;
+use crate::mmu;
 use crate::pv;
+use crate::stats;
 use crate::vcpu::attr;
 use crate::vcpu::cpuid;
 use crate::vcpu::fpu;
@@ -42,7 +44,15 @@ pub(crate) struct VcpuFile<V: Backend> {
 impl<V: Backend> FileOps for VcpuFile<V> {
     const HAS_MMAP: bool = true;
 
-    fn mmap_allowed(&self, _request: MmapRequest) -> Result {
+    fn mmap_allowed(&self, request: MmapRequest) -> Result {
+        // A private copy of the ring would never be seen by us.
+        let end = request.pgoff.saturating_add(request.pages) as u64;
+        if self.vcpu.shared.ring.is_some()
+            && end > abi::KVM_DIRTY_LOG_PAGE_OFFSET
+            && (request.exec || !request.shared)
+        {
+            return Err(EINVAL);
+        }
         Ok(())
     }
 
@@ -51,7 +61,10 @@ impl<V: Backend> FileOps for VcpuFile<V> {
             0 => Some(&self.vcpu.run),
             abi::KVM_PIO_PAGE_OFFSET => Some(&self.vcpu.pio),
             abi::KVM_COALESCED_MMIO_PAGE_OFFSET => self.vm.core().base.bus.coalesced_page(),
-            _ => None,
+            n => {
+                let n = n.checked_sub(abi::KVM_DIRTY_LOG_PAGE_OFFSET)?;
+                self.vcpu.shared.ring.as_ref()?.page(n)
+            }
         }
     }
 
@@ -69,6 +82,7 @@ impl<V: Backend> FileOps for VcpuFile<V> {
                 }
                 run::run(vm, vcpu)
             }
+            abi::KVM_GET_STATS_FD => stats::open(&this.vm, Some(vcpu.shared.clone())),
             abi::KVM_GET_REGS => {
                 let r = vcpu.with(vm, |cx| regs::get_regs(cx))?;
                 done(write_user(arg, &r))
@@ -92,6 +106,13 @@ impl<V: Backend> FileOps for VcpuFile<V> {
             abi::KVM_SET_SREGS2 => {
                 let s: abi::KvmSregs2 = read_user(arg)?;
                 done(vcpu.with(vm, |cx| sregs::set2(cx, &s))?)
+            }
+            abi::KVM_PRE_FAULT_MEMORY => {
+                let mut r: abi::KvmPreFaultMemory = read_user(arg)?;
+                let done = vcpu.with(vm, |cx| mmu::pre_fault(cx, &mut r))?;
+                // What is left is told also with an error.
+                write_user(arg, &r)?;
+                done.map(|()| 0)
             }
             abi::KVM_GET_MP_STATE => {
                 let m = vcpu.with(vm, |cx| mp::get(cx))??;

@@ -9,11 +9,13 @@ use crate::irq::pit;
 use crate::irq::routes;
 use crate::irq::state;
 use crate::pv;
+use crate::stats;
 use crate::vm::bus;
 use crate::vm::caps;
 use crate::vm::dirty;
 use crate::vm::memslot;
 use crate::vm::msr_filter;
+use crate::vm::ring;
 use crate::vm::vcpus::MAX_VCPU_IDS;
 use crate::vm::Vm;
 use crate::vm::VmBase;
@@ -42,6 +44,7 @@ impl<V: Backend> FileOps for Vm<V> {
             abi::KVM_SET_USER_MEMORY_REGION2 => memslot::set_region2(core, &read_user(arg)?),
             abi::KVM_GET_DIRTY_LOG => dirty::get(core, &read_user(arg)?),
             abi::KVM_CLEAR_DIRTY_LOG => dirty::clear(core, &read_user(arg)?),
+            abi::KVM_RESET_DIRTY_RINGS => ring::reset(core),
             abi::KVM_CHECK_EXTENSION => Ok(match u32::try_from(arg) {
                 Ok(cap) => caps::check::<V>(Some(base), cap),
                 Err(_) => 0,
@@ -131,6 +134,7 @@ impl<V: Backend> FileOps for Vm<V> {
             abi::KVM_REINJECT_CONTROL => pit::reinject(base, &read_user(arg)?),
             abi::KVM_SET_GSI_ROUTING => routes::set(base, arg),
             abi::KVM_SIGNAL_MSI => routes::signal_msi(base, &read_user(arg)?),
+            abi::KVM_GET_STATS_FD => stats::open(&Arc::from(this), None),
             abi::KVM_IOEVENTFD => bus::ioeventfd(base, &read_user(arg)?),
             abi::KVM_REGISTER_COALESCED_MMIO => bus::coalesced(base, &read_user(arg)?, true),
             abi::KVM_UNREGISTER_COALESCED_MMIO => bus::coalesced(base, &read_user(arg)?, false),

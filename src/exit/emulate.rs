@@ -34,6 +34,7 @@ use model::emul::log::IoKey;
 use model::emul::log::IoLog;
 use model::exit::Event;
 use model::exit::EventKind;
+use model::stats::VcpuStat;
 use model::walk;
 use model::x86::cpuid::Feature;
 use model::x86::ctrl::rflags;
@@ -106,6 +107,7 @@ fn emulate<V: Backend>(
     let Some(mut s) = cx.st.emul.state.take() else {
         return Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION));
     };
+    cx.count(VcpuStat::InsnEmulation);
     fill(cx, &mut s);
     let mut bytes = [0u8; 15];
     let mut n = 0;
@@ -124,7 +126,12 @@ fn emulate<V: Backend>(
             finish(cx, &done)
         }
         Err(Stop::NeedUser) => match cx.st.emul.exit.take() {
-            Some(e) => Break(e),
+            Some(e) => {
+                if matches!(e, UserExit::Mmio { .. }) {
+                    cx.count(VcpuStat::MmioExits);
+                }
+                Break(e)
+            }
             None => Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION)),
         },
         Err(Stop::Retry) => Continue(()),
@@ -172,6 +179,7 @@ fn finish<V: Backend>(cx: &mut Cx<'_, '_, V>, done: &Done) -> Flow {
 
 /// An instruction that the emulator does not know. Outside the guest's kernel it is just `#UD`.
 fn failed<V: Backend>(cx: &mut Cx<'_, '_, V>, bytes: [u8; 15], len: u8) -> Flow {
+    cx.count(VcpuStat::InsnEmulationFail);
     let exit = Break(UserExit::EmulationFailure { bytes, len });
     if cx.vm.base.caps.exit_on_emulation_failure() {
         return exit;

@@ -13,6 +13,7 @@ use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
 use core::ops::ControlFlow::Break;
 use model::policy::pv;
+use model::stats::VcpuStat;
 use model::x86::apic::Delivery;
 use model::x86::apic::Message;
 use model::x86::state::gpr;
@@ -39,6 +40,7 @@ const EINVAL: u64 = (-22i64) as u64;
 
 /// Carries out a hypercall. Unknown numbers get -KVM_ENOSYS, callers outside the kernel -KVM_EPERM.
 pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    cx.count(VcpuStat::Hypercalls);
     let long = cx.code_size() == CodeSize::Bits64;
     let mask = if long { u64::MAX } else { 0xffff_ffff };
     let r = &V::regs(cx.l).gpr;

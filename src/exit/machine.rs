@@ -28,6 +28,7 @@ use model::emul::cpu::VecReg;
 use model::emul::cpu::X87;
 use model::emul::log::IoKey;
 use model::emul::log::IoKind;
+use model::stats::VcpuStat;
 use model::walk;
 use model::walk::Privilege;
 use model::x86::exception;
@@ -402,7 +403,10 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
 
     fn system(&mut self, _s: &mut CpuState, op: SystemOp) -> Result<(), Stop> {
         match op {
-            SystemOp::Invlpg(_) => V::flush_guest(self.cx.l),
+            SystemOp::Invlpg(_) => {
+                self.cx.count(VcpuStat::Invlpg);
+                V::flush_guest(self.cx.l);
+            }
             SystemOp::Invd | SystemOp::Wbinvd | SystemOp::Monitor(_) | SystemOp::Mwait => {}
             SystemOp::Pause => spin::pause(self.cx),
             // The guest executes it itself, in the form that exits.

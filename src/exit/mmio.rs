@@ -7,7 +7,11 @@ use super::plain;
 use crate::backend::Backend;
 use crate::irq::chips;
 use crate::vcpu::run::Flow;
+use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
+use crate::vm::memslot::hva;
+use core::ops::ControlFlow::Break;
+use model::abi;
 use model::addr::Gpa;
 use model::exit::NestedFault;
 use model::irqchip::lapic::Mode;
@@ -18,22 +22,40 @@ const APIC_WINDOW: u64 = 0x1000;
 
 /// A fault on an address without memory, or a write to read-only memory.
 pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flow {
+    if cx.st.events.reinjects() {
+        return undeliverable(cx, f.gpa);
+    }
     match plain::access(cx, f) {
         Some(flow) => flow,
         None => emulate::instruction(cx),
     }
 }
 
+/// The access was not an instruction's but part of the delivery of an event, which cannot be
+/// emulated: the descriptor table or the stack lies in device memory.
+#[inline(never)]
+fn undeliverable<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Flow {
+    let raw = V::raw_exit(cx.l);
+    let cpu = u64::from(host::pin::some_cpu_id());
+    Break(UserExit::Internal {
+        suberror: abi::KVM_INTERNAL_ERROR_DELIVERY_EV,
+        ndata: 5,
+        data: [raw.info2, raw.reason, raw.info1, gpa.0, cpu, 0],
+    })
+}
+
 /// An access to an address that was marked as device memory.
 pub(crate) fn fast<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Flow {
-    let _ = gpa;
+    if cx.st.events.reinjects() {
+        return undeliverable(cx, gpa);
+    }
     emulate::instruction(cx)
 }
 
 impl<V: Backend> Cx<'_, '_, V> {
     /// Is there memory that can be read, or (`write`) written?
     pub(crate) fn is_ram(&self, gpa: Gpa, write: bool) -> bool {
-        !self.is_apic(gpa) && self.vm.base.slots.read().hva(gpa.gfn(), write).is_some()
+        !self.is_apic(gpa) && hva(&self.vm.base.slots.read(), gpa.gfn(), write).is_some()
     }
 
     /// Is the address in the window of this vCPU's local APIC?

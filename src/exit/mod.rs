@@ -31,6 +31,7 @@ use core::ops::ControlFlow::Continue;
 use model::abi;
 use model::emul::task::TaskSwitch;
 use model::exit::Exit;
+use model::stats::VcpuStat;
 use model::x86::cpuid::Feature;
 use model::x86::exception::Exception;
 use virt::vendor::Trap;
@@ -38,11 +39,18 @@ use virt::vendor::Trap;
 /// Handles the last exit.
 pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     match V::decode(cx.l) {
-        Exit::HostInterrupt | Exit::HostNmi => Continue(()),
+        Exit::HostInterrupt => {
+            cx.count(VcpuStat::IrqExits);
+            Continue(())
+        }
+        Exit::HostNmi => Continue(()),
         Exit::Cpuid => cpuid::execute(cx),
         Exit::Rdmsr => msr::rdmsr(cx),
         Exit::Wrmsr => msr::wrmsr(cx),
-        Exit::Io(a) => io::handle(cx, &a),
+        Exit::Io(a) => {
+            cx.count(VcpuStat::IoExits);
+            io::handle(cx, &a)
+        }
         Exit::NestedFault(f) => mmu::handle(cx, &f),
         Exit::FastMmio(gpa) => mmio::fast(cx, gpa),
         Exit::Hlt => {
@@ -52,10 +60,12 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             step
         }
         Exit::InterruptWindow => {
+            cx.count(VcpuStat::IrqWindowExits);
             event::window_opened(cx, false);
             Continue(())
         }
         Exit::NmiWindow | Exit::Iret => {
+            cx.count(VcpuStat::NmiWindowExits);
             event::window_opened(cx, true);
             Continue(())
         }
@@ -106,7 +116,11 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             Continue(())
         }
         Exit::ApicAccess { .. } | Exit::ApicWrite { .. } => emulate::instruction(cx),
-        Exit::BusLock | Exit::NotifyWindow { .. } => Continue(()),
+        Exit::BusLock => Continue(()),
+        Exit::NotifyWindow { .. } => {
+            cx.count(VcpuStat::NotifyWindowExits);
+            Continue(())
+        }
         Exit::EntryFailed { reason } => {
             let f = V::entry_failure(cx.l);
             V::dump(cx.l);

@@ -17,6 +17,7 @@ use core::ops::ControlFlow::Continue;
 use model::addr::PAGE_SIZE;
 use model::emul::plain::Plain;
 use model::exit::NestedFault;
+use model::stats::VcpuStat;
 use model::x86::ctrl::cr0;
 use model::x86::ctrl::dr7;
 use model::x86::ctrl::rflags;
@@ -72,6 +73,7 @@ pub(crate) fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Opt
     for b in data.iter_mut().skip(n) {
         *b = 0;
     }
+    cx.count(VcpuStat::MmioExits);
     let rip = cx.linear_rip();
     cx.st.pending = Pending::Move(Moved { plain, rip, next });
     Some(Break(UserExit::Mmio {

@@ -14,7 +14,9 @@ use host::gup::FaultErr;
 use host::gup::Want;
 use kernel::prelude::*;
 use model::addr::Gfn;
+use model::addr::PAGE_SHIFT;
 use model::exit::NestedFault;
+use model::stats::VcpuStat;
 use model::tdp::FastFault;
 use model::tdp::Map;
 use model::tdp::Prot;
@@ -23,26 +25,21 @@ use virt::tdp::TableCache;
 use virt::tdp::PER_FAULT;
 
 /// What became of an attempt to map a page.
-enum Outcome {
-    /// Mapped, or found mapped.
-    Done,
+pub(super) enum Outcome {
+    /// Mapped by a leaf of this level.
+    Fixed(u8),
+    /// Somebody else had mapped it, probably at this level.
+    Spurious(u8),
     /// Something changed meanwhile.
     Retry,
     /// No memory there, or not for writing.
     Device,
-    /// The host's memory is broken there; the VMM has its signal.
-    Poison,
     /// A signal came while waiting for the page.
     Signal,
     /// The VMM has nothing mapped at the slot's address.
     Unbacked,
     /// No memory for page tables.
     NoMemory,
-}
-
-/// -EHWPOISON.
-fn poison_error() -> Error {
-    Error::from_errno(-133)
 }
 
 /// Handles a fault of the guest.
@@ -53,20 +50,30 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flo
         w: f.write,
         x: f.fetch,
     };
+    cx.count(VcpuStat::PfTaken);
     if f.present && !f.reserved && fast(cx, gfn, want) {
         return Continue(());
     }
     loop {
-        match attempt(cx.vm, &mut cx.st.tables, gfn, want, true) {
-            Outcome::Done => return Continue(()),
+        match attempt(cx.vm, &mut cx.st.tables, gfn, want) {
+            Outcome::Fixed(_) => {
+                cx.count(VcpuStat::PfFixed);
+                return Continue(());
+            }
+            Outcome::Spurious(_) => {
+                cx.count(VcpuStat::PfSpurious);
+                return Continue(());
+            }
             Outcome::Retry => {
                 if host::task::signal_pending() {
                     return Break(UserExit::Signal);
                 }
                 host::task::cond_resched();
             }
-            Outcome::Device => return exit::mmio::handle(cx, f),
-            Outcome::Poison => return Break(UserExit::Error(poison_error())),
+            Outcome::Device => {
+                cx.count(VcpuStat::PfEmulate);
+                return exit::mmio::handle(cx, f);
+            }
             Outcome::Signal => return Break(UserExit::Signal),
             Outcome::Unbacked => {
                 return Break(UserExit::MemoryFault {
@@ -86,29 +93,37 @@ fn fast<V: Backend>(cx: &Cx<'_, '_, V>, gfn: Gfn, want: Prot) -> bool {
     let max_level = if want.w { 1 } else { 3 };
     match g.root.fast_fault(gfn, want, max_level) {
         FastFault::Fixed { made_writable } => {
+            cx.count(VcpuStat::PfFast);
+            cx.count(VcpuStat::PfFixed);
             if made_writable {
-                cx.vm.base.slots.mark_dirty(gfn);
+                let slots = cx.vm.base.slots.read();
+                if let Some(s) = slots.find(gfn) {
+                    cx.vm.base.mark_dirty(s, gfn);
+                }
             }
             true
         }
-        FastFault::Spurious => true,
+        FastFault::Spurious => {
+            cx.count(VcpuStat::PfFast);
+            cx.count(VcpuStat::PfSpurious);
+            true
+        }
         FastFault::Slow => false,
     }
 }
 
 /// Finds the page that backs `gfn` and maps it.
-fn attempt<V: Backend>(
+pub(super) fn attempt<V: Backend>(
     vm: &VmCore<V>,
     tables: &mut TableCache,
     gfn: Gfn,
     want: Prot,
-    interruptible: bool,
 ) -> Outcome {
     let slots = vm.base.slots.read();
     let Some(slot) = slots.find(gfn) else {
         return Outcome::Device;
     };
-    if slot.invalid() {
+    if slot.invalid {
         return Outcome::Retry;
     }
     if want.w && slot.readonly() {
@@ -126,7 +141,7 @@ fn attempt<V: Backend>(
         Want {
             write: want.w,
             writable: !slot.readonly(),
-            interruptible,
+            interruptible: true,
             nowait: false,
             level: large,
         },
@@ -135,7 +150,11 @@ fn attempt<V: Backend>(
         Ok(f) => f,
         Err(FaultErr::Retry) => return Outcome::Retry,
         Err(FaultErr::Interrupted) => return Outcome::Signal,
-        Err(FaultErr::HwPoison) => return Outcome::Poison,
+        Err(FaultErr::HwPoison) => {
+            // The signal ends KVM_RUN; a VMM that ignores it comes here again and again.
+            host::task::send_hwpoison(hva, PAGE_SHIFT);
+            return Outcome::Retry;
+        }
         Err(FaultErr::NeedsIo | FaultErr::ReadOnly | FaultErr::Fault) => return Outcome::Unbacked,
     };
     let g = vm.mmu.read();
@@ -165,17 +184,19 @@ fn attempt<V: Backend>(
     if mapped.outcome == Map::NeedsExclusive && level > 1 {
         // Small pages are in the way of a large one; they do as well.
         vm.base.stats.add_counts(&mapped.counts);
+        level = 1;
         mapped = virt::tdp::map(&g, |t| &t.root, &page, MapAs { level: 1, ..how }, tables);
     }
     vm.base.stats.add_counts(&mapped.counts);
     if write && slot.logging() {
-        slot.mark_dirty(gfn);
+        vm.base.mark_dirty(slot, gfn);
     }
     if mapped.flush.is_needed() {
         g.root.flush();
     }
     match mapped.outcome {
-        Map::Done | Map::Spurious => Outcome::Done,
+        Map::Done => Outcome::Fixed(level),
+        Map::Spurious => Outcome::Spurious(level),
         Map::NoSpare => Outcome::Retry,
         Map::NeedsExclusive => {
             drop(g);

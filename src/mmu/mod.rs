@@ -9,9 +9,11 @@
 mod fault;
 pub(crate) mod log;
 mod notify;
+mod prefault;
 pub(crate) mod zap;
 
 pub(crate) use fault::handle;
+pub(crate) use prefault::pre_fault;
 
 use crate::backend::Backend;
 use crate::vcpu::run::Flow;

@@ -215,7 +215,7 @@ impl<V: Backend> Cx<'_, '_, V> {
         }
         let set = self.vm.base.slots.read();
         let mut mem = Noted {
-            mem: Memory::new(&set),
+            mem: Memory::new(&self.vm.base, &set),
             words: &mut line.words,
         };
         let paging = self.paging();

@@ -12,6 +12,7 @@ use crate::pv::eoi;
 use model::abi::KVM_MSR_ENABLED;
 use model::exit::Event;
 use model::exit::EventKind;
+use model::stats::VcpuStat;
 use model::x86::ctrl::dr6;
 use model::x86::ctrl::dr7;
 use model::x86::ctrl::rflags;
@@ -130,6 +131,9 @@ pub(crate) fn deliver_payload<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 /// Queues an exception for this vCPU.
 #[inline(never)]
 pub(crate) fn raise<V: Backend>(cx: &mut Cx<'_, '_, V>, e: Exception) {
+    if e.vector == exception::PF {
+        cx.count(VcpuStat::PfGuest);
+    }
     cx.st.events.queue_exception(e);
 }
 
@@ -168,6 +172,11 @@ fn prepare_any<V: Backend>(cx: &mut Cx<'_, '_, V>) {
         choose(cx);
     }
     let ev = cx.st.events.injected;
+    match ev.map(|e| e.kind) {
+        Some(EventKind::Interrupt) => cx.count(VcpuStat::IrqInjections),
+        Some(EventKind::Nmi) => cx.count(VcpuStat::NmiInjections),
+        _ => {}
+    }
     V::inject(cx.l, ev.as_ref());
     cx.update_cr8_trap();
     cx.give_requests();

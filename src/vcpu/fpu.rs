@@ -10,6 +10,7 @@ use kernel::prelude::*;
 use model::abi::KvmFpu;
 use model::abi::KvmXcr;
 use model::abi::KvmXcrs;
+use model::stats::VcpuStat;
 use model::x86::xsave;
 
 /// Size of `struct kvm_xsave` without what follows it, bytes.
@@ -48,6 +49,7 @@ pub(crate) fn with_loaded<V: Backend, R>(
     f: impl FnOnce(&mut Cx<'_, '_, V>) -> R,
 ) -> Result<R> {
     let mut guest = cx.st.fpu.guest.take().ok_or(EBUSY)?;
+    cx.count(VcpuStat::FpuReload);
     let r = guest.with_swapped_in(|_| f(cx));
     cx.st.fpu.guest = Some(guest);
     r

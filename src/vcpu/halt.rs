@@ -10,9 +10,11 @@ use super::Cx;
 use crate::backend::Backend;
 use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
+use model::stats::VcpuStat;
 
 /// HLT. With the local APIC in user space that is user space's to handle.
 pub(crate) fn hlt<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    cx.count(VcpuStat::HaltExits);
     if !cx.vm.base.irqchip_in_kernel() {
         return Break(UserExit::Hlt);
     }
@@ -33,9 +35,12 @@ pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     // While the guest does not run, its own timer would not be noticed.
     cx.timer_to_host();
     let start = host::clock::now_ns();
-    if !poll(cx) {
+    cx.vcpu.shared.stats.set(VcpuStat::Blocking, 1);
+    let polled = poll(cx);
+    if !polled {
         sleep(cx);
     }
+    cx.vcpu.shared.stats.set(VcpuStat::Blocking, 0);
     let waited = host::clock::now_ns().wrapping_sub(start);
     let most = cx.vm.base.caps.halt_poll_ns();
     cx.st.halt_poll_ns = next_poll(cx.st.halt_poll_ns, waited, most);
@@ -43,6 +48,9 @@ pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     mp::accept(cx).or(Err(())).ok();
     if wakes(cx) {
         return Continue(());
+    }
+    if polled {
+        cx.count(VcpuStat::HaltPollInvalid);
     }
     if host::task::signal_pending() {
         return Break(UserExit::Signal);
@@ -74,13 +82,29 @@ fn poll<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
     let shared = &*cx.vcpu.shared;
     let start = host::clock::now_ns();
     loop {
-        if shared.pending.work().any() {
+        let found = shared.pending.work().any();
+        let spent = host::clock::now_ns().wrapping_sub(start);
+        if found {
+            poll_ended(cx, true, spent);
             return true;
         }
-        if !can_poll() || host::clock::now_ns().wrapping_sub(start) > limit_ns {
+        if !can_poll() || spent > limit_ns {
+            poll_ended(cx, false, spent);
             return false;
         }
         core::hint::spin_loop();
+    }
+}
+
+fn poll_ended<V: Backend>(cx: &Cx<'_, '_, V>, found: bool, ns: u64) {
+    use VcpuStat as S;
+    let stats = &cx.vcpu.shared.stats;
+    stats.count(S::HaltAttemptedPoll);
+    if found {
+        stats.count(S::HaltSuccessfulPoll);
+        stats.time(S::HaltPollSuccessNs, S::HaltPollSuccessHist, ns);
+    } else {
+        stats.time(S::HaltPollFailNs, S::HaltPollFailHist, ns);
     }
 }
 
@@ -110,11 +134,21 @@ fn next_poll(ns: u64, waited: u64, most: u64) -> u64 {
 }
 
 fn sleep<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let start = host::clock::now_ns();
     let shared = cx.vcpu.shared.clone();
-    if !shared.pending.block().any() {
+    let wait = !shared.pending.block().any();
+    if wait {
         shared.wait().block(|| shared.pending.work().any());
     }
     shared.pending.leave();
+    if wait {
+        let stats = &shared.stats;
+        let slept = host::clock::now_ns().wrapping_sub(start);
+        stats.time(VcpuStat::HaltWaitNs, VcpuStat::HaltWaitHist, slept);
+        if shared.pending.work().any() {
+            stats.count(VcpuStat::HaltWakeup);
+        }
+    }
 }
 
 /// Blocks an AP that has not been started, until something is posted to it or a signal comes.

@@ -66,7 +66,7 @@ impl<V: Backend> Cx<'_, '_, V> {
     /// Translates a linear address.
     pub(crate) fn translate(&self, gva: Gva, access: Access) -> Result<Translation, MemErr> {
         let set = self.vm.base.slots.read();
-        let mut mem = Memory::new(&set);
+        let mut mem = Memory::new(&self.vm.base, &set);
         self.paging()
             .translate(&mut mem, gva, access)
             .map_err(|s| match s {

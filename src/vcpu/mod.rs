@@ -39,6 +39,7 @@ use host::run_page::SharedPage;
 use host::timer::HardTimer;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use model::stats::VcpuStat;
 use model::x86::ctrl::cr0;
 use shared::ApicTimer;
 use shared::Sched;
@@ -86,6 +87,12 @@ pub(crate) struct Cx<'a, 'l, V: Backend> {
 }
 
 impl<V: Backend> Cx<'_, '_, V> {
+    /// It happened once more.
+    #[inline]
+    pub(crate) fn count(&self, stat: VcpuStat) {
+        self.vcpu.shared.stats.count(stat);
+    }
+
     /// Is CR0.PE set?
     pub(crate) fn protected_mode(&self) -> bool {
         V::cr0(self.l) & cr0::PE != 0

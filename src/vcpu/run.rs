@@ -22,6 +22,7 @@ use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::run as at;
+use model::stats::VcpuStat;
 use model::x86::ctrl::rflags;
 
 /// What a handler says: go on with the guest, or return to user space.
@@ -33,7 +34,10 @@ pub(crate) fn run<V: Backend>(vm: &VmCore<V>, vcpu: &Vcpu<V>) -> Result<isize> {
         vcpu.shared.runs_here(&mut cx.st.thread)?;
         let mask = cx.st.signal_mask;
         let r = host::task::with_signal_mask(mask, || {
+            vcpu.shared.set_running(true);
             let exit = run_loaded(cx);
+            vcpu.shared.set_running(false);
+            count_return(cx, &exit);
             let r = exit.store(vcpu);
             after_run(cx);
             r
@@ -41,6 +45,16 @@ pub(crate) fn run<V: Backend>(vm: &VmCore<V>, vcpu: &Vcpu<V>) -> Result<isize> {
         host::task::run_returns_to_user();
         r
     })?
+}
+
+fn count_return<V: Backend>(cx: &Cx<'_, '_, V>, exit: &UserExit) {
+    match exit {
+        UserExit::Signal => cx.count(VcpuStat::SignalExits),
+        UserExit::IrqWindow => cx.count(VcpuStat::RequestIrqExits),
+        _ => {}
+    }
+    let stats = &cx.vcpu.shared.stats;
+    stats.set(VcpuStat::TlbFlush, cx.l.tlb_flushes());
 }
 
 fn run_loaded<V: Backend>(cx: &mut Cx<'_, '_, V>) -> UserExit {
@@ -131,6 +145,7 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if cx.st.write_log {
         take_written(cx);
     }
+    cx.count(VcpuStat::Exits);
     event::after_exit(cx);
     exit::handle(cx)
 }
@@ -142,6 +157,7 @@ fn mailbox<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         requests(cx)?;
     }
     cx.pull();
+    cx.count(VcpuStat::ReqEvent);
     Continue(())
 }
 
@@ -165,6 +181,13 @@ fn requests<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let shared = cx.vcpu.shared.clone();
     if shared.take(Request::Dead) {
         return Break(UserExit::Error(EIO));
+    }
+    if shared.take(Request::DirtyRing) {
+        if shared.ring.as_ref().is_some_and(|r| r.is_soft_full()) {
+            // Again, until user space has made room.
+            shared.request(Request::DirtyRing);
+            return Break(UserExit::DirtyRingFull);
+        }
     }
     if shared.take(Request::NewRoot) {
         crate::mmu::forget_root(cx);
@@ -200,8 +223,13 @@ pub(crate) fn update_write_log<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 
 /// Takes over what it wrote down.
 fn take_written<V: Backend>(cx: &mut Cx<'_, '_, V>) {
-    let slots = &cx.vm.base.slots;
-    V::take_written(cx.l, &mut |gfn| slots.mark_dirty(gfn));
+    let base = &cx.vm.base;
+    let slots = base.slots.read();
+    V::take_written(cx.l, &mut |gfn| {
+        if let Some(s) = slots.find(gfn) {
+            base.mark_dirty(s, gfn);
+        }
+    });
 }
 
 /// With the interrupt controller in user space: leave when it asked to be told that the guest can

@@ -5,6 +5,8 @@
 //! Everything here is atomic; there is no lock. See Documentation/locking.rst, "Mailbox".
 
 use crate::pv::clock;
+use crate::stats::VcpuStats;
+use crate::vm::ring::VcpuRing;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicI32;
 use core::sync::atomic::AtomicU64;
@@ -21,6 +23,7 @@ use kernel::sync::Mutex;
 use model::irqchip::lapic::published::Published;
 use model::irqchip::pending::Pending;
 use model::irqchip::pending::Wake;
+use model::stats::VcpuStat;
 use virt::loaded::SchedObserver;
 
 /// A request that a vCPU carries out before it enters the guest again.
@@ -39,6 +42,8 @@ pub(crate) enum Request {
     Event = 1 << 5,
     /// Other vectors' EOIs must be heard of.
     EoiExits = 1 << 6,
+    /// The dirty ring may be full.
+    DirtyRing = 1 << 10,
     /// The TSC offset changed.
     Tsc = 1 << 7,
     /// Report stolen time.
@@ -58,6 +63,10 @@ pub(crate) struct VcpuShared {
     pub(crate) pending: Arc<PageOf<Pending>>,
     /// What delivery needs to know of its local APIC.
     pub(crate) published: Published,
+    /// The dirty ring, if the VM has rings.
+    pub(crate) ring: Option<VcpuRing>,
+    /// Statistics.
+    pub(crate) stats: VcpuStats,
     cpu: AtomicI32,
     /// Guest TSC = host TSC + this.
     tsc_offset: AtomicU64,
@@ -72,18 +81,27 @@ pub(crate) struct VcpuShared {
     /// The thread that ran it last.
     #[pin]
     thread: Mutex<Option<Arc<ThreadRef>>>,
+    /// KVM_RUN is under way.
+    running: AtomicBool,
     #[pin]
     wait: VcpuWait,
 }
 
 impl VcpuShared {
     /// A vCPU that runs nowhere yet.
-    pub(crate) fn new(id: u32, index: u32) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(
+        id: u32,
+        index: u32,
+        stats: VcpuStats,
+        ring: Option<VcpuRing>,
+    ) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             id,
             index,
             pending: Arc::new(PageOf::new()?, GFP_KERNEL_ACCOUNT)?,
             published: Published::new(*id),
+            ring,
+            stats,
             cpu: AtomicI32::new(-1),
             tsc_offset: AtomicU64::new(0),
             steal: AtomicBool::new(false),
@@ -91,6 +109,7 @@ impl VcpuShared {
             spinning: AtomicBool::new(false),
             boost: AtomicBool::new(false),
             thread <- new_mutex!(None, "vcpu->thread"),
+            running: AtomicBool::new(false),
             wait <- VcpuWait::new(),
         }? Error)
     }
@@ -204,6 +223,15 @@ impl VcpuShared {
         thread.ok_or(ESRCH)?.yield_to()
     }
 
+    /// Owner: KVM_RUN begins or ends. Until it ends, every return to a CPU saves the host's state
+    /// anew.
+    pub(crate) fn set_running(&self, on: bool) {
+        if on {
+            self.stats.count_shared(VcpuStat::HostStateReload);
+        }
+        self.running.store(on, Ordering::Relaxed);
+    }
+
     /// Where it blocks.
     pub(crate) fn wait(&self) -> &VcpuWait {
         &self.wait
@@ -245,12 +273,21 @@ impl SchedObserver for Sched {
         if clock::drifts() {
             self.shared.request(Request::ClockUpdate);
         }
+        if self.shared.running.load(Ordering::Relaxed) {
+            self.shared.stats.count_shared(VcpuStat::HostStateReload);
+        }
+        if let Some(r) = &self.shared.ring {
+            r.loaded(cpu, Some(self.shared.index));
+        }
     }
 
     #[inline]
-    fn sched_out(&self, _cpu: &PinnedCpu<'_>, preempted: bool) {
+    fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool) {
         if preempted {
             self.shared.ready.store(true, Ordering::Relaxed);
+        }
+        if let Some(r) = &self.shared.ring {
+            r.loaded(cpu, None);
         }
         self.shared.cpu.store(-1, Ordering::Relaxed);
     }

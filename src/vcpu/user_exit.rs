@@ -106,6 +106,8 @@ pub(crate) enum UserExit {
         /// Vector.
         vector: u8,
     },
+    /// KVM_EXIT_DIRTY_RING_FULL.
+    DirtyRingFull,
     /// KVM_EXIT_MEMORY_FAULT, with EFAULT.
     MemoryFault {
         /// Guest-physical address.
@@ -283,6 +285,7 @@ impl UserExit {
                 run.write(at::UNION, &abi::ExitEoi { vector });
                 abi::KVM_EXIT_IOAPIC_EOI
             }
+            Self::DirtyRingFull => abi::KVM_EXIT_DIRTY_RING_FULL,
             Self::MemoryFault { gpa, size } => {
                 run.write(
                     at::UNION,

@@ -15,6 +15,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::KvmEnableCap;
+use model::dirty::ring;
 
 /// Slots per address space, without the ones kept for the module itself.
 pub(crate) const USER_SLOTS: u32 = 32764;
@@ -256,6 +257,9 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         | abi::KVM_CAP_SYS_ATTRIBUTES
         | abi::KVM_CAP_ONE_REG
         | abi::KVM_CAP_HALT_POLL
+        | abi::KVM_CAP_BINARY_STATS_FD
+        | abi::KVM_CAP_MEMORY_FAULT_INFO
+        | abi::KVM_CAP_PRE_FAULT_MEMORY
         | abi::KVM_CAP_TSC_DEADLINE_TIMER
         | abi::KVM_CAP_SIGNAL_MSI
         | abi::KVM_CAP_STEAL_TIME
@@ -268,6 +272,9 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
             let flags =
                 abi::KVM_CLOCK_TSC_STABLE | abi::KVM_CLOCK_REALTIME | abi::KVM_CLOCK_HOST_TSC;
             flags as isize
+        }
+        abi::KVM_CAP_DIRTY_LOG_RING | abi::KVM_CAP_DIRTY_LOG_RING_ACQ_REL => {
+            (ring::MAX_ENTRIES as usize).wrapping_mul(ring::ENTRY_SIZE) as isize
         }
         abi::KVM_CAP_MCE => MCE_BANKS as isize,
         abi::KVM_CAP_IRQ_ROUTING => MAX_ROUTES as isize,
@@ -353,6 +360,9 @@ pub(crate) fn enable<V: Backend>(vm: &VmBase, e: &KvmEnableCap) -> Result<isize>
                 return Err(EINVAL);
             }
             caps.manual_dirty.store(arg, Relaxed);
+        }
+        abi::KVM_CAP_DIRTY_LOG_RING | abi::KVM_CAP_DIRTY_LOG_RING_ACQ_REL => {
+            return vm.enable_rings::<V>(arg);
         }
         abi::KVM_CAP_MSR_PLATFORM_INFO => caps.set(flag::PLATFORM_INFO_OFF, arg == 0),
         abi::KVM_CAP_EXCEPTION_PAYLOAD => caps.set(flag::EXCEPTION_PAYLOAD, arg != 0),

@@ -52,13 +52,18 @@ impl DirtyLog {
     }
 }
 
-/// The slot that a dirty-log ioctl names, with its log. EINVAL for a bad id, ENOENT without a log.
+/// The slot that a dirty-log ioctl names, with its log. EINVAL for a bad id, ENOENT without a log,
+/// ENXIO if the VM has rings instead.
 fn named<V: Backend>(vm: &VmCore<V>, id: u32) -> Result<(Slot, Arc<DirtyLog>)> {
+    if vm.base.rings.as_ref().is_some() {
+        return Err(ENXIO);
+    }
     if id >> 16 != 0 || id >= super::caps::USER_SLOTS {
         return Err(EINVAL);
     }
     let set = vm.base.slots.read();
-    let slot = set.by_id(id).ok_or(ENOENT)?.clone();
+    // CAST: checked above.
+    let slot = set.by_id(id as u16).ok_or(ENOENT)?.clone();
     let log = slot.dirty().ok_or(ENOENT)?.clone();
     Ok((slot, log))
 }

@@ -3,6 +3,7 @@
 //! Guest-physical memory as the module itself reads and writes it: through the slots, at the user
 //! addresses behind them.
 
+use super::memslot::hva;
 use super::memslot::SlotSet;
 use super::VmBase;
 use crate::host_caps;
@@ -22,31 +23,32 @@ const CACHE_LINE: u64 = 64;
 
 /// Guest memory for the page walker. Holds one version of the slots.
 pub(crate) struct Memory<'a> {
+    base: &'a VmBase,
     set: &'a SlotSet,
 }
 
 impl<'a> Memory<'a> {
     /// Memory as these slots have it.
-    pub(crate) fn new(set: &'a SlotSet) -> Self {
-        Self { set }
+    pub(crate) fn new(base: &'a VmBase, set: &'a SlotSet) -> Self {
+        Self { base, set }
     }
 
     /// The user address behind `gpa`. EFAULT without memory.
     #[inline]
     pub(crate) fn hva(&self, gpa: Gpa) -> Result<Hva> {
-        let (hva, _) = self.set.hva(gpa.gfn(), false).ok_or(EFAULT)?;
+        let (hva, _) = hva(self.set, gpa.gfn(), false).ok_or(EFAULT)?;
         Ok(hva.wrapping_add(gpa.offset()))
     }
 
     /// Replaces a page-table entry with `swap`, and marks its page dirty if that stored something.
     fn update<T>(&self, gpa: Gpa, swap: impl FnOnce(Hva) -> Result<Swapped<T>>) -> Result<bool> {
-        let Some((hva, slot)) = self.set.hva(gpa.gfn(), true) else {
+        let Some((hva, slot)) = hva(self.set, gpa.gfn(), true) else {
             // Setting a bit in read-only memory has no effect.
             return Ok(true);
         };
         let stored = matches!(swap(hva.wrapping_add(gpa.offset()))?, Swapped::Stored);
         if stored {
-            slot.mark_dirty(gpa.gfn());
+            self.base.mark_dirty(slot, gpa.gfn());
         }
         Ok(stored)
     }
@@ -83,7 +85,7 @@ impl VmBase {
         while !rest.is_empty() {
             let n = in_page(at, rest.len());
             let (now, later) = rest.split_at_mut_checked(n).ok_or(EFAULT)?;
-            let (hva, _) = set.hva(at.gfn(), false).ok_or(EFAULT)?;
+            let (hva, _) = hva(&set, at.gfn(), false).ok_or(EFAULT)?;
             uaccess::copy_from_hva(hva.wrapping_add(at.offset()), now)?;
             at = at.wrapping_add(n as u64);
             rest = later;
@@ -99,9 +101,9 @@ impl VmBase {
         while !rest.is_empty() {
             let n = in_page(at, rest.len());
             let (now, later) = rest.split_at_checked(n).ok_or(EFAULT)?;
-            let (hva, slot) = set.hva(at.gfn(), true).ok_or(EFAULT)?;
+            let (hva, slot) = hva(&set, at.gfn(), true).ok_or(EFAULT)?;
             uaccess::copy_to_hva(hva.wrapping_add(at.offset()), now)?;
-            slot.mark_dirty(at.gfn());
+            self.mark_dirty(slot, at.gfn());
             at = at.wrapping_add(n as u64);
             rest = later;
         }
@@ -113,7 +115,7 @@ impl VmBase {
         let set = self.slots.read();
         let ends = [Some(gpa), gpa.0.checked_add(3).map(Gpa)];
         ends.iter()
-            .all(|at| at.is_some_and(|at| set.hva(at.gfn(), true).is_some()))
+            .all(|at| at.is_some_and(|at| hva(&set, at.gfn(), true).is_some()))
     }
 
     /// Reads a value from guest memory.
@@ -132,7 +134,7 @@ impl VmBase {
     /// false if they are not. EINVAL if there is no such step for that length and place.
     pub(crate) fn cmpxchg_guest(&self, gpa: Gpa, old: &[u8], new: &[u8]) -> Result<bool> {
         let set = self.slots.read();
-        let (hva, slot) = set.hva(gpa.gfn(), true).ok_or(EFAULT)?;
+        let (hva, slot) = hva(&set, gpa.gfn(), true).ok_or(EFAULT)?;
         let hva = hva.wrapping_add(gpa.offset());
         let done = match (old, new) {
             ([o], [n]) => matches!(uaccess::cmpxchg_hva8(hva, *o, *n)?, Swapped::Stored),
@@ -162,7 +164,7 @@ impl VmBase {
             },
         };
         if done {
-            slot.mark_dirty(gpa.gfn());
+            self.mark_dirty(slot, gpa.gfn());
         }
         Ok(done)
     }

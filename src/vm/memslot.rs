@@ -2,15 +2,17 @@
 
 //! Memory slots: which guest-physical pages user space backs with memory, and where.
 //!
-//! A set of slots is immutable once published; a change makes a new set and replaces the old one
-//! under SRCU. `slots_lock` serialises changes. A slot that goes is first published as *invalid*:
-//! nothing new is mapped from it, but the notifier still finds it while its mappings are removed.
+//! A set of slots is immutable once published; a change makes a new set, which shares most of its
+//! memory with the old one, and replaces it under SRCU. `slots_lock` serialises changes. A slot that
+//! goes is first published as *invalid*: nothing new is mapped from it, but the notifier still finds
+//! it while its mappings are removed.
 
 use super::caps::USER_SLOTS;
 use super::dirty::DirtyLog;
 use super::VmCore;
 use crate::backend::Backend;
 use crate::mmu;
+use core::ops::Deref;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use host::srcu_box::SrcuBox;
@@ -24,40 +26,45 @@ use model::abi;
 use model::addr::Gfn;
 use model::addr::Hva;
 use model::addr::PAGE_SHIFT;
-use model::addr::PAGE_SIZE;
+use model::slots;
+use model::slots::Change;
+use model::slots::Limits;
+use model::slots::NoMemory;
+use model::slots::Request;
+use model::slots::SlotError;
 
-/// Most pages of one slot: dirty-log ioctls count in 31 bits.
-const MAX_PAGES: u64 = (1 << 31) - 1;
 /// The id of the identity map's slot, the first that user space cannot name.
-const PRIVATE_SLOT: u32 = USER_SLOTS;
+// CAST: a number below 2^16.
+const PRIVATE_SLOT: u16 = USER_SLOTS as u16;
 /// User addresses end below this: 56 bits with five-level host paging.
 const USER_END: u64 = 1 << 56;
 
 /// A memory slot.
 #[derive(Clone)]
 pub(crate) struct Slot {
-    /// Id chosen by user space.
-    pub(crate) id: u32,
-    /// First guest page.
-    pub(crate) base: Gfn,
-    /// Number of pages.
-    pub(crate) npages: u64,
-    /// User address of the first page.
-    hva: Hva,
-    /// KVM_MEM_*.
-    pub(crate) flags: u32,
-    /// Going away: nothing may be mapped from it.
-    invalid: bool,
+    /// Where it is, and what user space said of it.
+    place: slots::Slot,
     /// The dirty log, while logging is on.
     dirty: Option<Arc<DirtyLog>>,
 }
 
-impl Slot {
-    /// Is it going away?
-    pub(crate) fn invalid(&self) -> bool {
-        self.invalid
-    }
+impl Deref for Slot {
+    type Target = slots::Slot;
 
+    #[inline]
+    fn deref(&self) -> &slots::Slot {
+        &self.place
+    }
+}
+
+impl slots::Place for Slot {
+    #[inline]
+    fn slot(&self) -> &slots::Slot {
+        &self.place
+    }
+}
+
+impl Slot {
     /// May the guest not write to it?
     pub(crate) fn readonly(&self) -> bool {
         self.flags & abi::KVM_MEM_READONLY != 0
@@ -65,27 +72,12 @@ impl Slot {
 
     /// Are writes logged?
     pub(crate) fn logging(&self) -> bool {
-        self.dirty.is_some()
+        is_logged(&self.place)
     }
 
-    /// The dirty log.
+    /// The dirty log; none without logging, nor in a VM with dirty rings.
     pub(crate) fn dirty(&self) -> Option<&Arc<DirtyLog>> {
         self.dirty.as_ref()
-    }
-
-    /// The user address of a page of the slot.
-    #[inline]
-    pub(crate) fn hva_of(&self, gfn: Gfn) -> Hva {
-        self.hva
-            .wrapping_add(gfn.0.wrapping_sub(self.base.0) << PAGE_SHIFT)
-    }
-
-    /// Marks a page of the slot dirty.
-    #[inline]
-    pub(crate) fn mark_dirty(&self, gfn: Gfn) {
-        if let Some(d) = &self.dirty {
-            d.mark(gfn.0.wrapping_sub(self.base.0));
-        }
     }
 
     /// The largest leaf (1 to 3) that maps `gfn`, lies within the slot, and has guest and user
@@ -98,7 +90,7 @@ impl Slot {
             let start = gfn.0 & !mask;
             let hva_pages = self.hva.0 >> PAGE_SHIFT;
             if start >= self.base.0
-                && start.wrapping_sub(self.base.0).wrapping_add(pages) <= self.npages
+                && start.wrapping_sub(self.base.0).wrapping_add(pages) <= self.pages
                 && (hva_pages ^ self.base.0) & mask == 0
             {
                 break;
@@ -107,80 +99,45 @@ impl Slot {
         }
         level
     }
-
-    fn end(&self) -> u64 {
-        self.base.0.wrapping_add(self.npages)
-    }
 }
 
-/// An immutable set of slots, sorted by guest page.
-pub(crate) struct SlotSet {
-    slots: KVVec<Slot>,
-}
+/// Counted references to the nodes of the sets.
+pub(crate) struct Shared;
 
-impl SlotSet {
-    /// The slot that has `gfn`.
+/// One of them.
+pub(crate) struct Counted<T>(Arc<T>);
+
+impl<T> Clone for Counted<T> {
     #[inline]
-    pub(crate) fn find(&self, gfn: Gfn) -> Option<&Slot> {
-        // A binary search whose arithmetic cannot overflow: the library's is compiled with checks.
-        let (mut low, mut high) = (0usize, self.slots.len());
-        while low < high {
-            let mid = low.wrapping_add(high.wrapping_sub(low) / 2);
-            if self.slots.get(mid)?.base <= gfn {
-                low = mid.wrapping_add(1);
-            } else {
-                high = mid;
-            }
-        }
-        let s = self.slots.get(low.checked_sub(1)?)?;
-        (gfn.0 < s.end()).then_some(s)
-    }
-
-    /// The slot with this id.
-    pub(crate) fn by_id(&self, id: u32) -> Option<&Slot> {
-        self.slots.iter().find(|s| s.id == id)
-    }
-
-    /// The user address of `gfn`, if it may be read (or, with `write`, written).
-    #[inline]
-    pub(crate) fn hva(&self, gfn: Gfn, write: bool) -> Option<(Hva, &Slot)> {
-        let s = self.find(gfn)?;
-        if s.invalid || (write && s.readonly()) {
-            return None;
-        }
-        Some((s.hva_of(gfn), s))
-    }
-
-    /// Is any slot logged?
-    pub(crate) fn any_logging(&self) -> bool {
-        self.slots.iter().any(Slot::logging)
-    }
-
-    /// Does a slot other than `id` have a page of `base .. base + npages`?
-    fn overlaps(&self, id: u32, base: u64, npages: u64) -> bool {
-        let end = base.wrapping_add(npages);
-        self.slots
-            .iter()
-            .any(|s| s.id != id && s.base.0 < end && s.end() > base)
-    }
-
-    /// A copy without slot `id`, and with `add`.
-    fn with(&self, id: u32, add: Option<Slot>) -> Result<KBox<SlotSet>> {
-        let n = self.slots.len().wrapping_add(usize::from(add.is_some()));
-        let mut slots = KVVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
-        let mut add = add;
-        for s in self.slots.iter().filter(|s| s.id != id) {
-            if let Some(a) = add.take_if(|a| a.base < s.base) {
-                slots.push(a, GFP_KERNEL_ACCOUNT)?;
-            }
-            slots.push(s.clone(), GFP_KERNEL_ACCOUNT)?;
-        }
-        if let Some(a) = add {
-            slots.push(a, GFP_KERNEL_ACCOUNT)?;
-        }
-        Ok(KBox::new(SlotSet { slots }, GFP_KERNEL_ACCOUNT)?)
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
+
+impl<T> Deref for Counted<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> slots::Pointer<T> for Counted<T> {
+    fn new(value: T) -> Result<Self, NoMemory> {
+        match Arc::new(value, GFP_KERNEL_ACCOUNT) {
+            Ok(p) => Ok(Self(p)),
+            Err(_) => Err(NoMemory),
+        }
+    }
+}
+
+impl slots::Storage for Shared {
+    type Ptr<T> = Counted<T>;
+}
+
+/// An immutable set of slots.
+pub(crate) type SlotSet = slots::SlotSet<Slot, Shared>;
 
 /// The slots of a VM.
 #[pin_data]
@@ -188,6 +145,8 @@ pub(crate) struct Slots {
     set: SrcuBox<SlotSet>,
     /// How often the set was replaced.
     generation: AtomicU64,
+    /// Slots that are logged.
+    logged: AtomicU64,
     /// `kvm->slots_lock`.
     #[pin]
     lock: Mutex<()>,
@@ -199,9 +158,10 @@ impl Slots {
         try_pin_init!(Self {
             set: SrcuBox::new(
                 domain,
-                KBox::new(SlotSet { slots: KVVec::new() }, GFP_KERNEL_ACCOUNT)?,
+                KBox::new(SlotSet::new(), GFP_KERNEL_ACCOUNT)?,
             ),
             generation: AtomicU64::new(0),
+            logged: AtomicU64::new(0),
             lock <- new_mutex!((), "kvm->slots_lock"),
         }? Error)
     }
@@ -224,204 +184,193 @@ impl Slots {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Marks a page dirty, if it is in a slot with logging on.
-    pub(crate) fn mark_dirty(&self, gfn: Gfn) {
-        if let Some(s) = self.read().find(gfn) {
-            s.mark_dirty(gfn);
-        }
+    /// Is any slot logged?
+    pub(crate) fn any_logging(&self) -> bool {
+        self.logged.load(Ordering::Relaxed) != 0
+    }
+
+    /// One more slot is logged, or one less.
+    fn count_logged(&self, before: bool, after: bool) {
+        let change = u64::from(after).wrapping_sub(u64::from(before));
+        self.logged.fetch_add(change, Ordering::Relaxed);
     }
 
     /// Calls `f` with the guest pages that the user addresses `start .. end` back.
     pub(crate) fn for_each_in_hva(&self, start: Hva, end: Hva, mut f: impl FnMut(Gfn, Gfn)) {
         let set = self.read();
-        for s in set.slots.iter() {
-            let s_end = s.hva.0.wrapping_add(s.npages << PAGE_SHIFT);
-            let first = start.0.max(s.hva.0);
-            let last = end.0.min(s_end);
-            if first < last {
-                let page = |hva: u64| s.base.wrapping_add(hva.wrapping_sub(s.hva.0) >> PAGE_SHIFT);
-                f(page(first), page(last.wrapping_add(PAGE_SIZE - 1)));
-            }
-        }
+        set.in_hva_range(start, end, |_, first, last| f(first, last));
     }
 }
 
-/// What a request asks for, after all checks.
-enum Change {
-    Nothing,
-    Create(Slot),
-    Delete,
-    Move(Slot),
-    Flags(Slot),
+/// The user address of a guest page, if it may be read (or, with `write`, written).
+#[inline]
+pub(crate) fn hva(set: &SlotSet, gfn: Gfn, write: bool) -> Option<(Hva, &Slot)> {
+    let s = set.find(gfn)?;
+    if s.invalid || (write && s.readonly()) {
+        return None;
+    }
+    Some((s.hva_of(gfn), s))
+}
+
+/// What slots of this VM may be like.
+fn limits() -> Limits {
+    let gfn_bits = u32::from(host::cpu::raw_phys_bits()).saturating_sub(PAGE_SHIFT);
+    Limits {
+        // CAST: a number below 2^16.
+        user_slots: USER_SLOTS as u16,
+        spaces: 1,
+        flags: abi::KVM_MEM_LOG_DIRTY_PAGES | abi::KVM_MEM_READONLY,
+        last_gfn: Gfn(1u64.wrapping_shl(gfn_bits).wrapping_sub(1)),
+        hva_end: USER_END,
+    }
 }
 
 /// KVM_SET_USER_MEMORY_REGION and its second form.
+///
+/// EINVAL for what no slot can be, EEXIST for an overlap with another one, ENOMEM.
 pub(crate) fn set_region<V: Backend>(
     vm: &VmCore<V>,
     r: &abi::KvmUserspaceMemoryRegion,
 ) -> Result<isize> {
+    let refused = |e: SlotError| match e {
+        SlotError::Invalid => EINVAL,
+        SlotError::Exists => EEXIST,
+        SlotError::NoMemory => ENOMEM,
+    };
+    let request = Request {
+        slot: r.slot,
+        flags: r.flags,
+        gpa: r.guest_phys_addr,
+        size: r.memory_size,
+        hva: r.userspace_addr,
+        memfd_offset: 0,
+    };
+    let limits = limits();
+    request.validate(&limits).map_err(refused)?;
     let slots = &vm.base.slots;
     let _lock = slots.lock.lock();
-    let (change, old) = {
+    let (change, log) = {
         let set = slots.read();
-        let old = set.by_id(r.slot).cloned();
-        (decide(&set, old.as_ref(), r)?, old)
+        let log = set.by_id(request.id()).and_then(|s| s.dirty.clone());
+        (request.change(&set, &limits).map_err(refused)?, log)
     };
-    match (change, old) {
-        (Change::Create(new), _) => {
-            let new = with_log(vm, new)?;
-            publish(vm, r.slot, Some(new))?;
+    match change {
+        Change::Nothing => {}
+        Change::Create(new) => {
+            let new = with_log(vm, new, None)?;
+            let logged = new.logging();
+            // Two statements: the first leaves the read side that the second waits for.
+            let set = prepare(slots.read().with(new))?;
+            swap(vm, set);
+            slots.count_logged(false, logged);
         }
-        (Change::Delete, Some(old)) => {
-            withdraw(vm, &old)?;
-            publish(vm, r.slot, None)?;
+        // What comes after is made before the old slot goes: from then on nothing may fail.
+        Change::Delete(old) => {
+            let after = prepare(slots.read().without(old.id))?;
+            withdraw(vm, old, log)?;
+            swap(vm, after);
+            slots.count_logged(is_logged(&old), false);
         }
-        (Change::Move(new), Some(old)) => {
-            let new = with_log(vm, new)?;
-            withdraw(vm, &old)?;
-            publish(vm, r.slot, Some(new))?;
+        Change::Move { old, new } => {
+            let new = with_log(vm, new, None)?;
+            let logged = new.logging();
+            let after = prepare(slots.read().with(new))?;
+            withdraw(vm, old, log)?;
+            swap(vm, after);
+            slots.count_logged(is_logged(&old), logged);
         }
-        (Change::Flags(mut new), Some(old)) => {
-            if new.flags & abi::KVM_MEM_LOG_DIRTY_PAGES != 0 {
-                new.dirty = old.dirty.clone();
-                new = with_log(vm, new)?;
-                publish(vm, r.slot, Some(new.clone()))?;
+        Change::Flags { old, new } => {
+            let new = with_log(vm, new, log)?;
+            let set = prepare(slots.read().with(new.clone()))?;
+            swap(vm, set);
+            slots.count_logged(is_logged(&old), new.logging());
+            if new.logging() {
                 mmu::log::switched(vm);
                 mmu::log::started(vm, &new);
             } else {
-                publish(vm, r.slot, Some(new.clone()))?;
                 mmu::log::stopped(vm, &new);
             }
         }
-        _ => {}
     }
     mmu::log::switched(vm);
     Ok(0)
 }
 
-/// Checks a request against the slots there are. See spec `KVM_SET_USER_MEMORY_REGION`.
-fn decide(set: &SlotSet, old: Option<&Slot>, r: &abi::KvmUserspaceMemoryRegion) -> Result<Change> {
-    let mut known = abi::KVM_MEM_LOG_DIRTY_PAGES;
-    known |= abi::KVM_MEM_READONLY;
-    if r.flags & !known != 0 {
-        return Err(EINVAL);
-    }
-    let low = PAGE_SIZE - 1;
-    if (r.memory_size | r.guest_phys_addr | r.userspace_addr) & low != 0 {
-        return Err(EINVAL);
-    }
-    match r.userspace_addr.checked_add(r.memory_size) {
-        Some(end) if end <= USER_END => {}
-        _ => return Err(EINVAL),
-    }
-    // One address space, and three slots above the user's that the in-tree module keeps for itself.
-    if r.slot >> 16 != 0 || r.slot >= USER_SLOTS {
-        return Err(EINVAL);
-    }
-    if r.guest_phys_addr.checked_add(r.memory_size).is_none() {
-        return Err(EINVAL);
-    }
-    let npages = r.memory_size >> PAGE_SHIFT;
-    if npages > MAX_PAGES {
-        return Err(EINVAL);
-    }
-    if npages == 0 {
-        return if old.is_some() {
-            Ok(Change::Delete)
-        } else {
-            Err(EINVAL)
-        };
-    }
-    let base = r.guest_phys_addr >> PAGE_SHIFT;
-    let new = Slot {
-        id: r.slot,
-        base: Gfn(base),
-        npages,
-        hva: Hva(r.userspace_addr),
-        flags: r.flags,
-        invalid: false,
-        dirty: None,
-    };
-    // Checked where pages get a new place only: nothing else can fail then.
-    let bits = u32::from(host::cpu::raw_phys_bits());
-    let moves = old.is_none_or(|o| o.base != new.base);
-    if moves && new.end() > 1u64.wrapping_shl(bits.wrapping_sub(PAGE_SHIFT)) {
-        return Err(EINVAL);
-    }
-    let Some(old) = old else {
-        if set.overlaps(r.slot, base, npages) {
-            return Err(EEXIST);
-        }
-        return Ok(Change::Create(new));
-    };
-    if old.hva != new.hva
-        || old.npages != npages
-        || (old.flags ^ r.flags) & abi::KVM_MEM_READONLY != 0
-    {
-        return Err(EINVAL);
-    }
-    if old.base != new.base {
-        if set.overlaps(r.slot, base, npages) {
-            return Err(EEXIST);
-        }
-        return Ok(Change::Move(new));
-    }
-    if old.flags != new.flags {
-        return Ok(Change::Flags(new));
-    }
-    Ok(Change::Nothing)
+fn is_logged(s: &slots::Slot) -> bool {
+    s.flags & abi::KVM_MEM_LOG_DIRTY_PAGES != 0
 }
 
-/// Gives a slot its dirty log if its flags ask for one.
-fn with_log<V: Backend>(vm: &VmCore<V>, mut s: Slot) -> Result<Slot> {
-    if s.flags & abi::KVM_MEM_LOG_DIRTY_PAGES != 0 && s.dirty.is_none() {
+/// The slot with a dirty log if it needs one: `log`, or a new one.
+fn with_log<V: Backend>(
+    vm: &VmCore<V>,
+    place: slots::Slot,
+    log: Option<Arc<DirtyLog>>,
+) -> Result<Slot> {
+    let mut s = Slot { place, dirty: None };
+    if s.logging() && vm.base.rings.as_ref().is_none() {
         let all = vm.base.caps.manual_dirty() & abi::KVM_DIRTY_LOG_INITIALLY_SET != 0;
-        s.dirty = Some(DirtyLog::new(s.npages, all)?);
+        s.dirty = Some(match log {
+            Some(log) => log,
+            None => DirtyLog::new(s.pages, all)?,
+        });
     }
     Ok(s)
 }
 
-/// Publishes a set without slot `id` and with `add`. The set is not swapped while the host
-/// invalidates a range: both ends of the invalidation must see the same slots.
-fn publish<V: Backend>(vm: &VmCore<V>, id: u32, add: Option<Slot>) -> Result {
+/// A set that can be published.
+fn prepare(new: Result<SlotSet, NoMemory>) -> Result<KBox<SlotSet>> {
+    Ok(KBox::new(new.map_err(|_| ENOMEM)?, GFP_KERNEL_ACCOUNT)?)
+}
+
+/// Publishes a set. It is not swapped while the host invalidates a range: both ends of the
+/// invalidation must see the same slots.
+fn swap<V: Backend>(vm: &VmCore<V>, new: KBox<SlotSet>) {
     let slots = &vm.base.slots;
-    let new = slots.read().with(id, add)?;
     let old = vm.mmu.when_quiet(|| slots.set.publish(new));
     slots.generation.fetch_add(1, Ordering::Release);
     drop(old.wait());
-    Ok(())
 }
 
 /// Publishes the slot as invalid and removes its mappings.
-fn withdraw<V: Backend>(vm: &VmCore<V>, old: &Slot) -> Result {
-    let gone = Slot {
+fn withdraw<V: Backend>(
+    vm: &VmCore<V>,
+    place: slots::Slot,
+    dirty: Option<Arc<DirtyLog>>,
+) -> Result {
+    let place = slots::Slot {
         invalid: true,
-        ..old.clone()
+        ..place
     };
-    publish(vm, old.id, Some(gone))?;
-    mmu::zap::zap_range(vm, old.base, Gfn(old.end()), true);
+    let gone = Slot { place, dirty };
+    let set = prepare(vm.base.slots.read().with(gone))?;
+    swap(vm, set);
+    mmu::zap::zap_range(vm, place.base, place.end(), true);
     Ok(())
 }
 
-/// A slot that the kernel needs for itself, with an id beyond user space's. EEXIST where user space has
-/// memory already.
-pub(crate) fn add_private<V: Backend>(vm: &VmCore<V>, gfn: Gfn, npages: u64, hva: Hva) -> Result {
+/// A slot that the kernel needs for itself, with an id beyond user space's. EEXIST where user space
+/// has memory already, ENOMEM.
+pub(crate) fn add_private<V: Backend>(vm: &VmCore<V>, gfn: Gfn, pages: u64, hva: Hva) -> Result {
     let slots = &vm.base.slots;
     let _lock = slots.lock.lock();
-    let id = PRIVATE_SLOT;
-    if slots.read().overlaps(id, gfn.0, npages) {
-        return Err(EEXIST);
-    }
-    let slot = Slot {
-        id,
+    let place = slots::Slot {
+        space: 0,
+        id: PRIVATE_SLOT,
         base: gfn,
-        npages,
+        pages,
         hva,
         flags: 0,
         invalid: false,
-        dirty: None,
     };
-    publish(vm, id, Some(slot))
+    let set = {
+        let old = slots.read();
+        if old.overlaps(place.base, place.end(), place.id) {
+            return Err(EEXIST);
+        }
+        prepare(old.with(Slot { place, dirty: None }))?
+    };
+    swap(vm, set);
+    Ok(())
 }
 
 /// KVM_SET_USER_MEMORY_REGION2: the same, with room for a guest_memfd, which does not exist here.

@@ -13,6 +13,7 @@ pub(crate) mod guest_mem;
 pub(crate) mod identity;
 pub(crate) mod memslot;
 pub(crate) mod msr_filter;
+pub(crate) mod ring;
 pub(crate) mod vcpus;
 
 use crate::backend::Backend;
@@ -20,6 +21,7 @@ use crate::irq::Irq;
 use crate::mmu::Tables;
 use crate::pv::VmClock;
 use crate::running::VmUse;
+use crate::stats::VcpuStats;
 use crate::vcpu::shared::Request;
 use crate::vcpu::shared::VcpuShared;
 use crate::vcpu::Vcpu;
@@ -39,6 +41,7 @@ use kernel::prelude::*;
 use kernel::str::CString;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
+use kernel::sync::SetOnce;
 use memslot::Slots;
 use vcpus::Vcpus;
 
@@ -57,6 +60,8 @@ pub(crate) struct Setup {
 pub(crate) struct VmBase {
     /// The address space that created the VM; nobody else may drive it.
     pub(crate) mm: MmRef,
+    /// The thread that created the VM, as tools know it.
+    pub(crate) owner: i32,
     /// Set when the VM must not run any more.
     pub(crate) dead: AtomicBool,
     /// What user space enabled.
@@ -66,6 +71,8 @@ pub(crate) struct VmBase {
     pub(crate) setup: Mutex<Setup>,
     /// The vCPUs.
     pub(crate) vcpus: Vcpus,
+    /// Dirty rings, if they replace the bitmaps.
+    pub(crate) rings: SetOnce<Arc<ring::Rings>>,
     /// Memory slots.
     #[pin]
     pub(crate) slots: Slots,
@@ -167,6 +174,7 @@ impl VmBase {
     fn new(srcu: Arc<SrcuDomain>, irq_srcu: Arc<SrcuDomain>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             mm: MmRef::current()?,
+            owner: host::task::current_ids().0,
             dead: AtomicBool::new(false),
             caps: VmCaps::new(),
             setup <- new_mutex!(Setup {
@@ -175,11 +183,12 @@ impl VmBase {
                 tsc_khz: host::cpu::tsc_khz(),
             }, "kvm->lock"),
             vcpus: Vcpus::new()?,
+            rings: SetOnce::new(),
             slots <- Slots::new(srcu.clone()),
             msr_filter: msr_filter::MsrFilter::new(srcu.clone())?,
             bus <- bus::Buses::new(srcu),
             irq <- Irq::new(irq_srcu),
-            stats: crate::stats::VmStats::new(),
+            stats: crate::stats::VmStats::new()?,
             clock <- VmClock::new(),
             write_log: AtomicBool::new(false),
             identity: Identity::new(),
@@ -216,7 +225,10 @@ impl<V: Backend> Vm<V> {
         identity::set_up(core)?;
         let index = core.base.vcpus.count();
         let bsp = id == setup.boot_cpu;
-        let shared = Arc::pin_init(VcpuShared::new(id, index), GFP_KERNEL_ACCOUNT)?;
+        let shared = Arc::pin_init(
+            VcpuShared::new(id, index, VcpuStats::new()?, core.base.new_ring()?),
+            GFP_KERNEL_ACCOUNT,
+        )?;
         let vcpu = Vcpu::<V>::new(core, shared.clone(), bsp, setup.tsc_khz)?;
         let file = Arc::new(
             crate::dev::vcpu::VcpuFile {

@@ -109,6 +109,11 @@ impl HasEntry for Vcpu {
     fn entry_mut(&mut self) -> &mut Entry {
         &mut self.entry
     }
+
+    #[inline]
+    fn tlb(&self) -> &Tlb {
+        &self.tlb
+    }
 }
 
 /// Makes both halves.

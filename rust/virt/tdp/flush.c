@@ -17,9 +17,17 @@ static void nothing(void *unused)
 {
 }
 
-void kvmrs_tdp_kick(unsigned long tables)
+bool kvmrs_tdp_kick(unsigned long tables)
 {
+	int cpu;
+
 	/* The change of the tables' generation before the looks at where they run. */
 	smp_mb();
-	on_each_cpu_cond(runs_on, nothing, (void *)tables, true);
+	for_each_online_cpu(cpu) {
+		if (!runs_on(cpu, (void *)tables))
+			continue;
+		on_each_cpu_cond(runs_on, nothing, (void *)tables, true);
+		return true;
+	}
+	return false;
 }

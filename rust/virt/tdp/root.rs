@@ -11,6 +11,8 @@ use super::page::Table;
 use crate::c;
 use crate::vendor::Vendor;
 use core::marker::PhantomData;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 use host::page::HwPage;
 use host::pin::IrqsOff;
 use kernel::prelude::*;
@@ -27,6 +29,8 @@ use model::tdp::TlbState;
 /// `table` is the root of a tree of the shape `cfg` in the format of `V`.
 pub(super) struct Shared<V: Vendor> {
     pub(super) gen: FlushGen,
+    /// Flushes that found a CPU on the tree.
+    pub(super) forced: AtomicU64,
     pub(super) cfg: Config,
     table: Table,
     pa: u64,
@@ -43,6 +47,7 @@ impl<V: Vendor> Shared<V> {
         let new = Table::of(HwPage::new_table()?);
         let shared = Self {
             gen: FlushGen::new(),
+            forced: AtomicU64::new(0),
             cfg,
             table: new.table,
             pa: new.pa,
@@ -68,7 +73,9 @@ impl<V: Vendor> Shared<V> {
     pub(super) fn flush(&self) {
         self.gen.bump();
         // SAFETY: IRQs are on: flushes come from threads, which hold spinning locks at most.
-        unsafe { c::kvmrs_tdp_kick(self.mark()) };
+        if unsafe { c::kvmrs_tdp_kick(self.mark()) } {
+            self.forced.fetch_add(1, Relaxed);
+        }
     }
 
     /// Frees the tables below `table`, which has this level.
@@ -146,12 +153,14 @@ impl<V: Vendor> RootRef<V> {
 /// What a vCPU knows about the translations its CPU may hold under its address-space tag.
 pub(crate) struct Tlb {
     state: TlbState,
+    flushes: u64,
 }
 
 impl Tlb {
     pub(crate) const fn new() -> Self {
         Self {
             state: TlbState::new(),
+            flushes: 0,
         }
     }
 
@@ -173,6 +182,12 @@ impl Tlb {
     #[inline]
     pub(crate) fn done(&mut self, gen: u64) {
         self.state.acknowledge(gen);
+        self.flushes = self.flushes.wrapping_add(1);
+    }
+
+    /// How often [`Self::done`] was called.
+    pub(crate) fn flushes(&self) -> u64 {
+        self.flushes
     }
 
     /// The guest was left, and this CPU runs on no tables.

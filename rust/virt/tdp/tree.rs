@@ -10,6 +10,7 @@ use super::root::RootRef;
 use super::root::Shared;
 use super::TableCache;
 use crate::vendor::Vendor;
+use core::sync::atomic::Ordering::Relaxed;
 use host::gup::GuestPage;
 use host::mmu::MmuRead;
 use kernel::prelude::*;
@@ -21,6 +22,7 @@ use model::tdp::Config;
 use model::tdp::Counts;
 use model::tdp::FastFault;
 use model::tdp::Flush;
+use model::tdp::FlushGen;
 use model::tdp::Found;
 use model::tdp::LeafSpec;
 use model::tdp::Level;
@@ -87,6 +89,18 @@ impl<V: Vendor> Root<V> {
     /// runs on old translations. IRQs must be on; spinning locks may be held.
     pub fn flush(&self) {
         self.shared.flush();
+    }
+
+    /// How often translations were flushed, and how often a CPU had to be forced out of the guest
+    /// for it.
+    pub fn flushes(&self) -> (u64, u64) {
+        // The generation begins with 1.
+        let asked = self
+            .shared
+            .gen
+            .current()
+            .wrapping_sub(FlushGen::new().current());
+        (asked, self.shared.forced.load(Relaxed))
     }
 
     fn view(&self) -> View<'_> {

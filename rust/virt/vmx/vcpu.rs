@@ -234,6 +234,11 @@ impl HasEntry for Vcpu {
     fn entry_mut(&mut self) -> &mut Entry {
         &mut self.entry
     }
+
+    #[inline]
+    fn tlb(&self) -> &Tlb {
+        &self.tlb
+    }
 }
 
 /// The pages of a vCPU that hardware is told of.
