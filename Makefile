@@ -23,18 +23,19 @@ export KVM_RS_CACHE
 
 all: modules
 
-modules: ## build kvm.ko for the running kernel (or KVER=)
+modules: ## build the modules for the running kernel (or KVER=)
 	scripts/load-check.sh build $(KVER)
 	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
 
 rust-artefacts: ## make what linux-headers lacks for Rust modules (real host, as root)
 	scripts/kernel-rust.sh $(KVER)
 
-load: ## check this machine, then insmod kvm.ko (as root)
+load: ## check this machine, then insmod kvm.ko and kvm-amd.ko or kvm-intel.ko (as root)
 	scripts/load-check.sh load $(KVER)
 	insmod ./kvm.ko
+	insmod ./$(if $(shell grep -lw svm /proc/cpuinfo),kvm-amd,kvm-intel).ko
 
-install: ## put kvm.ko where modprobe prefers it over the in-tree one (as root)
+install: ## put the modules where modprobe prefers them over the in-tree ones (as root)
 	scripts/load-check.sh install $(KVER)
 	$(MAKE) -C $(KDIR) M=$(CURDIR) INSTALL_MOD_DIR=updates modules_install
 
@@ -77,3 +78,4 @@ clean: ## remove what builds made here (the cache stays: KVM_RS_CACHE)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
+	@echo 'T="GROUP TASK..." chooses tests (scripts/test.sh --list), HOST= the host; see README.md'

@@ -4,6 +4,8 @@
 #
 #   scripts/build.sh [MAKE-ARG]...
 #
+# HOST=debug builds for the debug kernel (scripts/debug-kernel.sh), in build/debug: a tree
+# of its own, because objects of the two kernels must not mix.
 # The log stays in build/module.log; test.sh looks for warnings in it.
 set -eu
 . "$(dirname "$0")/lib.sh"
@@ -11,12 +13,22 @@ need_folder
 mkdir -p "$SRC/build"
 exec 8>"$SRC/build/.lock"
 flock 8
+kernel=$KVER headers=/usr/src/linux-headers-$KVER tree=$IN_SRC out=$SRC
+if [ "${HOST:-}" = debug ]; then
+	debug_kernel >/dev/null || die "there is no debug kernel: run scripts/debug-kernel.sh first (an hour)"
+	kernel=$(debug_kernel) headers=$IN_DEBUG/k tree=$IN_SRC/build/debug out=$SRC/build/debug
+	mkdir -p "$out"
+	"$SRC/scripts/in-host.sh" rsync -a --delete --exclude='*.o' --exclude='*.o.*' --exclude='*.ko' \
+		--exclude='*.mod' --exclude='*.mod.c' --exclude='*.rmeta' --exclude='.*' --exclude=meta \
+		--exclude=bindings_gen.rs --exclude=target "$IN_SRC"/{Kbuild,include,rust,src} "$tree/"
+	set -- CC=clang "$@"
+fi
 rc=0
-"$SRC/scripts/in-host.sh" make -C "/usr/src/linux-headers-$KVER" M="$IN_SRC" "$@" modules \
+"$SRC/scripts/in-host.sh" make -C "$headers" M="$tree" "$@" modules \
 	>"$SRC/build/module.log" 2>&1 || rc=$?
 if [ $rc != 0 ]; then
 	grep -vE '^make(\[[0-9]+\])?: (Entering|Leaving)' "$SRC/build/module.log" >&2
-	die "the module does not build for $KVER (log: build/module.log)"
+	die "the module does not build for $kernel (log: build/module.log)"
 fi
 grep -E 'warning: |warning\[' "$SRC/build/module.log" >&2 || :
-printf 'kvm.ko for %s: %s bytes\n' "$KVER" "$(stat -c %s "$SRC/kvm.ko")"
+printf 'kvm.ko for %s: %s bytes\n' "$kernel" "$(stat -c %s "$out/kvm.ko")"

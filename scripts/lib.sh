@@ -62,3 +62,10 @@ stock_paths() {
 		printf '%s\n' "/lib/modules/$KVER/kernel/$f.ko.xz"
 	done
 }
+
+# The kernel of HOST=debug (scripts/debug-kernel.sh): where it is in the folder, and its
+# version if it is there.
+IN_DEBUG=/build/debug
+debug_kernel() {
+	[ -e "$DEB$IN_DEBUG/.ready" ] && cat "$DEB$IN_DEBUG/k/include/config/kernel.release"
+}

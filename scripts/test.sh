@@ -4,6 +4,7 @@
 #
 #   scripts/test.sh                 everything
 #   scripts/test.sh GROUP|TASK...   some of it; --list says what there is
+#   HOST=debug scripts/test.sh      the tests on the debug kernel, which is built first
 #
 # Tasks run two at a time (TEST_JOBS=): the machine has two cores, and a test host
 # keeps one of them busy. Each task's output appears when it ends, its log stays in
@@ -22,6 +23,7 @@ module     object    -    kvm.ko builds without a warning
 depends    object    ko   kvm.ko needs no other module
 panic      object    ko   no panic is reachable in kvm.ko
 stack      object    ko   no stack frame of kvm.ko exceeds 1 KiB
+setup      scripts   -    host-setup.sh and load-check.sh when something is in the way
 load       host      ko   load and unload 100 times, then the in-tree module
 modules    host      ko   kvm.ko with kvm-amd.ko: every order, parameters, refusals
 lifetime   host      ko   CPU hotplug, suspend, reboot, reset, crash under running guests
@@ -40,6 +42,7 @@ seed-lint  harness   -    a seeded file: each rule of lint.py turns red
 seed-mod   harness   -    a seeded module: panic, stack and host log checks turn red
 seed-boot  harness   -    a stale nonce: the boot check turns red
 seed-load  harness   -    a seeded leak: the leak check turns red
+debug      debug     ko   HOST=debug only: tests on a kernel with lockdep, KASAN and the like
 seed-bench harness   -    seeded figures: the verdict of the benchmark turns red
 seed-own   harness   ko   a distorted expectation: each of our selftests turns red
 "
@@ -112,6 +115,26 @@ task_panic() {
 task_stack() {
 	object_check stack kvm.ko 1024
 	verdict "stack frames" $?
+}
+
+task_setup() {
+	scripts/load-check-test.sh
+	scripts/host-setup-test.sh
+}
+
+# The kernel that finds mistakes; built on the first run.
+task_debug() {
+	local rc=0
+	scripts/debug-kernel.sh && HOST=debug scripts/build.sh || rc=$?
+	verdict "debug: the module builds for the debug kernel" $rc
+	[ $rc = 0 ] || return
+	export HOST=debug
+	# shellcheck disable=SC2086
+	selftests/run-upstream.sh ${UPSTREAM:-m0}
+	# shellcheck disable=SC2086
+	selftests/run-boots.sh ${BOOTS:-q35-1}
+	scripts/vm.sh -q -t 1200 -e WHAT=hotplug selftests/lifetime-job.sh
+	verdict "debug: CPU hotplug under running guests" $?
 }
 
 task_load() {
@@ -291,6 +314,13 @@ if [ "${1:-}" = --list ]; then
 	exit 0
 fi
 need_folder
+# The task sets HOST itself: building and checking the module are for the stock kernel.
+debug=''
+if [ "${HOST:-}" = debug ]; then
+	[ $# = 0 ] || [ "$*" = debug ] || die "HOST=debug has its own tests: no other can be chosen with it"
+	debug=1
+	unset HOST
+fi
 rm -rf build/test
 mkdir -p build/test
 (git ls-files -co --exclude-standard 2>/dev/null || find . -type f -not -path './build/*' | sed 's|^\./||') |
@@ -302,7 +332,10 @@ while read -r name group ko what; do
 	[ -n "$name" ] || continue
 	pick=''
 	if [ $# = 0 ]; then
-		pick=1
+		# The debug kernel is a host of its own: everything else, or that.
+		if [ -n "$debug" ]; then [ "$group" != debug ] || pick=1; else
+			[ "$group" = debug ] || pick=1
+		fi
 	else
 		for want; do
 			if [ "$want" = "$name" ] || [ "$want" = "$group" ]; then pick=1; fi
@@ -319,7 +352,7 @@ if [ -n "$needs_ko" ] && ! grep -q '^module ' <<<"$chosen"; then
 $chosen"
 fi
 # The module first: most of the rest waits for it. Then what takes longest.
-order="module intel-boot model boots upstream own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
+order="module intel-boot model debug boots upstream own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
 sorted=''
 for name in $order; do
 	sorted="$sorted$(grep "^$name " <<<"$chosen")

@@ -17,6 +17,7 @@ mount -t devtmpfs dev /dev 2>/dev/null
 root=/
 if [ -d /m ]; then
 	for m in netfs 9pnet 9pnet_virtio 9p; do
+		ls /m/$m.ko* >/dev/null 2>&1 || continue # built in
 		insmod /m/$m.ko* || echo "vm: cannot load $m"
 	done
 	opts=trans=virtio,version=9p2000.L,msize=262144
@@ -24,6 +25,9 @@ if [ -d /m ]; then
 	mount -t 9p -o $opts,cache=none run /mnt/build/run
 	mount -t tmpfs tmp /mnt/tmp
 	mount -t tmpfs tmp /mnt/run
+	if grep -qw vm_debug /proc/cmdline; then
+		for f in /mnt/build/src/build/debug/*.ko; do mount --bind "$f" "/mnt/build/src/${f##*/}"; done
+	fi
 	for d in proc dev; do mount --bind /$d /mnt/$d; done
 	root=/mnt
 fi
@@ -54,6 +58,13 @@ else
 	rc=$?
 fi
 dmesg -n 1
+if grep -q 'vm_debug.*kmemleak=on' /proc/cmdline; then
+	# Two scans: what was just freed or handed on is reported by the first one only.
+	echo scan >/sys/kernel/debug/kmemleak
+	sleep 1
+	echo scan >/sys/kernel/debug/kmemleak
+	head -n 60 /sys/kernel/debug/kmemleak >/dev/kmsg 2>/dev/null
+fi
 sleep 0.1
 echo "DMESG-BEGIN"
 dmesg

@@ -17,6 +17,8 @@
 #
 # Environment:
 #   HOST=amd|intel|ryzen  QEMU TCG with SVM (default); Bochs with VMX; Bochs with SVM
+#   HOST=debug            as amd, on the debug kernel (scripts/debug-kernel.sh)
+#   KMEMLEAK=on           there: look for leaked memory at the end (slow)
 #   SMP= MEM= (MiB)       size of the host (2 CPUs and 3072 MiB; Bochs 1 and 2048)
 #   CPU=                  QEMU -cpu (max) or Bochs CPU model
 #   ICOUNT=1              one CPU, time-stamp counter counts instructions (QEMU only)
@@ -61,13 +63,24 @@ shift $((OPTIND - 1))
 [ -n "$command$shell${1:-}" ] || usage
 case $HOST in
 amd) smp=${SMP:-2} mem=${MEM:-3072} cpu=${CPU:-max} timeout=${timeout:-300} ;;
+debug) smp=${SMP:-2} mem=${MEM:-1536} cpu=${CPU:-max} timeout=${timeout:-600} ;;
 intel) smp=${SMP:-1} mem=${MEM:-2048} cpu=${CPU:-corei7_haswell_4770} ;;
 ryzen) smp=${SMP:-1} mem=${MEM:-2048} cpu=${CPU:-ryzen} ;;
-*) die "HOST=$HOST: there is amd, intel and ryzen" ;;
+*) die "HOST=$HOST: there is amd, intel, ryzen and debug" ;;
 esac
 timeout=${timeout:-900}
 need_folder
 kernel=${KERNEL_IMAGE:-/boot/vmlinuz-$KVER}
+more=''
+if [ "$HOST" = debug ]; then
+	debug_kernel >/dev/null || die "there is no debug kernel: run scripts/debug-kernel.sh first (an hour)"
+	for f in kvm.ko build/debug/kvm.ko; do
+		[ -e "$SRC/$f" ] || die "there is no $f: run scripts/build.sh and HOST=debug scripts/build.sh first"
+	done
+	# Jobs find the module built for it where the other one would be, and leaks are looked for. KASAN
+	# of this kernel does not cover per-CPU memory with five levels of page tables.
+	HOST=amd kernel=$IN_DEBUG/k/arch/x86/boot/bzImage more=" vm_debug no5lvl kmemleak=${KMEMLEAK:-off}"
+fi
 [ -e "$DEB$kernel" ] || die "no kernel $kernel in $DEB"
 
 mkdir -p "$SRC/build"
@@ -97,18 +110,18 @@ else
 fi
 chmod +x "$RUN_DIR/job.sh"
 {
-	echo "export KVER=$KVER SRC=$IN_SRC RUN=$IN_RUN HOST=$HOST"
+	echo "export KVER=$KVER SRC=$IN_SRC RUN=$IN_RUN HOST=$HOST ${more:+DEBUG=1}"
 	for e in "${envs[@]+"${envs[@]}"}"; do
 		printf 'export %s=%q\n' "${e%%=*}" "${e#*=}"
 	done
 } >"$RUN_DIR/env"
 for f in "${files[@]+"${files[@]}"}"; do cp -r "$f" "$RUN_DIR/"; done
 
-append="loglevel=4 panic=-1 oops=panic VM_SHELL=${shell:-0} ${APPEND:-}"
+append="loglevel=4 panic=-1 oops=panic VM_SHELL=${shell:-0}$more ${APPEND:-}"
 serial=$RUN_DIR/serial.txt
 : >"$serial"
 if [ "$HOST" = amd ]; then
-	"$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" 9p "$IN_RUN/initrd.gz"
+	"$SRC/scripts/in-host.sh" env ${more:+MODDIR=/nonexistent} "$IN_SRC/scripts/vm-image.sh" 9p "$IN_RUN/initrd.gz"
 	icount=()
 	if [ "${ICOUNT:-0}" = 1 ]; then
 		smp=1

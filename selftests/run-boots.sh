@@ -54,7 +54,7 @@ fi
 # One host CPU: with several, the emulator injects guest interrupts twice now and then.
 export SMP=${SMP:-1}
 if [ "$HOST" = amd ]; then
-	export MEM=${MEM:-4096}
+	[ "$VM_HOST" = debug ] || export MEM=${MEM:-4096}
 else
 	# Python with what boots-job.py imports; the whole library would be 28 MB.
 	while IFS= read -r f; do vm_args+=(-a "$f"); done < <(

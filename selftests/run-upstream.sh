@@ -41,7 +41,7 @@ done <"$list"
 [ ${#todo[@]} != 0 ] || die "nothing in ${list##*/} is called $*"
 
 if [ "$HOST" = amd ]; then
-	export MEM=${MEM:-4096}
+	[ "$VM_HOST" = debug ] || export MEM=${MEM:-4096}
 else
 	need_folder
 	for t in "${todo[@]}"; do vm_args+=(-a "/build/kselftests/$t"); done

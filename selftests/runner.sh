@@ -17,6 +17,12 @@ passed=0 failed=0 skipped=0 n=0
 # load of the last minute decides.
 SLOW=${SLOW:-$(awk -v cpus="$(nproc)" '{ f = int($1 / cpus + 0.5); print (f < 1 ? 1 : (f > 8 ? 8 : f)) }' /proc/loadavg)}
 
+# The debug kernel is the AMD host, but slower.
+VM_HOST=$HOST
+if [ "$HOST" = debug ]; then
+	HOST=amd SLOW=$((SLOW * 4))
+fi
+
 tap() { # ok|not, text
 	n=$((n + 1))
 	if [ "$1" = ok ]; then echo "ok $n - $2"; else echo "not ok $n - $2"; fi
@@ -67,7 +73,7 @@ run_hosts() { # prefix, job
 	prefix=$1
 	local job=$2 boots=0 total t v line tag a b c d e current bail done_ left work
 	work=$(mktemp -d)
-	echo "# $prefix, HOST=$HOST MODULE=$MODULE, ${#todo[@]} tests"
+	echo "# $prefix, HOST=$VM_HOST MODULE=$MODULE, ${#todo[@]} tests"
 	while [ ${#todo[@]} != 0 ]; do
 		boots=$((boots + 1))
 		if [ $boots -gt 12 ]; then
@@ -112,7 +118,7 @@ run_hosts() { # prefix, job
 				;;
 			*) [ -z "${VERBOSE:-}" ] || echo "#   $line" ;;
 			esac
-		done < <(HOST=$HOST "$SRC/scripts/vm.sh" -q -t "$total" -e MODULE="$MODULE" \
+		done < <(HOST=$VM_HOST "$SRC/scripts/vm.sh" -q -t "$total" -e MODULE="$MODULE" \
 			-e MODULE_PARAMS="${MODULE_PARAMS:-}" -f "$work/tests" "${vm_args[@]+"${vm_args[@]}"}" \
 			"$job" 2>"$work/vm.err")
 		flush_pending

@@ -274,8 +274,11 @@ impl LoadedFpu<'_> {
     #[inline(always)]
     pub fn ready(&self, _irqs: &IrqsOff<'_>) {
         if crate::params::checked() {
+            #[cfg(CONFIG_X86_DEBUG_FPU)]
             // SAFETY: Only checks.
-            unsafe { bindings::fpregs_assert_state_consistent() };
+            unsafe {
+                bindings::fpregs_assert_state_consistent()
+            };
         }
         if needs_fpu_load() {
             // SAFETY: Interrupts are off, and the thread's state is the guest's.

@@ -55,7 +55,11 @@ impl<T> KillableMutex<T> {
         // `Lock` is `repr(C)` with its state first, a `struct mutex` for this backend.
         let raw = (&raw const self.inner).cast::<bindings::mutex>().cast_mut();
         // SAFETY: The mutex is initialised and pinned.
+        #[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
         check(unsafe { bindings::mutex_lock_killable(raw) })?;
+        // SAFETY: As above; it is nested in no other lock of its class.
+        #[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+        check(unsafe { bindings::_mutex_lock_killable(raw, 0, core::ptr::null_mut()) })?;
         // SAFETY: We own the mutex now, and the guard takes that over.
         Ok(unsafe { MutexGuard::new(&self.inner, ()) })
     }

@@ -41,8 +41,13 @@ pub(crate) fn page_of(kva: NonNull<u8>) -> *mut bindings::page {
 /// The bit of a physical address that says "encrypted" (SME), or 0.
 #[inline]
 pub fn encryption_mask() -> u64 {
+    #[cfg(CONFIG_AMD_MEM_ENCRYPT)]
     // SAFETY: The variable is set at boot and constant after.
-    unsafe { bindings::sme_me_mask }
+    unsafe {
+        bindings::sme_me_mask
+    }
+    #[cfg(not(CONFIG_AMD_MEM_ENCRYPT))]
+    0
 }
 
 /// `1 << ORDER` contiguous zeroed pages.

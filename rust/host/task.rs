@@ -76,6 +76,7 @@ pub fn guest_work_likely() -> bool {
 #[inline(always)]
 pub fn guest_work_pending(irqs: &IrqsOff<'_>) -> bool {
     let _ = irqs;
+    #[cfg(CONFIG_NO_HZ_FULL)]
     // SAFETY: The variable is set at boot.
     if unsafe { (&raw const shim::tick_nohz_full_running).read() } {
         // SAFETY: Interrupts are off.
