@@ -100,7 +100,8 @@ impl Vcpu {
     /// The event whose delivery the last exit cut short. To be asked once.
     #[inline]
     pub(super) fn aborted(&mut self) -> Option<Event> {
-        let word = core::mem::take(&mut self.run.vectoring);
+        // It stays for whoever decodes the exit.
+        let word = self.run.vectoring;
         let e = decode_event(
             word,
             || vmcs::read(field::IDT_VECTORING_ERROR),
