@@ -222,6 +222,8 @@ pub(crate) fn undefined<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         return raise(cx, Exception::ud());
     };
     let feature = match (insn.map, insn.opcode, insn.rep) {
+        // SYSCALL, SYSENTER, SYSEXIT: in some modes only the guest's vendor has them.
+        (Map::Two, 0x05 | 0x34 | 0x35, _) => return instruction(cx),
         (Map::Op38, 0xf0 | 0xf1, Rep::None) if insn.is_mem() => Feature::MOVBE,
         (Map::Two, 0xc7, Rep::E) if !insn.is_mem() && insn.reg3() == 7 => Feature::RDPID,
         _ => return raise(cx, Exception::ud()),

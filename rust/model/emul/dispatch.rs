@@ -2,8 +2,7 @@
 
 //! From opcode to the function that carries it out.
 //!
-//! What is not named here is `Stop::UNHANDLED`: x87, most of SSE and AVX, SVM and VMX instructions,
-//! SYSCALL and SYSENTER.
+//! What is not named here is `Stop::UNHANDLED`: x87, most of SSE and AVX, SVM and VMX instructions.
 
 use super::cpu::Stop;
 use super::decode::{Map, Rep};
@@ -150,6 +149,7 @@ impl Ctx<'_> {
             0x00 => self.group6(),
             0x01 => self.group7(),
             0x02 | 0x03 => self.lar_lsl(),
+            0x05 => self.syscall(),
             0x06 => self.clts(),
             0x08 | 0x09 => self.cache(op == 9),
             0x0b | 0xb9 | 0xff => Err(Stop::UD),
@@ -161,6 +161,8 @@ impl Ctx<'_> {
             0x31 => self.rdtsc(),
             0x32 => self.rdmsr(),
             0x33 => self.rdpmc(),
+            0x34 => self.sysenter(),
+            0x35 => self.sysexit(),
             0x40..=0x4f => self.cmov(),
             0x80..=0x8f => self.jump_if(),
             0x90..=0x9f => self.setcc(),

@@ -24,6 +24,7 @@ pub mod cpu;
 pub mod decode;
 mod dispatch;
 mod far;
+mod fast_call;
 mod io;
 pub mod len;
 pub mod log;

@@ -3,6 +3,7 @@
 //! Tests of the emulator: a machine with flat memory, scripted ports and one device.
 
 mod far;
+mod fast_call;
 mod fault;
 mod modes;
 mod replay;
@@ -60,6 +61,8 @@ struct World {
     ymm: [[u8; 32]; 16],
     mm: [[u8; 8]; 8],
     ops: Vec<SystemOp>,
+    /// CPUID says Intel.
+    intel: bool,
     asked: Vec<Intercept>,
     refuse: Option<Intercept>,
     /// Compare-and-exchange fails.
@@ -85,6 +88,7 @@ impl World {
             ymm: [[0; 32]; 16],
             mm: [[0; 8]; 8],
             ops: Vec::new(),
+            intel: false,
             asked: Vec::new(),
             refuse: None,
             contended: false,
@@ -293,6 +297,9 @@ impl Bus for World {
     }
 
     fn cpuid(&mut self, _: &CpuState, leaf: u32, subleaf: u32) -> Result<[u32; 4], Stop> {
+        if leaf == 0 && self.intel {
+            return Ok([7, 0x756e_6547, 0x6c65_746e, 0x4965_6e69]);
+        }
         Ok([leaf, subleaf, 3, 4])
     }
 

@@ -454,6 +454,9 @@ guest_code! {
     ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
     "vmmcall",
     "out dx, eax",
+    // To LSTAR, and back.
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "syscall",
     // What nobody emulates is undefined.
     "lea r15, [rip + 2f]",
     ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
@@ -462,6 +465,15 @@ guest_code! {
     "out dx, eax",
     "mov edx, 0xe1",
     "out dx, al",
+}
+
+guest_code! {
+    called,
+    "mov eax, 0x55",
+    "out dx, eax",
+    "mov rax, cs",
+    "out dx, eax",
+    "jmp rcx",
 }
 
 /// The parameter force_emulation_prefix: what follows UD2 and "kvm" is emulated.
@@ -474,8 +486,18 @@ pub fn forced_emulation(t: &mut Tap) {
     let ud = matches!(&e, Ok(Exit::Out { port: PORT_FAULT, data, .. }) if data[0] == 6);
     t.point(ud, format!("without it the prefix is undefined: {e:x?}"));
     set("1");
-    let values = Guest::long(forced()).values();
+    let g = Guest::long(forced());
+    g.load(CODE + 0x800, called());
+    let v = &g.cpus[0];
+    let mut s = v.sregs();
+    // SCE.
+    s.efer |= 1;
+    v.set_sregs(&s);
+    for (msr, value) in [(0xc000_0081, 0x08 << 32), (0xc000_0082, CODE + 0x800)] {
+        t.point(v.set_msr(msr, value), format!("MSR {msr:#x}"));
+    }
+    let values = g.values();
     set(before.trim());
-    let want = vec![42, 7, 12, 14, 0, 0, 6];
+    let want = vec![42, 7, 12, 14, 0, 0, 0x55, 8, 6];
     t.same("what was emulated", values, Some(want));
 }
