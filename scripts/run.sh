@@ -23,7 +23,9 @@ need_folder
 elapsed() { awk -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.0f", b - a }'; }
 
 if [ "${KVM_RS_INTERACTIVE:-}" = 1 ]; then
-	echo "Starting the $HOST host with kernel $KVER. kvm.ko is /build/src/kvm.ko; 'poweroff -f' or 'exit' ends it."
+	echo "Starting the $HOST host with kernel $KVER. kvm.ko is /build/src/kvm.ko; 'exit' ends it."
+	# One CPU, as below: guests suffer from the emulator with more (testing.rst).
+	[ "$HOST" != amd ] || export SMP=${SMP:-1}
 	exec "$SRC/scripts/vm.sh" -i
 fi
 

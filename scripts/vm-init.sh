@@ -48,7 +48,7 @@ echo "VM-UP: $(uname -r), $(grep -c ^processor /proc/cpuinfo) CPUs, after $up s"
 if [ "$VM_SHELL" = 1 ]; then
 	echo "The job is /build/run/job.sh, the checkout is /build/src. 'exit' ends the host."
 	chroot $root /bin/busybox setsid /bin/busybox cttyhack /bin/sh -c \
-		'cd /build/src; . /build/run/env; exec /bin/bash 2>/dev/null || exec /bin/sh'
+		'cd /build/src; . /build/run/env; [ ! -x /bin/bash ] || exec /bin/bash; exec /bin/sh'
 	rc=$?
 else
 	# From here on the console shows warnings: a host that dies takes its log along.
@@ -66,10 +66,12 @@ if grep -q 'vm_debug.*kmemleak=on' /proc/cmdline; then
 	head -n 60 /sys/kernel/debug/kmemleak >/dev/kmsg 2>/dev/null
 fi
 sleep 0.1
-echo "DMESG-BEGIN"
-dmesg
-echo "DMESG-END"
-echo "JOB-EXIT:$rc"
+if [ "$VM_SHELL" != 1 ]; then
+	echo "DMESG-BEGIN"
+	dmesg
+	echo "DMESG-END"
+	echo "JOB-EXIT:$rc"
+fi
 # Setting a terminal waits for its output: at 115200 baud the log takes seconds.
 stty -echo </dev/console
 stty echo </dev/console
