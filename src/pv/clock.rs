@@ -28,6 +28,7 @@ use model::abi::KvmClockPairing;
 use model::abi::PvclockVcpuTimeInfo;
 use model::abi::PvclockWallClock;
 use model::addr::Gpa;
+use model::policy::clock::Scale;
 
 /// The host's clock is its TSC.
 static HOST_IS_TSC: AtomicBool = AtomicBool::new(false);
@@ -97,45 +98,10 @@ const GUEST_STOPPED: u8 = 1 << 1;
 /// Bit 0 of the MSR: enabled.
 const ENABLED: u64 = 1;
 
-/// The VM's clock at the moment when the host's TSC is `tsc`, ns.
+/// The VM's clock at the moment when the host's TSC is `tsc`, ns: what a guest would compute.
 fn at_tsc(base: &Base, pair: TimePair, tsc: u64) -> u64 {
-    let (mul, shift) = scale(host::cpu::tsc_khz());
-    pair.ns.wrapping_add(base.offset).wrapping_add(ticks_to_ns(
-        tsc.wrapping_sub(pair.tsc),
-        mul,
-        shift,
-    ))
-}
-
-/// What a guest computes from its page.
-fn ticks_to_ns(ticks: u64, mul: u32, shift: i8) -> u64 {
-    let by = u32::from(shift.unsigned_abs());
-    let shifted = if shift < 0 {
-        ticks.wrapping_shr(by)
-    } else {
-        ticks.wrapping_shl(by)
-    };
-    // CAST: the result has 64 bits for 584 years.
-    (u128::from(shifted).wrapping_mul(u128::from(mul)) >> 32) as u64
-}
-
-/// The multiplier and shift that turn TSC ticks of `khz` into nanoseconds:
-/// `ns = ((ticks << shift) * mul) >> 32`, a negative shift being one to the right.
-fn scale(khz: u32) -> (u32, i8) {
-    let mut rate = u64::from(khz).wrapping_mul(1000).max(1);
-    let mut shift = 0i8;
-    // Bring the rate between one and two billion, so that the multiplier has 32 good bits.
-    while rate > 2_000_000_000 {
-        rate >>= 1;
-        shift = shift.saturating_sub(1);
-    }
-    while rate <= 1_000_000_000 {
-        rate <<= 1;
-        shift = shift.saturating_add(1);
-    }
-    let mul = (1_000_000_000u64 << 32).checked_div(rate).unwrap_or(0);
-    // CAST: the rate is above a billion, so the quotient is below 2^32.
-    (mul as u32, shift)
+    let since = Scale::of(host::cpu::tsc_khz()).ns(tsc.wrapping_sub(pair.tsc));
+    pair.ns.wrapping_add(base.offset).wrapping_add(since)
 }
 
 /// Is the clock page in use? Its address.
@@ -183,7 +149,7 @@ pub(crate) fn update<V: Backend>(cx: &mut Cx<'_, '_, V>) {
         };
         (pair, base.offset)
     };
-    let (mul, shift) = scale(host::cpu::tsc_khz());
+    let Scale { mul, shift } = Scale::of(host::cpu::tsc_khz());
     let version = (old.version | 1).wrapping_add(1);
     let mut info = PvclockVcpuTimeInfo {
         version: version.wrapping_add(1),

@@ -8,8 +8,9 @@
 //! the CPUID instruction, bits that change while the guest runs, and the compact
 //! [`GuestFeatures`](guest::GuestFeatures) that other parts ask. [`msr`] does the same for the
 //! model-specific registers, with [`mtrr`] and [`mce`] for the two groups that have rules of their
-//! own.
+//! own, and [`clock`] computes the paravirtual clock's parameters.
 
+pub mod clock;
 pub mod cpuid;
 pub mod feature;
 pub mod guest;
