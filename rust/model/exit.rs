@@ -98,6 +98,23 @@ pub enum TaskSwitchCause {
     Gate,
 }
 
+/// An exit that comes often and is told by few words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quick {
+    /// [`Exit::Cpuid`].
+    Cpuid,
+    /// [`Exit::Rdmsr`].
+    Rdmsr,
+    /// [`Exit::Wrmsr`].
+    Wrmsr,
+    /// [`Exit::Hlt`].
+    Hlt,
+    /// [`Exit::Io`].
+    Io(IoAccess),
+    /// Any exit: to be decoded in full.
+    Other,
+}
+
 /// Why the CPU left the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {

@@ -25,6 +25,7 @@ use kernel::sync::Arc;
 use model::addr::Gfn;
 use model::exit::Event;
 use model::exit::Exit;
+use model::exit::Quick;
 use model::irqchip::pending::Pending;
 use model::tdp::Format;
 use model::x86::state::DescTable;
@@ -307,6 +308,8 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// Hands over what was written down since the last time. To be asked after each exit while it is
     /// on; else there is nothing.
     fn take_written(l: &mut Loaded<'_, Self>, f: &mut dyn FnMut(Gfn));
+    /// What the last exit was, if it is a frequent one.
+    fn quick(l: &Loaded<'_, Self>) -> Quick;
     /// What the last exit was.
     fn decode(l: &mut Loaded<'_, Self>) -> Exit;
     /// The last exit as the hardware put it.
@@ -338,6 +341,8 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     fn seg(l: &Loaded<'_, Self>, r: SegReg) -> Segment;
     /// Sets a segment register.
     fn set_seg(l: &mut Loaded<'_, Self>, r: SegReg, s: &Segment);
+    /// Does the guest run 64-bit code: EFER.LMA and CS.L are set?
+    fn in_64_bit_mode(l: &Loaded<'_, Self>) -> bool;
     /// Current privilege level.
     fn cpl(l: &Loaded<'_, Self>) -> u8;
     /// GDTR (`idt` false) or IDTR (true).

@@ -13,24 +13,33 @@ use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::abi;
 use model::exit::IoAccess;
+use model::stats::VcpuStat;
 use model::x86::state::gpr;
 
 /// The port whose OUT is stepped over before the exit, for old firmware (KVM_X86_QUIRK_OUT_7E_INC_RIP).
 const QUIRK_PORT: u16 = 0x7e;
 
 /// IN and OUT; INS and OUTS go to the emulator.
+#[inline(never)]
 pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &IoAccess) -> Flow {
+    cx.count(VcpuStat::IoExits);
     if a.string {
         return emulate::instruction(cx);
     }
     let n = usize::from(a.size.min(4));
     if a.write {
-        let data = (V::regs(cx.l).gpr[gpr::RAX] as u32).to_le_bytes();
+        let value = V::regs(cx.l).gpr[gpr::RAX] as u32;
+        let data = value.to_le_bytes();
         let bytes = data.get(..n).unwrap_or(&data);
         if cx.port_write(a.port, bytes) {
             return fetch::skip(cx);
         }
-        cx.vcpu.pio.write_bytes(0, bytes);
+        let pio = &cx.vcpu.pio;
+        match n {
+            1 => pio.write_u8(0, value as u8),
+            2 => pio.write_u16(0, value as u16),
+            _ => pio.write_u32(0, value),
+        }
     } else {
         let mut data = [0u8; 4];
         let bytes = data.get_mut(..n).unwrap_or(&mut []);

@@ -31,13 +31,35 @@ use core::ops::ControlFlow::Continue;
 use model::abi;
 use model::emul::task::TaskSwitch;
 use model::exit::Exit;
+use model::exit::Quick;
 use model::stats::VcpuStat;
 use model::x86::cpuid::Feature;
 use model::x86::exception::Exception;
 use virt::vendor::Trap;
 
-/// Handles the last exit.
+/// Handles the last exit. What is frequent takes none of the room on the stack that others need.
+#[inline]
 pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    match V::quick(cx.l) {
+        Quick::Cpuid => cpuid::execute(cx),
+        Quick::Rdmsr => msr::rdmsr(cx),
+        Quick::Wrmsr => msr::wrmsr(cx),
+        Quick::Io(a) => io::handle(cx, &a),
+        Quick::Hlt => hlt(cx),
+        Quick::Other => any(cx),
+    }
+}
+
+#[inline(never)]
+fn hlt<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    // It halts also when it is the end of a single step.
+    let step = fetch::skip(cx);
+    halt::hlt(cx)?;
+    step
+}
+
+#[inline(never)]
+fn any<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     match V::decode(cx.l) {
         Exit::HostInterrupt => {
             cx.count(VcpuStat::IrqExits);
@@ -47,18 +69,10 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         Exit::Cpuid => cpuid::execute(cx),
         Exit::Rdmsr => msr::rdmsr(cx),
         Exit::Wrmsr => msr::wrmsr(cx),
-        Exit::Io(a) => {
-            cx.count(VcpuStat::IoExits);
-            io::handle(cx, &a)
-        }
+        Exit::Io(a) => io::handle(cx, &a),
         Exit::NestedFault(f) => mmu::handle(cx, &f),
         Exit::FastMmio(gpa) => mmio::fast(cx, gpa),
-        Exit::Hlt => {
-            // It halts also when it is the end of a single step.
-            let step = fetch::skip(cx);
-            halt::hlt(cx)?;
-            step
-        }
+        Exit::Hlt => hlt(cx),
         Exit::InterruptWindow => {
             cx.count(VcpuStat::IrqWindowExits);
             event::window_opened(cx, false);

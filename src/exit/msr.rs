@@ -17,6 +17,7 @@ use model::x86::exception::Exception;
 use model::x86::state::gpr;
 
 /// RDMSR: the index is in ECX, the value goes to EDX:EAX.
+#[inline(never)]
 pub(crate) fn rdmsr<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     // CAST: ECX.
     let index = V::regs(cx.l).gpr[gpr::RCX] as u32;
@@ -30,6 +31,7 @@ pub(crate) fn rdmsr<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 }
 
 /// WRMSR.
+#[inline(never)]
 pub(crate) fn wrmsr<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let r = &V::regs(cx.l).gpr;
     // CAST: ECX.

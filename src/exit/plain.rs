@@ -48,6 +48,9 @@ pub(crate) fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Opt
     if checked && V::cpl(cx.l) == 3 {
         return None;
     }
+    if f.write && cx.vm.base.bus.write_any_length(f.gpa.0) {
+        return Some(fetch::skip(cx));
+    }
     let insn = cx.instruction()?;
     let (plain, len) = (Plain::of(insn)?, insn.len);
     let n = usize::from(plain.size);
@@ -67,8 +70,7 @@ pub(crate) fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Opt
     };
     if done {
         finish(cx, &plain, u64::from_le_bytes(data));
-        fetch::advance(cx, next);
-        return Some(Continue(()));
+        return Some(fetch::advance(cx, next));
     }
     for b in data.iter_mut().skip(n) {
         *b = 0;
@@ -92,10 +94,11 @@ fn finish<V: Backend>(cx: &mut Cx<'_, '_, V>, plain: &Plain, data: u64) {
 }
 
 /// User space has finished the access; `data` is what it read.
-pub(crate) fn finished<V: Backend>(cx: &mut Cx<'_, '_, V>, m: &Moved, data: u64) {
+pub(crate) fn finished<V: Backend>(cx: &mut Cx<'_, '_, V>, m: &Moved, data: u64) -> Flow {
     // It may have moved the vCPU elsewhere meanwhile.
     if cx.linear_rip() == m.rip {
         finish(cx, &m.plain, data);
-        fetch::advance(cx, m.next);
+        return fetch::advance(cx, m.next);
     }
+    Continue(())
 }

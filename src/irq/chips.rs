@@ -96,6 +96,7 @@ pub(super) fn with<R>(vm: &VmBase, f: impl FnOnce(&mut Chips, &mut Work) -> R) -
     Some(r)
 }
 
+#[inline]
 fn after(vm: &VmBase, work: &Work) {
     if work.pic.wake {
         for v in vm.vcpus.iter() {
@@ -208,53 +209,72 @@ pub(crate) fn acknowledge_pic(vm: &VmBase) -> Option<u8> {
 
 /// A port write; false if no chip has the port.
 pub(crate) fn port_write(vm: &VmBase, port: u16, data: &[u8]) -> bool {
-    if !has_port(vm, port) {
+    if !may_have_port(vm, port) {
         return false;
     }
-    let &[value] = data else {
+    let pic = is_pic_port(port);
+    match data {
+        &[value] if pic => with(vm, |c, w| c.pic.write(port, value, &mut w.pic)) == Some(true),
+        _ if !pic && !pit::has_port(vm, port) => false,
+        &[value] => pit::port_write(vm, port, value),
         // KVM: wider accesses are swallowed.
-        return true;
-    };
-    if is_pic_port(port) {
-        return with(vm, |c, w| c.pic.write(port, value, &mut w.pic)) == Some(true);
+        _ => true,
     }
-    pit::port_write(vm, port, value)
 }
 
 /// A port read; false if no chip has the port.
 pub(crate) fn port_read(vm: &VmBase, port: u16, data: &mut [u8]) -> bool {
-    if !has_port(vm, port) {
+    if !may_have_port(vm, port) {
         return false;
     }
-    data.fill(0);
-    let [value] = data else {
-        return true;
-    };
-    let v = if is_pic_port(port) {
-        with(vm, |c, w| c.pic.read(port, &mut w.pic)).flatten()
-    } else {
-        pit::port_read(vm, port)
+    let pic = is_pic_port(port);
+    let (v, to) = match data {
+        [to] if pic => (with(vm, |c, w| c.pic.read(port, &mut w.pic)).flatten(), to),
+        _ if !pic && !pit::has_port(vm, port) => return false,
+        [to] => (pit::port_read(vm, port), to),
+        // KVM: wider ones read 0.
+        wide => {
+            wide.fill(0);
+            return true;
+        }
     };
     match v {
         Some(v) => {
-            *value = v;
+            *to = v;
             true
         }
         None => false,
     }
 }
 
-/// Does a chip have this port?
-pub(crate) fn has_port(vm: &VmBase, port: u16) -> bool {
-    vm.irq.is_full() && (is_pic_port(port) || pit::has_port(vm, port))
+/// Could a chip have this port? All but the two edge registers are below 0x100.
+#[inline]
+fn may_have_port(vm: &VmBase, port: u16) -> bool {
+    /// 0x20, 0x21; 0x40 to 0x43, 0x61; 0xa0, 0xa1.
+    const LOW: [u64; 4] = [3 << 0x20, 0xf | 1 << 0x21, 3 << 0x20, 0];
+    let low = match LOW.get(usize::from(port >> 6)) {
+        Some(bits) => bits >> (port & 63) & 1 != 0,
+        None => port & !1 == 0x4d0,
+    };
+    low && vm.irq.is_full()
 }
 
+/// Does a chip have this port?
+pub(crate) fn has_port(vm: &VmBase, port: u16) -> bool {
+    may_have_port(vm, port) && (is_pic_port(port) || pit::has_port(vm, port))
+}
+
+/// Of the ports that a chip may have: is it the PICs'? The others are the PIT's.
+#[inline]
 fn is_pic_port(port: u16) -> bool {
-    matches!(port, 0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1)
+    port & 0x40 == 0 || port & !1 == 0x4d0
 }
 
 /// A write to device memory; false if it is not the IOAPIC's.
 pub(crate) fn mmio_write(vm: &VmBase, gpa: u64, data: &[u8]) -> bool {
+    if !vm.irq.may_be_ioapic(gpa) {
+        return false;
+    }
     let done = with(vm, |c, w| {
         let done = c.ioapic.write(gpa, data, &mut w.ioapic);
         // Before anything is sent with a new vector.
@@ -267,5 +287,5 @@ pub(crate) fn mmio_write(vm: &VmBase, gpa: u64, data: &[u8]) -> bool {
 
 /// A read of device memory; false if it is not the IOAPIC's.
 pub(crate) fn mmio_read(vm: &VmBase, gpa: u64, data: &mut [u8]) -> bool {
-    with(vm, |c, _| c.ioapic.read(gpa, data)) == Some(true)
+    vm.irq.may_be_ioapic(gpa) && with(vm, |c, _| c.ioapic.read(gpa, data)) == Some(true)
 }

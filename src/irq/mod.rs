@@ -31,6 +31,8 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
 use kernel::sync::SetOnce;
+use model::irqchip::ioapic::IOAPIC_DEFAULT_BASE;
+use model::irqchip::ioapic::IOAPIC_WINDOW;
 use model::irqchip::line::IrqSource;
 use model::irqchip::route::DEFAULT_ROUTING;
 use routes::Routes;
@@ -50,6 +52,8 @@ pub(crate) struct Irq {
     eoi_vectors: [AtomicU64; 4],
     /// The PIC's output, so that entries need not take the lock.
     pic_output: AtomicBool,
+    /// Where the IOAPIC is, so that other accesses need not take the lock.
+    ioapic_base: AtomicU64,
     #[pin]
     chips: IrqSpinLock<Option<KBox<Chips>>>,
     routes: SrcuBox<Routes>,
@@ -75,6 +79,7 @@ impl Irq {
             split_pins: AtomicU32::new(0),
             eoi_vectors: [const { AtomicU64::new(0) }; 4],
             pic_output: AtomicBool::new(false),
+            ioapic_base: AtomicU64::new(IOAPIC_DEFAULT_BASE),
             chips <- IrqSpinLock::new(None, c"kvm->chips_lock", kernel::static_lock_class!()),
             resamplers: SrcuBox::new(domain.clone(), KBox::new(KVec::new(), GFP_KERNEL_ACCOUNT)?),
             routes: SrcuBox::new(domain, Routes::empty()?),
@@ -118,6 +123,13 @@ impl Irq {
             *to = from.load(Ordering::Acquire);
         }
         all
+    }
+
+    /// Is there an IOAPIC in the kernel, and the address in its window? To be asked again under the
+    /// lock.
+    #[inline]
+    pub(crate) fn may_be_ioapic(&self, gpa: u64) -> bool {
+        self.is_full() && gpa.wrapping_sub(self.ioapic_base.load(Ordering::Acquire)) < IOAPIC_WINDOW
     }
 
     /// Does the PIC ask for an interrupt?

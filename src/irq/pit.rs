@@ -70,18 +70,27 @@ fn pulse(vm: &VmBase) {
 }
 
 /// Does what a call of the model asked for. The chips' lock is not held.
+#[inline]
 pub(super) fn after(vm: &VmBase, work: &PitWork) {
-    if let (Some(op), Some(timer)) = (work.timer, vm.irq.pit_clock.as_ref()) {
-        match op {
-            PitTimer::Arm { at_ns, .. } => timer.arm(at_ns),
-            PitTimer::Disarm => {
-                // One that fires at this moment finds nothing due.
-                let _ = timer.try_cancel();
-            }
-        }
+    if let Some(op) = work.timer {
+        set_timer(vm, op);
     }
     if work.tick {
         pulse(vm);
+    }
+}
+
+#[inline(never)]
+fn set_timer(vm: &VmBase, op: PitTimer) {
+    let Some(timer) = vm.irq.pit_clock.as_ref() else {
+        return;
+    };
+    match op {
+        PitTimer::Arm { at_ns, .. } => timer.arm(at_ns),
+        PitTimer::Disarm => {
+            // One that fires at this moment finds nothing due.
+            let _ = timer.try_cancel();
+        }
     }
 }
 

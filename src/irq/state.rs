@@ -4,6 +4,7 @@
 
 use super::chips;
 use crate::vm::VmBase;
+use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::KvmIoapicState;
@@ -57,6 +58,7 @@ pub(crate) fn set(vm: &VmBase, k: &KvmIrqchip) -> Result {
             abi::KVM_IRQCHIP_PIC_SLAVE => set_pic(PicChip::Slave),
             abi::KVM_IRQCHIP_IOAPIC => {
                 let (s, _) = KvmIoapicState::read_from_prefix(&k.chip).map_err(|_| EINVAL)?;
+                vm.irq.ioapic_base.store(s.base_address, Ordering::Release);
                 c.ioapic.restore(&s, &mut w.ioapic);
                 c.publish_vectors(vm);
                 c.send(vm, &w.ioapic);

@@ -23,7 +23,6 @@ use model::emul::decode::Insn;
 use model::walk::Access;
 use model::walk::GuestMem;
 use model::walk::Mode;
-use model::x86::ctrl::rflags;
 use model::x86::paging::PTE_D;
 use model::x86::state::CodeSize;
 use model::x86::state::SegReg;
@@ -34,17 +33,17 @@ const LINES: usize = 16;
 const BYTES: u64 = 16;
 
 /// The registers that decide which instruction is at RIP.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Key {
     rip: u64,
     cr3: u64,
     cr0: u64,
     cr4: u64,
     efer: u64,
+    /// Of CS, unless it is 64-bit code.
     base: u64,
-    attr: u16,
+    size: CodeSize,
     cpl: u8,
-    vm86: bool,
     slots: u64,
 }
 
@@ -67,9 +66,8 @@ impl Line {
             cr4: 0,
             efer: 0,
             base: 0,
-            attr: 0,
+            size: CodeSize::Bits64,
             cpl: 0,
-            vm86: false,
             slots: 0,
         },
         words: Witness::new(),
@@ -79,8 +77,8 @@ impl Line {
 
 /// The instructions of one vCPU. Guarded by the vCPU mutex.
 pub(crate) struct Code {
-    /// Allocated when they are needed.
-    lines: [Option<KBox<Line>>; LINES],
+    /// None until one is needed; each is allocated when it is.
+    lines: Option<KBox<[Option<KBox<Line>>; LINES]>>,
     /// The line that was used last.
     last: usize,
     /// The last instruction that could not be kept.
@@ -91,7 +89,7 @@ impl Code {
     /// No instruction.
     pub(crate) const fn new() -> Self {
         Self {
-            lines: [const { None }; LINES],
+            lines: None,
             last: 0,
             other: Insn::none(CodeSize::Bits64),
         }
@@ -101,7 +99,7 @@ impl Code {
 impl Code {
     #[inline]
     fn line(&self, i: usize) -> Option<&Line> {
-        self.lines.get(i)?.as_deref()
+        self.lines.as_ref()?.get(i)?.as_deref()
     }
 }
 
@@ -148,19 +146,21 @@ impl GuestMem for Noted<'_> {
 }
 
 impl<V: Backend> Cx<'_, '_, V> {
-    #[inline]
     fn code_key(&self) -> Key {
-        let cs = V::seg(self.l, SegReg::Cs);
+        let size = self.code_size();
+        let base = match size {
+            CodeSize::Bits64 => 0,
+            _ => V::seg(self.l, SegReg::Cs).base,
+        };
         Key {
             rip: V::rip(self.l),
             cr3: V::cr3(self.l),
             cr0: V::cr0(self.l),
             cr4: V::cr4(self.l),
             efer: V::efer(self.l),
-            base: cs.base,
-            attr: cs.attr,
+            base,
+            size,
             cpl: V::cpl(self.l),
-            vm86: V::rflags(self.l) & rflags::VM != 0,
             slots: self.vm.base.slots.generation(),
         }
     }
@@ -169,13 +169,12 @@ impl<V: Backend> Cx<'_, '_, V> {
     /// or tables since it exited.
     #[inline]
     pub(crate) fn instruction(&mut self) -> Option<&Insn> {
-        let key = self.code_key();
         let code = &self.st.code;
-        let i = place(key.rip);
+        let i = place(V::rip(self.l));
         // The line that is not the one used last makes room.
         let mut victim = i ^ usize::from(code.last == i);
         for n in [i, i ^ 1] {
-            if let Some(l) = code.line(n).filter(|l| l.valid && l.key == key) {
+            if let Some(l) = code.line(n).filter(|l| self.is_at(l)) {
                 if l.words.holds() {
                     self.st.code.last = n;
                     return self.st.code.line(n).map(|l| &l.insn);
@@ -184,17 +183,41 @@ impl<V: Backend> Cx<'_, '_, V> {
             }
         }
         self.st.code.last = victim;
-        self.decode_anew(&key, victim)
+        self.decode_anew(victim)
+    }
+
+    /// Is this the line of the instruction at RIP?
+    #[inline]
+    fn is_at(&self, line: &Line) -> bool {
+        let k = &line.key;
+        line.valid
+            && k.rip == V::rip(self.l)
+            && k.cr3 == V::cr3(self.l)
+            && k.size == self.code_size()
+            && (k.size == CodeSize::Bits64 || k.base == V::seg(self.l, SegReg::Cs).base)
+            && k.cpl == V::cpl(self.l)
+            && k.cr0 == V::cr0(self.l)
+            && k.cr4 == V::cr4(self.l)
+            && k.efer == V::efer(self.l)
+            && k.slots == self.vm.base.slots.generation()
     }
 
     #[inline(never)]
-    fn decode_anew(&mut self, key: &Key, i: usize) -> Option<&Insn> {
-        let mut line = match self.st.code.lines.get_mut(i)?.take() {
-            Some(line) => line,
-            None => KBox::new(Line::EMPTY, GFP_KERNEL_ACCOUNT).ok()?,
+    fn decode_anew(&mut self, i: usize) -> Option<&Insn> {
+        let key = &self.code_key();
+        let mut lines = match self.st.code.lines.take() {
+            Some(lines) => lines,
+            None => KBox::new([const { None }; LINES], GFP_KERNEL_ACCOUNT).ok()?,
         };
-        self.fill(&mut line, key);
-        *self.st.code.lines.get_mut(i)? = Some(line);
+        if let Some(line) = lines.get_mut(i) {
+            if line.is_none() {
+                *line = KBox::new(Line::EMPTY, GFP_KERNEL_ACCOUNT).ok();
+            }
+            if let Some(line) = line {
+                self.fill(line, key);
+            }
+        }
+        self.st.code.lines = Some(lines);
         if self.st.code.line(i).is_some_and(|l| l.valid) {
             return self.st.code.line(i).map(|l| &l.insn);
         }
@@ -230,7 +253,7 @@ impl<V: Backend> Cx<'_, '_, V> {
         let low = line.words.read(hva, u64::MAX).ok()?;
         let high = line.words.read(hva.wrapping_add(8), u64::MAX).ok()?;
         let bytes = (u128::from(high) << 64 | u128::from(low)).to_le_bytes();
-        line.insn = decode::decode(&bytes, self.code_size()).ok()?;
+        line.insn = decode::decode(&bytes, key.size).ok()?;
         line.key = *key;
         line.valid = line.words.is_complete();
         Some(())

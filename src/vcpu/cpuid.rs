@@ -92,11 +92,16 @@ impl Cpuid {
     /// The answer to CPUID.
     fn lookup(&mut self, leaf: u32, subleaf: u32) -> [u32; 4] {
         self.refresh();
+        // Most questions have an entry of their own.
+        if let Some(e) = guest::find_sub(&self.entries, leaf, subleaf) {
+            return [e.eax, e.ebx, e.ecx, e.edx];
+        }
         guest::lookup(&self.entries, leaf, subleaf, Hide::default()).regs
     }
 }
 
 /// The CPUID instruction.
+#[inline(never)]
 pub(crate) fn execute<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let regs = V::regs(cx.l);
     // CAST: CPUID looks at the low halves.

@@ -10,7 +10,6 @@ use core::ops::ControlFlow::Continue;
 use model::addr::Gva;
 use model::emul::len;
 use model::walk::Access;
-use model::x86::ctrl::efer;
 use model::x86::ctrl::rflags;
 use model::x86::state::CodeSize;
 use model::x86::state::SegReg;
@@ -21,14 +20,20 @@ pub(crate) const MAX: usize = 15;
 
 impl<V: Backend> Cx<'_, '_, V> {
     /// The sizes instructions default to at CS:RIP.
+    #[inline]
     pub(crate) fn code_size(&self) -> CodeSize {
+        if V::in_64_bit_mode(self.l) {
+            return CodeSize::Bits64;
+        }
+        self.legacy_code_size()
+    }
+
+    #[inline(never)]
+    fn legacy_code_size(&self) -> CodeSize {
         if !self.protected_mode() || V::rflags(self.l) & rflags::VM != 0 {
             return CodeSize::Bits16;
         }
-        let cs = V::seg(self.l, SegReg::Cs);
-        if V::efer(self.l) & efer::LMA != 0 && cs.attr & Segment::L != 0 {
-            CodeSize::Bits64
-        } else if cs.attr & Segment::DB != 0 {
+        if V::seg(self.l, SegReg::Cs).attr & Segment::DB != 0 {
             CodeSize::Bits32
         } else {
             CodeSize::Bits16
@@ -36,11 +41,17 @@ impl<V: Backend> Cx<'_, '_, V> {
     }
 
     /// CS.base + RIP.
+    #[inline]
     pub(crate) fn linear_rip(&self) -> u64 {
         let rip = V::rip(self.l);
-        if self.code_size() == CodeSize::Bits64 {
+        if V::in_64_bit_mode(self.l) {
             return rip;
         }
+        self.legacy_linear(rip)
+    }
+
+    #[inline(never)]
+    fn legacy_linear(&self, rip: u64) -> u64 {
         V::seg(self.l, SegReg::Cs).base.wrapping_add(rip) & 0xffff_ffff
     }
 

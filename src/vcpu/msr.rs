@@ -211,6 +211,14 @@ pub(crate) fn set<V: Backend>(
                 write_deadline(cx, value);
                 return Ok(());
             }
+            // Without a check of our own: the vendor has to have one.
+            reg::PAT => {
+                if !V::set_msr(cx.l, index, value) {
+                    return Err(MsrError::Invalid);
+                }
+                cx.st.msrs.state.pat = value;
+                return Ok(());
+            }
             _ => {}
         }
     }

@@ -64,11 +64,9 @@ pub(crate) fn complete<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         Pending::In { size, rip, next } => {
             // User space may have moved the vCPU elsewhere meanwhile.
             if cx.linear_rip() == rip {
-                let mut data = [0u8; 4];
-                if let Some(d) = data.get_mut(..usize::from(size)) {
-                    cx.vcpu.pio.read_bytes(0, d);
-                }
-                exit::io::set_in_result(cx, size, u32::from_le_bytes(data));
+                // What is too much of it is left alone there.
+                let data = cx.vcpu.pio.read_u32(0);
+                exit::io::set_in_result(cx, size, data);
                 return fetch::advance(cx, next);
             }
             Continue(())
@@ -89,8 +87,7 @@ pub(crate) fn complete<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         }
         Pending::Move(m) => {
             let data = cx.vcpu.run.read_u64(at::MMIO_DATA);
-            exit::plain::finished(cx, &m, data);
-            Continue(())
+            exit::plain::finished(cx, &m, data)
         }
         Pending::EmulatedPort { key } => exit::emulate::port_finished(cx, key),
         Pending::Rdmsr => {

@@ -7,6 +7,8 @@
 //! SRCU and replaced as a whole; registrations are rare.
 
 use super::VmBase;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering;
 use host::eventfd::EventFd;
 use host::irq_lock::IrqSpinLock;
 use host::run_page::SharedPage;
@@ -95,6 +97,37 @@ struct Registered {
     zones: KVec<KvmCoalescedMmioZone>,
 }
 
+/// The part of a space that has anything registered. An access outside of it needs no look into the
+/// lists; one inside may still find nothing there.
+struct Span {
+    first: AtomicU64,
+    last: AtomicU64,
+}
+
+impl Span {
+    const fn empty() -> Self {
+        Self {
+            first: AtomicU64::new(u64::MAX),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    #[inline]
+    fn has(&self, addr: u64) -> bool {
+        addr >= self.first.load(Ordering::Acquire) && addr <= self.last.load(Ordering::Acquire)
+    }
+
+    fn update(&self, all: impl Iterator<Item = (u64, u64)>) {
+        let (mut first, mut last) = (u64::MAX, 0);
+        for (a, b) in all {
+            first = first.min(a);
+            last = last.max(b);
+        }
+        self.first.store(first, Ordering::Release);
+        self.last.store(last, Ordering::Release);
+    }
+}
+
 impl Registered {
     fn copy(&self, keep: impl Fn(&Event) -> bool) -> Result<KBox<Registered>> {
         let mut events = KVec::with_capacity(self.events.len(), GFP_KERNEL_ACCOUNT)?;
@@ -111,6 +144,9 @@ impl Registered {
 #[pin_data]
 pub(crate) struct Buses {
     registered: SrcuBox<Registered>,
+    /// Where `registered` has something, by space.
+    ports: Span,
+    memory: Span,
     /// Serialises registrations.
     #[pin]
     lock: Mutex<()>,
@@ -129,6 +165,8 @@ impl Buses {
                 events: KVec::new(),
                 zones: KVec::new(),
             }, GFP_KERNEL_ACCOUNT)?),
+            ports: Span::empty(),
+            memory: Span::empty(),
             lock <- new_mutex!((), "kvm->bus_lock"),
             ring: SharedPage::new()?,
             ring_lock <- IrqSpinLock::new((), c"kvm->ring_lock", kernel::static_lock_class!()),
@@ -138,6 +176,38 @@ impl Buses {
     /// The page of the coalesced ring.
     pub(crate) fn coalesced_page(&self) -> Option<&SharedPage> {
         Some(&self.ring)
+    }
+
+    /// Publishes what is registered from now on, and waits until nobody sees the old state.
+    fn replace(&self, new: KBox<Registered>) {
+        for (space, span) in [(Space::Port, &self.ports), (Space::Memory, &self.memory)] {
+            let pio = u32::from(space == Space::Port);
+            let events = new.events.iter().filter(|e| e.space == space);
+            let zones = new.zones.iter().filter(|z| z.pio == pio);
+            let all = Iterator::chain(
+                events.map(|e| (e.addr, e.addr)),
+                zones.map(|z| (z.addr, z.addr.saturating_add(u64::from(z.size)))),
+            );
+            span.update(all);
+        }
+        drop(self.registered.replace(new));
+    }
+
+    /// A write to an address at which an event for any length is registered; false if none is.
+    #[inline]
+    pub(crate) fn write_any_length(&self, gpa: u64) -> bool {
+        if !self.memory.has(gpa) {
+            return false;
+        }
+        let r = self.registered.read();
+        let mut events = r.events.iter();
+        match events.find(|e| e.len == 0 && e.addr == gpa && e.space == Space::Memory) {
+            Some(e) => {
+                e.fd.signal();
+                true
+            }
+            None => false,
+        }
     }
 
     fn write(&self, space: Space, addr: u64, data: &[u8]) -> bool {
@@ -188,13 +258,13 @@ impl Buses {
     /// A write to device memory; false if nothing is registered there.
     #[inline]
     pub(crate) fn mmio_write(&self, gpa: u64, data: &[u8]) -> bool {
-        self.write(Space::Memory, gpa, data)
+        self.memory.has(gpa) && self.write(Space::Memory, gpa, data)
     }
 
     /// A write to a port.
     #[inline]
     pub(crate) fn port_write(&self, port: u64, data: &[u8]) -> bool {
-        self.write(Space::Port, port, data)
+        self.ports.has(port) && self.write(Space::Port, port, data)
     }
 
     /// Is anything registered at a port?
@@ -245,7 +315,7 @@ pub(crate) fn ioeventfd(vm: &VmBase, k: &KvmIoeventfd) -> Result<isize> {
         new.events.push(e, GFP_KERNEL_ACCOUNT)?;
     }
     drop(now);
-    drop(bus.registered.replace(new));
+    bus.replace(new);
     Ok(0)
 }
 
@@ -286,6 +356,6 @@ pub(crate) fn coalesced(vm: &VmBase, z: &KvmCoalescedMmioZone, add: bool) -> Res
                 && off.wrapping_add(u64::from(o.size)) <= u64::from(z.size))
         });
     }
-    drop(bus.registered.replace(new));
+    bus.replace(new);
     Ok(0)
 }

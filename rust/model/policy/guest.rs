@@ -23,6 +23,7 @@ const MISC_ENABLE_MWAIT: u64 = 1 << 18;
 
 /// The first entry of a leaf that `subleaf` selects. An entry whose index is not significant
 /// answers every subleaf.
+#[inline]
 pub fn find_sub(entries: &[KvmCpuidEntry2], leaf: u32, subleaf: u32) -> Option<&KvmCpuidEntry2> {
     entries
         .iter()
@@ -34,6 +35,7 @@ pub fn find(entries: &[KvmCpuidEntry2], leaf: u32) -> Option<&KvmCpuidEntry2> {
     entries.iter().find(|e| e.function == leaf)
 }
 
+#[inline]
 fn answers(entry: &KvmCpuidEntry2, subleaf: u32) -> bool {
     entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX == 0 || entry.index == subleaf
 }

@@ -5,7 +5,7 @@
 
 use crate::addr::{Gpa, Gva};
 use crate::exit::TaskSwitchCause;
-use crate::exit::{CrAccess, DrAccess, Event, EventKind, Exit, IoAccess, NestedFault};
+use crate::exit::{CrAccess, DrAccess, Event, EventKind, Exit, IoAccess, NestedFault, Quick};
 use crate::x86::exception::{self, Exception};
 use crate::x86::state::SegReg;
 
@@ -239,8 +239,8 @@ fn dr_access(q: u64) -> Exit {
 }
 
 /// `SDM: vol 3, table 28-5`.
-fn io(q: u64) -> Exit {
-    Exit::Io(IoAccess {
+fn io(q: u64) -> IoAccess {
+    IoAccess {
         // CAST: 16 bits.
         port: (q >> 16) as u16,
         size: match q & 7 {
@@ -251,7 +251,23 @@ fn io(q: u64) -> Exit {
         write: q & 1 << 3 == 0,
         string: q & 1 << 4 != 0,
         rep: q & 1 << 5 != 0,
-    })
+    }
+}
+
+/// The frequent exits; agrees with [`decode`]. `reason` is the whole reason word.
+#[inline]
+pub fn quick(reason: u32, w: &impl Words) -> Quick {
+    if reason & ENTRY_FAILED != 0 {
+        return Quick::Other;
+    }
+    match basic(reason) {
+        reason::CPUID => Quick::Cpuid,
+        reason::RDMSR => Quick::Rdmsr,
+        reason::WRMSR => Quick::Wrmsr,
+        reason::HLT => Quick::Hlt,
+        reason::IO => Quick::Io(io(w.qualification())),
+        _ => Quick::Other,
+    }
 }
 
 /// `SDM: vol 3, table 28-2`.
@@ -325,7 +341,7 @@ pub fn decode(reason: u32, w: &impl Words) -> Exit {
         reason::CPUID => Exit::Cpuid,
         reason::RDMSR => Exit::Rdmsr,
         reason::WRMSR => Exit::Wrmsr,
-        reason::IO => io(w.qualification()),
+        reason::IO => Exit::Io(io(w.qualification())),
         reason::EPT_VIOLATION => ept_violation(w),
         reason::EPT_MISCONFIG => Exit::FastMmio(Gpa(w.physical_address())),
         reason::HLT => Exit::Hlt,

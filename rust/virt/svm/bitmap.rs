@@ -14,8 +14,8 @@ use kernel::prelude::*;
 use model::svm::vmcb::clean;
 
 fn fill<const ORDER: u32>(pages: &HwPages<ORDER>) {
-    for byte in pages.bytes() {
-        byte.store(0xff, Relaxed);
+    for word in pages.all_words() {
+        word.store(u64::MAX, Relaxed);
     }
 }
 

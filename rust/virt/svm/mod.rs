@@ -54,6 +54,7 @@ use kernel::sync::Arc;
 use model::addr::Gfn;
 use model::exit::Event;
 use model::exit::Exit;
+use model::exit::Quick;
 use model::irqchip::pending::Pending;
 use model::svm::npt::Npt;
 use model::tdp::Config;
@@ -177,6 +178,11 @@ impl Vendor for Svm {
     fn take_written(_: &mut Loaded<'_, Self>, _: &mut dyn FnMut(Gfn)) {}
 
     #[inline]
+    fn quick(l: &Loaded<'_, Self>) -> Quick {
+        l.hw.quick()
+    }
+
+    #[inline]
     fn decode(l: &mut Loaded<'_, Self>) -> Exit {
         l.hw.decode()
     }
@@ -244,6 +250,11 @@ impl Vendor for Svm {
     #[inline]
     fn seg(l: &Loaded<'_, Self>, r: SegReg) -> Segment {
         l.hw.seg(r)
+    }
+
+    #[inline]
+    fn in_64_bit_mode(l: &Loaded<'_, Self>) -> bool {
+        l.hw.in_64_bit_mode()
     }
 
     fn set_seg(l: &mut Loaded<'_, Self>, r: SegReg, s: &Segment) {

@@ -13,6 +13,7 @@ use crate::tdp::RootRef;
 use crate::vendor::RawExit;
 use crate::vendor::Trap;
 use model::exit::Exit;
+use model::exit::Quick;
 use model::svm::exit;
 use model::svm::exit::code;
 use model::svm::exit::Words;
@@ -403,6 +404,19 @@ impl Vcpu {
         self.tlb.forget();
         self.root = root.clone();
         true
+    }
+
+    /// What the last exit was, if it is a frequent one.
+    #[inline]
+    pub(super) fn quick(&self) -> Quick {
+        let c = &self.vmcb().control;
+        exit::quick(c.exit_code, c.exit_info_1)
+    }
+
+    /// Does the guest run 64-bit code?
+    #[inline]
+    pub(super) fn in_64_bit_mode(&self) -> bool {
+        self.efer() & efer::LMA != 0 && self.vmcb().save.cs.attr & Segment::L != 0
     }
 
     /// What the last exit was.

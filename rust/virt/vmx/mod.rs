@@ -60,6 +60,7 @@ use kernel::sync::Arc;
 use model::addr::Gfn;
 use model::exit::Event;
 use model::exit::Exit;
+use model::exit::Quick;
 use model::irqchip::pending::Pending;
 use model::tdp::Config;
 use model::vmx::ept::Ept;
@@ -193,6 +194,11 @@ impl Vendor for Vmx {
     }
 
     #[inline]
+    fn quick(l: &Loaded<'_, Self>) -> Quick {
+        l.hw.quick()
+    }
+
+    #[inline]
     fn decode(l: &mut Loaded<'_, Self>) -> Exit {
         l.hw.decode()
     }
@@ -260,6 +266,11 @@ impl Vendor for Vmx {
     #[inline]
     fn seg(l: &Loaded<'_, Self>, r: SegReg) -> Segment {
         l.hw.seg(r)
+    }
+
+    #[inline]
+    fn in_64_bit_mode(l: &Loaded<'_, Self>) -> bool {
+        l.hw.in_64_bit_mode()
     }
 
     fn set_seg(l: &mut Loaded<'_, Self>, r: SegReg, s: &Segment) {

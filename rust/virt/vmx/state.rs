@@ -15,6 +15,8 @@ use crate::vendor::RawExit;
 use crate::vendor::Trap;
 use core::sync::atomic::Ordering::Relaxed;
 use model::exit::Exit;
+use model::exit::Quick;
+use model::policy::mtrr::pat_valid;
 use model::vmx::ctrl::interruptibility;
 use model::vmx::ctrl::proc;
 use model::vmx::ctrl::proc2;
@@ -43,13 +45,6 @@ const DEBUGCTL_DROPPED: u64 = 3;
 
 /// Interrupt shadows of both kinds.
 pub(super) const SHADOW: u32 = interruptibility::STI | interruptibility::MOV_SS;
-
-/// Is this a legal value of IA32_PAT? Each byte is a memory type (`SDM: vol 3, 13.12.2`).
-fn pat_valid(v: u64) -> bool {
-    v.to_le_bytes()
-        .into_iter()
-        .all(|t| matches!(t, 0 | 1 | 4..=7))
-}
 
 impl Vcpu {
     #[inline]
@@ -484,6 +479,15 @@ impl Vcpu {
 
     /// What the last exit was.
     #[inline]
+    pub(super) fn quick(&self) -> Quick {
+        if self.failure != 0 {
+            return Quick::Other;
+        }
+        exit::quick(self.run.reason, self)
+    }
+
+    /// What the last exit was.
+    #[inline]
     pub(super) fn decode(&mut self) -> Exit {
         if self.failure != 0 {
             return Exit::EntryFailed {
@@ -562,8 +566,9 @@ impl Vcpu {
         Some(next)
     }
 
-    #[cold]
-    fn in_64_bit_mode(&self) -> bool {
+    /// Does the guest run 64-bit code?
+    #[inline]
+    pub(super) fn in_64_bit_mode(&self) -> bool {
         /// Access rights: a 64-bit code segment.
         const L: u32 = 1 << 13;
         self.efer & efer::LMA != 0 && self.rights(SegReg::Cs) & L != 0
