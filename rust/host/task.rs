@@ -153,6 +153,7 @@ impl ThreadRef {
     }
 
     /// Whether it is the current thread.
+    #[inline]
     pub fn is_current(&self) -> bool {
         // SAFETY: The current task holds its pid.
         core::ptr::eq(self.0.as_ptr(), unsafe { (*current()).thread_pid })

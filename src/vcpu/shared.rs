@@ -208,6 +208,11 @@ impl VcpuShared {
         if last.as_ref().is_some_and(|t| t.is_current()) {
             return Ok(());
         }
+        self.runs_elsewhere(last)
+    }
+
+    #[inline(never)]
+    fn runs_elsewhere(&self, last: &mut Option<Arc<ThreadRef>>) -> Result {
         *last = match ThreadRef::current() {
             Some(r) => Some(Arc::new(r, GFP_KERNEL_ACCOUNT)?),
             None => None,

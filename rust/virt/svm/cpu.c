@@ -135,12 +135,12 @@ fault:
 
 void kvmrs_svm_load_tsc_aux(u32 aux)
 {
-	wrmsrq(MSR_TSC_AUX, aux);
+	native_wrmsrq(MSR_TSC_AUX, aux);
 }
 
 void kvmrs_svm_restore_tsc_aux(void)
 {
-	wrmsrq(MSR_TSC_AUX, this_cpu_read(kvmrs_svm_cpu.tsc_aux));
+	native_wrmsrq(MSR_TSC_AUX, this_cpu_read(kvmrs_svm_cpu.tsc_aux));
 }
 
 void kvmrs_svm_kick_self(void)

@@ -241,7 +241,7 @@ bool kvmrs_vmx_guest_in(struct kvmrs_vmx_vmcs *v)
 		fs_base = native_rdmsrq(MSR_FS_BASE);
 		v->host_kernel_gs = native_rdmsrq(MSR_KERNEL_GS_BASE);
 	}
-	wrmsrq(MSR_KERNEL_GS_BASE, v->guest_kernel_gs);
+	native_wrmsrq(MSR_KERNEL_GS_BASE, v->guest_kernel_gs);
 
 	/* The selectors are null in the VMCS: others may not be legal there. */
 	if (v->fs_base != fs_base) {
@@ -261,7 +261,7 @@ void kvmrs_vmx_guest_out(struct kvmrs_vmx_vmcs *v)
 	if (!v->guest_in)
 		return;
 
-	rdmsrq(MSR_KERNEL_GS_BASE, v->guest_kernel_gs);
+	v->guest_kernel_gs = native_rdmsrq(MSR_KERNEL_GS_BASE);
 	if (v->ldt)
 		asm volatile("lldt %0" : : "m" (v->ldt));
 	if (v->ldt || v->gs)
@@ -274,7 +274,7 @@ void kvmrs_vmx_guest_out(struct kvmrs_vmx_vmcs *v)
 	}
 	/* An exit leaves the limits of TSS and GDT at what the manual says, not at what they were. */
 	invalidate_tss_limit();
-	wrmsrq(MSR_KERNEL_GS_BASE, v->host_kernel_gs);
+	native_wrmsrq(MSR_KERNEL_GS_BASE, v->host_kernel_gs);
 	load_fixmap_gdt(raw_smp_processor_id());
 	v->guest_in = false;
 }
