@@ -149,12 +149,12 @@ pub(crate) fn update<V: Backend>(cx: &mut Cx<'_, '_, V>) {
         };
         (pair, base.offset)
     };
-    let Scale { mul, shift } = Scale::of(host::cpu::tsc_khz());
+    let Scale { mul, shift } = Scale::of(cx.st.pv.guest_khz());
     let version = (old.version | 1).wrapping_add(1);
     let mut info = PvclockVcpuTimeInfo {
         version: version.wrapping_add(1),
         pad0: 0,
-        tsc_timestamp: pair.tsc.wrapping_add(cx.st.pv.tsc_offset),
+        tsc_timestamp: cx.st.pv.tsc_at(pair.tsc),
         system_time: pair.ns.wrapping_add(offset),
         tsc_to_system_mul: mul,
         tsc_shift: shift,
@@ -254,7 +254,7 @@ pub(crate) fn pairing<V: Backend>(cx: &Cx<'_, '_, V>, gpa: u64, kind: u64) -> Re
     // CAST: seconds fit 63 bits, their fraction is below a billion.
     p.sec = (real.ns / 1_000_000_000) as i64;
     p.nsec = (real.ns % 1_000_000_000) as i64;
-    p.tsc = real.tsc.wrapping_add(cx.st.pv.tsc_offset);
+    p.tsc = cx.st.pv.tsc_at(real.tsc);
     let done = cx.vm.base.write_guest_val(Gpa(gpa), &p);
     done.map_err(|_| abi::KVM_EFAULT)
 }

@@ -14,6 +14,7 @@ use core::sync::atomic::AtomicU64;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Mutex;
+use model::policy::tsc::Rate;
 
 /// The time of a VM.
 #[pin_data]
@@ -45,7 +46,9 @@ impl VmClock {
 pub(crate) struct PvState {
     /// TSC frequency of the guest, kHz.
     pub(crate) tsc_khz: u32,
-    /// Guest TSC = host TSC + this.
+    /// The rate of the guest's TSC.
+    rate: Rate,
+    /// Guest TSC = host TSC at that rate + this.
     tsc_offset: u64,
     /// The guest was stopped by user space and is to be told.
     paused: bool,
@@ -60,15 +63,32 @@ pub(crate) struct PvState {
 
 impl PvState {
     /// Nothing set up.
-    pub(crate) fn new(tsc_khz: u32, tsc_offset: u64) -> Self {
+    pub(crate) fn new(tsc_khz: u32, rate: Rate, tsc_offset: u64) -> Self {
         Self {
             tsc_khz,
+            rate,
             tsc_offset,
             paused: false,
             waited: None,
             eoi_offered: false,
             enforce: false,
         }
+    }
+
+    /// The frequency at which the guest's TSC counts, kHz: the host's, unless hardware scales. What
+    /// user space asked for may differ from that within the tolerance.
+    pub(crate) fn guest_khz(&self) -> u32 {
+        if self.rate.scale(1 << 32) == 1 << 32 {
+            host::cpu::tsc_khz()
+        } else {
+            self.tsc_khz
+        }
+    }
+
+    /// The guest's TSC when the host's is `host`.
+    #[inline]
+    pub(crate) fn tsc_at(&self, host: u64) -> u64 {
+        self.rate.scale(host).wrapping_add(self.tsc_offset)
     }
 
     /// RESET or INIT: the guest's pages are not ours to write any more.

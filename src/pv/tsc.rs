@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guest's time-stamp counter: host TSC plus an offset.
+//! The guest's time-stamp counter: host TSC, at another rate where the hardware can, plus an offset.
 
 use super::VmClock;
 use crate::backend::Backend;
@@ -11,6 +11,7 @@ use crate::vm::VmBase;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use model::irqchip::lapic::Now;
+use model::policy::tsc::Rate;
 
 /// Writes of the TSC that mean the same moment as the last one, ns: user space restores vCPUs one
 /// after the other, and they shall not drift apart by that.
@@ -20,7 +21,7 @@ impl<V: Backend> Cx<'_, '_, V> {
     /// The guest's TSC now.
     #[inline]
     pub(crate) fn guest_tsc(&self) -> u64 {
-        host::clock::rdtsc().wrapping_add(self.st.pv.tsc_offset)
+        self.st.pv.tsc_at(host::clock::rdtsc())
     }
 
     /// Now, for an access to the local APIC's register at this offset, if it asks for the time.
@@ -45,10 +46,12 @@ impl<V: Backend> Cx<'_, '_, V> {
 }
 
 /// The offset that a new vCPU starts with: all vCPUs of a VM count from the same moment.
-pub(crate) fn initial_offset(c: &VmClock) -> u64 {
+pub(crate) fn initial_offset(c: &VmClock, rate: Rate) -> u64 {
     if !c.tsc_known.swap(true, Ordering::AcqRel) {
-        c.tsc_offset
-            .store(host::clock::rdtsc().wrapping_neg(), Ordering::Release);
+        c.tsc_offset.store(
+            rate.scale(host::clock::rdtsc()).wrapping_neg(),
+            Ordering::Release,
+        );
     }
     c.tsc_offset.load(Ordering::Acquire)
 }
@@ -57,8 +60,7 @@ pub(crate) fn initial_offset(c: &VmClock) -> u64 {
 pub(crate) fn apply<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let offset = cx.st.pv.tsc_offset;
     cx.vcpu.shared.set_tsc_offset(offset);
-    let frac = V::host_features().tsc_frac_bits;
-    V::set_tsc(cx.l, offset, 1u64.checked_shl(u32::from(frac)).unwrap_or(1));
+    V::set_tsc(cx.l, offset, cx.st.pv.rate.ratio());
 }
 
 /// Do the TSCs of all vCPUs show the same?
@@ -87,7 +89,7 @@ fn set_offset<V: Backend>(cx: &mut Cx<'_, '_, V>, offset: u64) {
 
 /// A write of IA32_TSC.
 pub(crate) fn write<V: Backend>(cx: &mut Cx<'_, '_, V>, v: u64, by_user: bool) {
-    let offset = v.wrapping_sub(host::clock::rdtsc());
+    let offset = v.wrapping_sub(cx.st.pv.rate.scale(host::clock::rdtsc()));
     if !by_user {
         let moved = offset.wrapping_sub(cx.st.pv.tsc_offset);
         cx.st.msrs.state.tsc_adjust = cx.st.msrs.state.tsc_adjust.wrapping_add(moved);
@@ -128,17 +130,30 @@ pub(crate) fn adjust<V: Backend>(cx: &mut Cx<'_, '_, V>, d: u64) {
     set_offset(cx, offset);
 }
 
-/// KVM_SET_TSC_KHZ on a vCPU. 0 means the host's. EINVAL for another frequency than the host's: this
-/// hardware cannot scale.
+/// The rate of a TSC that counts `khz`; the host's if that is close enough.
+pub(crate) fn rate<V: Backend>(khz: u32) -> Rate {
+    let f = V::host_features();
+    let host = host::cpu::tsc_khz();
+    if is_close(khz, host) {
+        return Rate::host(f.tsc_frac_bits);
+    }
+    Rate::new(khz, host, f.tsc_frac_bits).unwrap_or(Rate::host(f.tsc_frac_bits))
+}
+
+/// KVM_SET_TSC_KHZ on a vCPU. 0 means the host's. EINVAL for a frequency that the hardware cannot
+/// give the guest.
 pub(crate) fn set_khz<V: Backend>(cx: &mut Cx<'_, '_, V>, khz: usize) -> Result {
-    cx.st.pv.tsc_khz = check(khz)?;
+    cx.st.pv.tsc_khz = check::<V>(khz)?;
+    cx.st.pv.rate = rate::<V>(cx.st.pv.tsc_khz);
+    apply(cx);
+    cx.vcpu.shared.request(Request::ClockUpdate);
     Ok(())
 }
 
 /// KVM_SET_TSC_KHZ on a VM: for vCPUs to come. EINVAL after a vCPU.
 pub(crate) fn set_vm_khz<V: Backend>(vm: &VmBase, khz: usize) -> Result<isize> {
     let mut setup = vm.setup.lock();
-    let khz = check(khz)?;
+    let khz = check::<V>(khz)?;
     if vm.vcpus.count() != 0 {
         return Err(EINVAL);
     }
@@ -148,15 +163,21 @@ pub(crate) fn set_vm_khz<V: Backend>(vm: &VmBase, khz: usize) -> Result<isize> {
 
 /// Frequencies within this of the host's count as the host's (module parameter
 /// `tsc_tolerance_ppm`).
-fn check(khz: usize) -> Result<u32> {
+fn is_close(khz: u32, host: u32) -> bool {
+    let slack = u64::from(host).wrapping_mul(u64::from(host::params::tsc_tolerance_ppm()));
+    let apart = u64::from(khz.abs_diff(host)).wrapping_mul(1_000_000);
+    apart <= slack
+}
+
+/// A frequency that a guest can have, kHz; the host's for 0.
+fn check<V: Backend>(khz: usize) -> Result<u32> {
     let host = host::cpu::tsc_khz();
     let khz = u32::try_from(khz).map_err(|_| EINVAL)?;
     if khz == 0 {
         return Ok(host);
     }
-    let slack = u64::from(host).wrapping_mul(u64::from(host::params::tsc_tolerance_ppm()));
-    let apart = u64::from(khz.abs_diff(host)).wrapping_mul(1_000_000);
-    if apart <= slack {
+    let frac = V::host_features().tsc_frac_bits;
+    if is_close(khz, host) || Rate::new(khz, host, frac).is_some() {
         Ok(khz)
     } else {
         Err(EINVAL)

@@ -18,6 +18,7 @@ pub mod mce;
 pub mod msr;
 pub mod mtrr;
 pub mod pv;
+pub mod tsc;
 
 #[cfg(test)]
 #[path = "tests/mod.rs"]
