@@ -39,10 +39,10 @@ if [ "${1:-}" = --record ]; then
 	shift
 	work=$(mktemp -d)
 	trap 'rm -rf "$work"' EXIT
-	for t; do printf -- '--record %s\t600\n' "$t" >>"$work/tests"; done
+	for t; do printf -- '--record %s\t60\n' "$t" >>"$work/tests"; done
 	column=2
 	[ "$HOST" != intel ] || column=3
-	"$SRC/scripts/vm.sh" -q -t 1800 -e MODULE="$MODULE" -e MODULE_PARAMS= -f "$work/tests" \
+	"$SRC/scripts/vm.sh" -q -t ${RECORD_LIMIT:-600} -e MODULE="$MODULE" -e MODULE_PARAMS= -f "$work/tests" \
 		"${vm_args[@]}" -e SHOW=@REC "$here/upstream-job.sh" >"$work/out" || :
 	grep -q '^@DONE' "$work/out" || { cat "$work/out"; die "no recording"; }
 	for t; do
@@ -51,16 +51,17 @@ if [ "${1:-}" = --record ]; then
 		sed -n "/^@START\t--record $t\$/,/^@RESULT/p" "$work/out" | awk -F'\t' -v OFS='\t' -v c=$column '
 			FILENAME == "-" { if ($1 == "@REC") { new[$2] = $3; order[++n] = $2 } next }
 			/^#/ { print; next }
-			{ svm[$1] = $2; vmx[$1] = $3 == "=" ? $2 : $3; note[$1] = $4 }
+			{ svm[$1] = $2; vmx[$1] = $3; note[$1] = $4 }
 			END {
 				for (i = 1; i <= n; i++) {
 					k = order[i]
 					a = c == 2 ? new[k] : (k in svm ? svm[k] : "?")
-					b = c == 3 ? new[k] : (k in vmx && vmx[k] != "?" ? vmx[k] : new[k])
+					b = c == 3 ? new[k] : (k in vmx ? vmx[k] : "=")
 					print k, a, (a == b ? "=" : b) (note[k] ? OFS note[k] : "")
 				}
 			}' - "$table" >"$table.new"
 		mv "$table.new" "$table"
+		grep -q "^@RESULT	--record $t	0" "$work/out" || echo "$t did not end well: $(grep "^@RESULT	--record $t	" "$work/out")"
 		echo "${table##*/}: $(grep -c -v '^#' "$table") lines"
 	done
 	exit 0

@@ -532,3 +532,24 @@ pub fn memory_file(len: usize) -> Fd {
     assert_eq!(r, 0, "ftruncate");
     fd
 }
+
+/// Runs `f` and interrupts its system calls again and again if it takes longer than `ms`.
+pub fn limited<T>(ms: u64, f: impl FnOnce() -> T) -> T {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+    let me = this_thread();
+    let (tell, told) = channel::<()>();
+    std::thread::scope(|s| {
+        s.spawn(move || {
+            let mut wait = Duration::from_millis(ms);
+            // The sender is dropped when `f` is done; until then this thread may signal its parent.
+            while told.recv_timeout(wait) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                interrupt(me);
+                wait = Duration::from_millis(10);
+            }
+        });
+        let r = f();
+        drop(tell);
+        r
+    })
+}

@@ -105,6 +105,11 @@ impl<'a> Table<'a> {
         };
     }
 
+    /// Does the table have the case?
+    pub fn expects(&self, case: &str) -> bool {
+        self.want.contains_key(case)
+    }
+
     /// A point beside the table.
     pub fn tap(&mut self) -> &mut Tap {
         self.tap

@@ -2,9 +2,14 @@
 
 //! All tests by name. `selftests/own.tsv` has their groups and limits.
 
+mod bad_guest;
 mod basic;
+mod devices;
 mod emul;
 mod hammer;
+mod memory;
+mod pokes;
+mod random_mmio;
 mod rng;
 
 use crate::errno;
@@ -22,6 +27,21 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("umip", emul::umip),
     ("task_priority", emul::task_priority),
     ("hammer", hammer::hammer),
+    ("lapic_timer", devices::lapic_timer),
+    ("irq_sources", devices::sources),
+    ("startup_ipi", devices::startup),
+    ("io_events", devices::events),
+    ("slot_changes", memory::slots),
+    ("run_signals", memory::signals),
+    ("state_moves", memory::round_trip),
+    ("bad_triple", bad_guest::triple),
+    ("bad_tables", bad_guest::tables),
+    ("bad_code", bad_guest::device_code),
+    ("bad_selfmod", bad_guest::selfmod_slots),
+    ("bad_apic", bad_guest::apic_base),
+    ("poke_ports", pokes::ports),
+    ("poke_msrs", pokes::msrs),
+    ("random_mmio", random_mmio::random),
     ("errno_pointers", errno::pointers),
     ("errno_bits", errno::bits),
     ("errno_dispatch", errno::dispatch),
