@@ -18,6 +18,12 @@ if [ "$MODULE" = stock ]; then
 else
 	# shellcheck disable=SC2086
 	insmod /build/src/kvm.ko $MODULE_PARAMS || { say "kvm.ko does not load"; exit 1; }
+	if [ -n "$VENDOR_PARAMS" ]; then
+		thin=kvm-amd
+		[ "$HOST" != intel ] || thin=kvm-intel
+		# shellcheck disable=SC2086
+		insmod /build/src/$thin.ko $VENDOR_PARAMS || { say "$thin.ko does not load"; exit 1; }
+	fi
 fi
 [ -c /dev/kvm ] || { say "the module loads, but there is no /dev/kvm"; exit 1; }
 say "the module is loaded, /dev/kvm is there, QEMU starts; the guest did not report"
@@ -46,6 +52,8 @@ cat /tmp/qemu.err
 [ $rc = 0 ] || { say "QEMU on /dev/kvm ended with exit code $rc: $(head -n 1 /tmp/qemu.err)"; exit $rc; }
 say "QEMU ran a guest and ended by itself"
 if [ "$MODULE" != stock ]; then
+	[ ! -d /sys/module/kvm_amd ] || rmmod kvm_amd
+	[ ! -d /sys/module/kvm_intel ] || rmmod kvm_intel
 	rmmod kvm || { say "the module does not unload after the guest"; exit 1; }
 fi
 exit 0

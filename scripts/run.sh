@@ -11,6 +11,7 @@
 #                          disk alone the firmware boots from it
 #   TIMEOUT=               when to give up, seconds
 #   SHELL=1                no guest: an interactive shell in the host
+#   VENDOR_PARAMS=         loads kvm-intel.ko or kvm-amd.ko with them (unrestricted_guest=0)
 #   MODULE=stock           the in-tree module instead of ours, for comparison
 #
 # The guest counts as up when its console repeats this run's nonce. The last line says
@@ -70,6 +71,7 @@ rc=0
 "$SRC/scripts/vm.sh" -q -t "$timeout" "${args[@]}" \
 	-e MODULE="${MODULE:-ours}" -e MACHINE="${MACHINE:-q35}" -e CPUS="${CPUS:-1}" -e MEMORY="${MEMORY:-256}" \
 	-e IRQCHIP="${IRQCHIP:-on}" -e DIRECT=$direct -e NONCE="$nonce" -e MODULE_PARAMS="${MODULE_PARAMS:-}" \
+	-e VENDOR_PARAMS="${VENDOR_PARAMS:-}" \
 	"$SRC/scripts/run-job.sh" 2>"$stage/err" | tee "$stage/out" || rc=$?
 cat "$stage/err" >&2
 far=$(sed -n 's/^RUN: //p' "$stage/out" | tail -n 1)
