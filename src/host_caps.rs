@@ -211,6 +211,8 @@ pub(crate) fn probe<V: Backend>() -> Result {
     let mut msrs = HostMsrs::new(&supported, &raw);
     msrs.svm = V::EXTENSION == X86Virt::Svm;
     msrs.tsc_aux = f.rdtscp;
+    // Handlers begin in real mode with segments of 4 GiB.
+    msrs.smm = f.unrestricted_guest;
     // The scheduler accounts for it always: CONFIG_SCHEDSTATS.
     msrs.steal_time = true;
     msrs.microcode = u64::from(host::cpu::microcode());

@@ -6,6 +6,7 @@
 
 use crate::backend::Backend;
 use crate::vcpu::shared::VcpuShared;
+use crate::vm::memslot::Space;
 use crate::vm::Vm;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
@@ -188,7 +189,12 @@ impl<V: Backend> StatsFile<V> {
             None => {
                 let core = self.vm.core();
                 let stats = &core.base.stats;
-                let (asked, forced) = core.mmu.read().root.flushes();
+                let (mut asked, mut forced) = (0u64, 0u64);
+                for space in Space::ALL {
+                    let (a, f) = core.mmu.read().root(space).flushes();
+                    asked = asked.wrapping_add(a);
+                    forced = forced.wrapping_add(f);
+                }
                 stats.set(VmStat::RemoteTlbFlushRequests, asked);
                 stats.set(VmStat::RemoteTlbFlush, forced);
                 &stats.words

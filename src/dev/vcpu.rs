@@ -201,6 +201,11 @@ impl<V: Backend> VcpuFile<V> {
                 vcpu.shared.act(wake);
                 Ok(0)
             }
+            abi::KVM_SMI => {
+                let wake = vcpu.shared.pending.post_smi();
+                vcpu.shared.act(wake);
+                Ok(0)
+            }
             abi::KVM_GET_LAPIC => done(vcpu.with(vm, |cx| interrupt::get_lapic(cx, arg))?),
             abi::KVM_SET_LAPIC => done(vcpu.with(vm, |cx| interrupt::set_lapic(cx, arg))?),
             abi::KVM_SET_VAPIC_ADDR => vcpu.with_state(|st| {

@@ -34,7 +34,7 @@ pub(super) fn fill<V: Backend>(cx: &Cx<'_, '_, V>, s: &mut CpuState) {
 
 /// Copies back what an instruction changes directly. Control registers, debug registers and MSRs
 /// were set through the bus.
-pub(super) fn store<V: Backend>(cx: &mut Cx<'_, '_, V>, s: &CpuState) {
+pub(crate) fn store<V: Backend>(cx: &mut Cx<'_, '_, V>, s: &CpuState) {
     V::regs_mut(cx.l).gpr = s.gpr;
     V::set_rsp(cx.l, s.gpr[4]);
     V::set_rip(cx.l, s.rip);

@@ -15,6 +15,7 @@ use crate::backend::Backend;
 use crate::vcpu::halt;
 use crate::vcpu::mem::MemErr;
 use crate::vcpu::run::Flow;
+use crate::vcpu::smm;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
 use core::ops::ControlFlow::Break;
@@ -91,6 +92,19 @@ pub(super) fn with_state<V: Backend>(
     cx.st.emul.state = Some(s);
     cx.st.emul.reset();
     r
+}
+
+/// Runs `f` on a copy of all registers, which is not taken over; `None` while an instruction is
+/// being emulated.
+pub(crate) fn with_registers<'a, 'l, V: Backend, R>(
+    cx: &mut Cx<'a, 'l, V>,
+    f: impl FnOnce(&mut Cx<'a, 'l, V>, &mut CpuState) -> R,
+) -> Option<R> {
+    let mut s = cx.st.emul.state.take()?;
+    fill(cx, &mut s);
+    let r = f(cx, &mut s);
+    cx.st.emul.state = Some(s);
+    Some(r)
 }
 
 /// Emulates the instruction at RIP.
@@ -202,6 +216,9 @@ pub(crate) fn undefined<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let mut b = [0u8; 15];
     let n = cx.fetch(&mut b);
     let bytes = b.get(..n).unwrap_or(&[]);
+    if bytes.starts_with(&[0x0f, 0xaa]) {
+        return smm::resume(cx);
+    }
     let forced = host::params::force_emulation_prefix();
     if forced != 0 && bytes.starts_with(&FORCED) {
         if forced & FORCED_CLEAR_RF != 0 {
@@ -244,7 +261,7 @@ pub(super) fn patch_hypercall<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Stop {
     // KVM: through the guest's own permissions; a read-only text page gets the fault.
     let cpl = V::cpl(cx.l);
     match cx.translate(at, walk::Access::write(cpl)) {
-        Ok(t) => match cx.vm.base.write_guest(t.gpa, &V::HYPERCALL) {
+        Ok(t) => match cx.write_guest(t.gpa, &V::HYPERCALL) {
             Ok(()) => Stop::Retry,
             Err(_) => Stop::UD,
         },

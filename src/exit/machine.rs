@@ -88,7 +88,7 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
             }
             return Ok(());
         }
-        let r = self.cx.vm.base.read_guest(gpa, buf);
+        let r = self.cx.read_guest(gpa, buf);
         r.map_err(|_| Stop::Retry)?;
         self.record(key, buf)
     }
@@ -122,11 +122,7 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
             if self.cx.st.emul.log.replay_write(&key, data) {
                 return Ok(());
             }
-            self.cx
-                .vm
-                .base
-                .write_guest(gpa, data)
-                .map_err(|_| Stop::Retry)?;
+            self.cx.write_guest(gpa, data).map_err(|_| Stop::Retry)?;
             return self.record(key, data);
         }
         let mut at = gpa;
@@ -195,7 +191,7 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
 impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
     fn fetch(&mut self, at: Gva, buf: &mut [u8], a: Access) -> Result<(), Stop> {
         let gpa = self.walk(at, a, false, true)?;
-        if self.cx.vm.base.read_guest(gpa, buf).is_err() {
+        if self.cx.read_guest(gpa, buf).is_err() {
             // Code in device memory cannot be fetched.
             return Err(Stop::UNHANDLED);
         }
@@ -254,7 +250,7 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
             self.phys_write(gpa, new)?;
             return Ok(true);
         }
-        match self.cx.vm.base.cmpxchg_guest(gpa, old, new) {
+        match self.cx.cmpxchg_guest(gpa, old, new) {
             Ok(done) => Ok(done),
             Err(e) if e == EINVAL => {
                 // KVM: nor is one of 16 bytes, or one that the host would trap.
@@ -481,8 +477,6 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
             let b = buf.get_mut(..part).ok_or(Stop::UNHANDLED)?;
             self.cx.vcpu.pio.read_bytes(off, b);
             self.cx
-                .vm
-                .base
                 .write_guest(gpa.wrapping_add(off as u64), b)
                 .map_err(|_| Stop::Retry)?;
             off = off.wrapping_add(part);
@@ -501,8 +495,6 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
             let part = buf.len().min(len.wrapping_sub(off));
             let b = buf.get_mut(..part).ok_or(Stop::UNHANDLED)?;
             self.cx
-                .vm
-                .base
                 .read_guest(gpa.wrapping_add(off as u64), b)
                 .map_err(|_| Stop::Retry)?;
             self.cx.vcpu.pio.write_bytes(off, b);

@@ -55,7 +55,8 @@ pub(crate) fn fast<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Flow {
 impl<V: Backend> Cx<'_, '_, V> {
     /// Is there memory that can be read, or (`write`) written?
     pub(crate) fn is_ram(&self, gpa: Gpa, write: bool) -> bool {
-        !self.is_apic(gpa) && hva(&self.vm.base.slots.read(), gpa.gfn(), write).is_some()
+        !self.is_apic(gpa)
+            && hva(&self.vm.base.slots.space(self.space()), gpa.gfn(), write).is_some()
     }
 
     /// Is the address in the window of this vCPU's local APIC?

@@ -4,7 +4,7 @@
 
 pub(crate) mod control;
 pub(crate) mod debug;
-mod emul_state;
+pub(crate) mod emul_state;
 pub(crate) mod emulate;
 pub(crate) mod exception;
 pub(crate) mod hypercall;
@@ -114,7 +114,8 @@ fn any<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
                 int_n,
             },
         ),
-        Exit::VirtInstruction | Exit::Undefined => raise(cx, Exception::ud()),
+        Exit::VirtInstruction => raise(cx, Exception::ud()),
+        Exit::Undefined => emulate::undefined(cx),
         Exit::Shutdown => Break(UserExit::Shutdown),
         Exit::TprBelowThreshold => {
             V::set_trap(cx.l, Trap::Cr8Write, false);

@@ -215,7 +215,8 @@ fn remove(vm: &VmBase, which: impl Fn(&Entry) -> bool) {
             forget_resampler(vm, &owner);
             // The index is valid, so the entry comes out; dropping it detaches it.
             drop(list.remove(i));
-            if owner.resample {
+            // Another irqfd of the GSI may still hold the line up.
+            if owner.resample && !vm.irq.resamplers.read().iter().any(|r| r.gsi == owner.gsi) {
                 chips::set_gsi(vm, IrqSource::Resample, owner.gsi, false, false);
             }
         } else {

@@ -7,6 +7,7 @@ use crate::exit;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
+use crate::vm::memslot::Space;
 use crate::vm::VmCore;
 use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
@@ -54,8 +55,9 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flo
     if f.present && !f.reserved && fast(cx, gfn, want) {
         return Continue(());
     }
+    let space = cx.space();
     loop {
-        match attempt(cx.vm, &mut cx.st.tables, gfn, want) {
+        match attempt(cx.vm, space, &mut cx.st.tables, gfn, want) {
             Outcome::Fixed(_) => {
                 cx.count(VcpuStat::PfFixed);
                 return Continue(());
@@ -91,12 +93,12 @@ fn fast<V: Backend>(cx: &Cx<'_, '_, V>, gfn: Gfn, want: Prot) -> bool {
     let g = cx.vm.mmu.read();
     // A large page made writable would hide later writes from the log.
     let max_level = if want.w { 1 } else { 3 };
-    match g.root.fast_fault(gfn, want, max_level) {
+    match g.root(cx.space()).fast_fault(gfn, want, max_level) {
         FastFault::Fixed { made_writable } => {
             cx.count(VcpuStat::PfFast);
             cx.count(VcpuStat::PfFixed);
             if made_writable {
-                let slots = cx.vm.base.slots.read();
+                let slots = cx.vm.base.slots.space(cx.space());
                 if let Some(s) = slots.find(gfn) {
                     cx.vm.base.mark_dirty(s, gfn);
                 }
@@ -115,11 +117,12 @@ fn fast<V: Backend>(cx: &Cx<'_, '_, V>, gfn: Gfn, want: Prot) -> bool {
 /// Finds the page that backs `gfn` and maps it.
 pub(super) fn attempt<V: Backend>(
     vm: &VmCore<V>,
+    space: Space,
     tables: &mut TableCache,
     gfn: Gfn,
     want: Prot,
 ) -> Outcome {
-    let slots = vm.base.slots.read();
+    let slots = vm.base.slots.space(space);
     let Some(slot) = slots.find(gfn) else {
         return Outcome::Device;
     };
@@ -180,19 +183,25 @@ pub(super) fn attempt<V: Backend>(
         exec: true,
         logged: writable,
     };
-    let mut mapped = virt::tdp::map(&g, |t| &t.root, &page, how, tables);
+    let mut mapped = virt::tdp::map(&g, |t| t.root(space), &page, how, tables);
     if mapped.outcome == Map::NeedsExclusive && level > 1 {
         // Small pages are in the way of a large one; they do as well.
         vm.base.stats.add_counts(&mapped.counts);
         level = 1;
-        mapped = virt::tdp::map(&g, |t| &t.root, &page, MapAs { level: 1, ..how }, tables);
+        mapped = virt::tdp::map(
+            &g,
+            |t| t.root(space),
+            &page,
+            MapAs { level: 1, ..how },
+            tables,
+        );
     }
     vm.base.stats.add_counts(&mapped.counts);
     if write && slot.logging() {
         vm.base.mark_dirty(slot, gfn);
     }
     if mapped.flush.is_needed() {
-        g.root.flush();
+        g.root(space).flush();
     }
     match mapped.outcome {
         Map::Done => Outcome::Fixed(level),
@@ -200,7 +209,7 @@ pub(super) fn attempt<V: Backend>(
         Map::NoSpare => Outcome::Retry,
         Map::NeedsExclusive => {
             drop(g);
-            super::zap::zap_range(vm, gfn, gfn.wrapping_add(1), true);
+            super::zap::zap_range(vm, space, gfn, gfn.wrapping_add(1), true);
             Outcome::Retry
         }
         // Beyond what the nested tables reach there is no memory.

@@ -5,6 +5,7 @@
 use crate::backend::Backend;
 use crate::vcpu::shared::Request;
 use crate::vm::memslot::Slot;
+use crate::vm::memslot::Space;
 use crate::vm::VmCore;
 use core::sync::atomic::Ordering;
 use model::abi;
@@ -56,14 +57,16 @@ pub(crate) fn started<V: Backend>(vm: &VmCore<V>, slot: &Slot) {
         return;
     }
     if host::params::eager_page_split() {
-        split(vm, slot.base, slot.end());
+        split(vm, slot.space(), slot.base, slot.end());
     }
     let mut sweep = Sweep::new(slot.base, slot.end());
     let mut g = vm.mmu.read();
     while !sweep.is_done() {
-        let stale = g.root.write_protect(&mut sweep, mode::<V>(), BUDGET);
+        let stale = g
+            .root(slot.space())
+            .write_protect(&mut sweep, mode::<V>(), BUDGET);
         if stale.is_needed() {
-            g.root.flush();
+            g.root(slot.space()).flush();
         }
         if !sweep.is_done() {
             g.cond_resched();
@@ -73,14 +76,14 @@ pub(crate) fn started<V: Backend>(vm: &VmCore<V>, slot: &Slot) {
 
 /// Splits the large pages of a range ahead of the writes that would. Without memory for the tables
 /// the rest is left to those writes.
-fn split<V: Backend>(vm: &VmCore<V>, start: Gfn, end: Gfn) {
+fn split<V: Backend>(vm: &VmCore<V>, space: Space, start: Gfn, end: Gfn) {
     let mut tables = TableCache::new();
     let mut sweep = Sweep::new(start, end);
     while !sweep.is_done() {
         let mut g = vm.mmu.read();
         let mut no_spare = false;
         while !sweep.is_done() && !no_spare {
-            let split = g.root.split(&mut sweep, &mut tables, BUDGET);
+            let split = g.root(space).split(&mut sweep, &mut tables, BUDGET);
             vm.base.stats.add_counts(&split.counts);
             no_spare = split.no_spare;
             if !no_spare && !sweep.is_done() {
@@ -101,14 +104,16 @@ pub(crate) fn stopped<V: Backend>(vm: &VmCore<V>, slot: &Slot) {
     let mut sweep = Sweep::new(slot.base, slot.end());
     let mut g = vm.mmu.write();
     while !sweep.is_done() {
-        let counts = g.root.collapse(&mut sweep, BUDGET, |gfn, _| {
-            let host = host::gup::level_of(slot.hva_of(gfn));
-            match slot.max_level(gfn).min(host).min(most) {
-                3 => Level::L1G,
-                2 => Level::L2M,
-                _ => Level::L4K,
-            }
-        });
+        let counts = g
+            .root_mut(slot.space())
+            .collapse(&mut sweep, BUDGET, |gfn, _| {
+                let host = host::gup::level_of(slot.hva_of(gfn));
+                match slot.max_level(gfn).min(host).min(most) {
+                    3 => Level::L1G,
+                    2 => Level::L2M,
+                    _ => Level::L4K,
+                }
+            });
         vm.base.stats.add_counts(&counts);
         if !sweep.is_done() {
             g.cond_resched();
@@ -131,13 +136,13 @@ pub(crate) fn clean<V: Backend>(vm: &VmCore<V>, slot: &Slot, first: u64, words: 
                 .base
                 .wrapping_add(first)
                 .wrapping_add(i.wrapping_mul(64));
-            stale = stale.join(g.root.clean(base, w, mode::<V>()));
+            stale = stale.join(g.root(slot.space()).clean(base, w, mode::<V>()));
         }
     }
     // Before the lock is dropped: whoever finds an entry protected must be able to conclude that
     // nobody writes through it any more.
     if stale.is_needed() {
-        g.root.flush();
+        g.root(slot.space()).flush();
     }
 }
 
@@ -156,6 +161,11 @@ fn split_named<V: Backend>(vm: &VmCore<V>, slot: &Slot, first: u64, words: &[u64
     }
     if low < high {
         let base = slot.base.wrapping_add(first);
-        split(vm, base.wrapping_add(low), base.wrapping_add(high));
+        split(
+            vm,
+            slot.space(),
+            base.wrapping_add(low),
+            base.wrapping_add(high),
+        );
     }
 }

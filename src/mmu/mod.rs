@@ -19,6 +19,7 @@ use crate::backend::Backend;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
+use crate::vm::memslot::Space;
 use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use kernel::prelude::*;
@@ -26,18 +27,37 @@ use model::abi;
 use virt::tdp::Root;
 use virt::vendor::Vendor;
 
-/// What the MMU lock protects.
+/// What the MMU lock protects: a tree for each address space.
 pub(crate) struct Tables<V: Vendor> {
-    /// The one tree of the VM.
-    pub(crate) root: Root<V>,
+    normal: Root<V>,
+    smm: Root<V>,
 }
 
 impl<V: Backend> Tables<V> {
-    /// An empty tree of the depth that the hardware of this host wants.
+    /// Empty trees of the depth that the hardware of this host wants.
     pub(crate) fn new() -> Result<Self> {
+        let levels = V::host_features().tdp_levels;
         Ok(Self {
-            root: Root::new(V::module()?, V::host_features().tdp_levels)?,
+            normal: Root::new(V::module()?, levels)?,
+            smm: Root::new(V::module()?, levels)?,
         })
+    }
+
+    /// The tree of an address space.
+    #[inline]
+    pub(crate) fn root(&self, space: Space) -> &Root<V> {
+        match space {
+            Space::Normal => &self.normal,
+            Space::Smm => &self.smm,
+        }
+    }
+
+    /// The tree of an address space, to remove from.
+    pub(crate) fn root_mut(&mut self, space: Space) -> &mut Root<V> {
+        match space {
+            Space::Normal => &mut self.normal,
+            Space::Smm => &mut self.smm,
+        }
     }
 }
 
@@ -45,7 +65,7 @@ impl<V: Backend> Tables<V> {
 #[inline]
 pub(crate) fn load_root<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if !cx.st.root_loaded {
-        let root = cx.vm.mmu.read().root.handle();
+        let root = cx.vm.mmu.read().root(cx.space()).handle();
         if !V::set_root(cx.l, &root) {
             return Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION));
         }

@@ -20,24 +20,28 @@ impl<V: Backend> MmuEvents for VmCore<V> {
     }
 
     fn invalidate(&self, start: Hva, end: Hva, may_block: bool) {
-        self.base.slots.for_each_in_hva(start, end, |first, last| {
-            zap::zap_range(self, first, last, may_block);
-        });
+        self.base
+            .slots
+            .for_each_in_hva(start, end, |space, first, last| {
+                zap::zap_range(self, space, first, last, may_block);
+            });
     }
 
     fn age(&self, start: Hva, end: Hva, clear: bool) -> bool {
         let how = if clear { Age::Clear } else { Age::Test };
         let mut young = false;
-        self.base.slots.for_each_in_hva(start, end, |first, last| {
-            let g = self.mmu.read();
-            let mut sweep = Sweep::new(first, last);
-            while !sweep.is_done() {
-                young |= g.root.age(&mut sweep, how, u32::MAX);
-                if young && !clear {
-                    break;
+        self.base
+            .slots
+            .for_each_in_hva(start, end, |space, first, last| {
+                let g = self.mmu.read();
+                let mut sweep = Sweep::new(first, last);
+                while !sweep.is_done() {
+                    young |= g.root(space).age(&mut sweep, how, u32::MAX);
+                    if young && !clear {
+                        break;
+                    }
                 }
-            }
-        });
+            });
         // Without a flush the hardware may not set A again for a while: the page then looks older
         // than it is, which costs a fault at worst.
         young

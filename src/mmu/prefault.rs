@@ -55,7 +55,8 @@ fn one<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Result<u64> {
         if cx.vm.base.dead.load(Relaxed) {
             return Err(EIO);
         }
-        let level = match attempt(cx.vm, &mut cx.st.tables, gpa.gfn(), Prot::R) {
+        let space = cx.space();
+        let level = match attempt(cx.vm, space, &mut cx.st.tables, gpa.gfn(), Prot::R) {
             Outcome::Fixed(level) | Outcome::Spurious(level) => level,
             Outcome::Retry => {
                 if going(cx, gpa) {
@@ -76,6 +77,6 @@ fn one<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Result<u64> {
 
 /// Is the slot of `gpa` about to be deleted or moved? KVM_RUN waits for that, this does not.
 fn going<V: Backend>(cx: &Cx<'_, '_, V>, gpa: Gpa) -> bool {
-    let slots = cx.vm.base.slots.read();
+    let slots = cx.vm.base.slots.space(cx.space());
     slots.find(gpa.gfn()).is_some_and(|s| s.invalid)
 }

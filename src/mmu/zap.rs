@@ -3,6 +3,7 @@
 //! Removing mappings: for slots that go, for pages the host takes away, for the end of the VM.
 
 use crate::backend::Backend;
+use crate::vm::memslot::Space;
 use crate::vm::VmCore;
 use model::addr::Gfn;
 use model::tdp::Sweep;
@@ -12,24 +13,32 @@ const BUDGET: u32 = 1024;
 
 /// Removes every mapping of the pages from `start` up to but not including `end`, and flushes.
 /// Sleeps only if `may_block`.
-pub(crate) fn zap_range<V: Backend>(vm: &VmCore<V>, start: Gfn, end: Gfn, may_block: bool) {
+pub(crate) fn zap_range<V: Backend>(
+    vm: &VmCore<V>,
+    space: Space,
+    start: Gfn,
+    end: Gfn,
+    may_block: bool,
+) {
     let mut sweep = Sweep::new(start, end);
-    run(vm, &mut sweep, may_block);
+    run(vm, space, &mut sweep, may_block);
 }
 
 /// Removes every mapping of the VM.
 pub(crate) fn zap_all<V: Backend>(vm: &VmCore<V>) {
-    let mut sweep = {
-        let g = vm.mmu.read();
-        Sweep::all(g.root.config())
-    };
-    run(vm, &mut sweep, true);
+    for space in Space::ALL {
+        let mut sweep = {
+            let g = vm.mmu.read();
+            Sweep::all(g.root(space).config())
+        };
+        run(vm, space, &mut sweep, true);
+    }
 }
 
-fn run<V: Backend>(vm: &VmCore<V>, sweep: &mut Sweep, may_block: bool) {
+fn run<V: Backend>(vm: &VmCore<V>, space: Space, sweep: &mut Sweep, may_block: bool) {
     let mut g = vm.mmu.write();
     while !sweep.is_done() {
-        let counts = g.root.zap(sweep, BUDGET);
+        let counts = g.root_mut(space).zap(sweep, BUDGET);
         vm.base.stats.add_counts(&counts);
         if may_block && !sweep.is_done() {
             g.cond_resched();

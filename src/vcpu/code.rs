@@ -161,7 +161,7 @@ impl<V: Backend> Cx<'_, '_, V> {
             base,
             size,
             cpl: V::cpl(self.l),
-            slots: self.vm.base.slots.generation(),
+            slots: self.vm.base.slots.generation() << 1 | u64::from(self.st.smm.active()),
         }
     }
 
@@ -236,7 +236,7 @@ impl<V: Backend> Cx<'_, '_, V> {
         if at.offset() > PAGE_SIZE - BYTES {
             return None;
         }
-        let set = self.vm.base.slots.read();
+        let set = self.vm.base.slots.space(self.space());
         let mut mem = Noted {
             mem: Memory::new(&self.vm.base, &set),
             words: &mut line.words,

@@ -6,6 +6,7 @@
 //! was given to the hardware, or its delivery was cut short by an exit and must be repeated). The
 //! two are separate fields, never one. At most one event is injected at a time.
 
+use super::smm;
 use super::Cx;
 use crate::backend::Backend;
 use crate::pv::eoi;
@@ -158,6 +159,7 @@ pub(crate) fn prepare<V: Backend>(cx: &mut Cx<'_, '_, V>) {
         && !cx.st.cr8_trap
         && !cx.st.debug.stepping
         && cx.st.vapic == 0
+        && !cx.st.smm.pending
         && cx.has_quiet_chips()
     {
         V::inject(cx.l, None);
@@ -197,7 +199,9 @@ fn prepare_any<V: Backend>(cx: &mut Cx<'_, '_, V>) {
         cx.st.events.window_nmi = nmi;
         V::request_window(cx.l, Window::Nmi, nmi);
     }
-    let intr = !blocked && (cx.has_interrupt() || cx.user_wants_window());
+    // An SMI that the event in the hardware kept waiting is taken when interrupts are possible.
+    let waits = cx.has_interrupt() || cx.st.smm.due();
+    let intr = !blocked && (waits || cx.user_wants_window());
     if intr != cx.st.events.window_interrupt {
         cx.st.events.window_interrupt = intr;
         V::request_window(cx.l, Window::Interrupt, intr);
@@ -231,6 +235,9 @@ fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     }
     if cx.st.debug.blocks_interrupts() {
         return;
+    }
+    if cx.st.smm.due() {
+        smm::enter(cx);
     }
     if cx.st.events.nmi_pending > 0 && V::window_open(cx.l, Window::Nmi) {
         cx.st.events.nmi_pending = cx.st.events.nmi_pending.saturating_sub(1);

@@ -47,6 +47,9 @@ impl<V: Backend> Cx<'_, '_, V> {
         if ev.timer() {
             self.deadline_reached();
         }
+        if ev.smi() {
+            self.st.smm.pending = true;
+        }
         if ev.unhalt() {
             self.st.unhalted = true;
         }
@@ -124,7 +127,8 @@ impl<V: Backend> Cx<'_, '_, V> {
     pub(crate) fn has_event(&mut self) -> bool {
         self.st.events.exception.is_some()
             || self.st.events.injected.is_some()
-            || self.st.init_latched
+            || (self.st.init_latched && !self.st.smm.active())
+            || self.st.smm.due()
             || (self.st.events.nmi_pending > 0 && V::window_open(self.l, Window::Nmi))
             || (self.interrupts_allowed() && self.interrupt_waits())
     }

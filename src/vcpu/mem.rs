@@ -5,6 +5,7 @@
 use super::Cx;
 use crate::backend::Backend;
 use crate::vm::guest_mem::Memory;
+use crate::vm::memslot::Space;
 use kernel::prelude::*;
 use model::abi::KvmTranslation;
 use model::addr::Gpa;
@@ -20,6 +21,8 @@ use model::x86::ctrl::cr0;
 use model::x86::ctrl::cr4;
 use model::x86::ctrl::efer;
 use model::x86::exception::Exception;
+use zerocopy::FromBytes;
+use zerocopy::IntoBytes;
 
 /// Why linear memory could not be reached.
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +66,42 @@ impl<V: Backend> Cx<'_, '_, V> {
         )
     }
 
+    /// Where this vCPU's guest-physical addresses lead to now.
+    #[inline]
+    pub(crate) fn space(&self) -> Space {
+        if self.st.smm.active() {
+            Space::Smm
+        } else {
+            Space::Normal
+        }
+    }
+
+    /// Reads guest-physical memory as this vCPU sees it. EFAULT where there is none.
+    pub(crate) fn read_guest(&self, gpa: Gpa, buf: &mut [u8]) -> Result {
+        self.vm.base.read_space(self.space(), gpa, buf)
+    }
+
+    /// Writes guest-physical memory as this vCPU sees it and marks it dirty. EFAULT where there is
+    /// none, or only for reading.
+    pub(crate) fn write_guest(&self, gpa: Gpa, data: &[u8]) -> Result {
+        self.vm.base.write_space(self.space(), gpa, data)
+    }
+
+    /// Reads a value from guest-physical memory as this vCPU sees it.
+    fn read_guest_val<T: FromBytes + IntoBytes>(&self, gpa: Gpa) -> Result<T> {
+        let mut v = T::new_zeroed();
+        self.read_guest(gpa, v.as_mut_bytes())?;
+        Ok(v)
+    }
+
+    /// See [`VmBase::cmpxchg_space`](crate::vm::VmBase::cmpxchg_space).
+    pub(crate) fn cmpxchg_guest(&self, gpa: Gpa, old: &[u8], new: &[u8]) -> Result<bool> {
+        self.vm.base.cmpxchg_space(self.space(), gpa, old, new)
+    }
+
     /// Translates a linear address.
     pub(crate) fn translate(&self, gva: Gva, access: Access) -> Result<Translation, MemErr> {
-        let set = self.vm.base.slots.read();
+        let set = self.vm.base.slots.space(self.space());
         let mut mem = Memory::new(&self.vm.base, &set);
         self.paging()
             .translate(&mut mem, gva, access)
@@ -94,10 +130,7 @@ impl<V: Backend> Cx<'_, '_, V> {
                 return Err(MemErr::Retry);
             };
             let t = self.translate(at, access)?;
-            self.vm
-                .base
-                .read_guest(t.gpa, now)
-                .map_err(|_| MemErr::Retry)?;
+            self.read_guest(t.gpa, now).map_err(|_| MemErr::Retry)?;
             at = at.wrapping_add(n as u64);
             rest = later;
         }
@@ -108,7 +141,7 @@ impl<V: Backend> Cx<'_, '_, V> {
     pub(crate) fn pdptes(&self) -> Option<[u64; 4]> {
         V::pdptes(self.l).or_else(|| {
             let at = Gpa(V::cr3(self.l) & 0xffff_ffe0);
-            self.vm.base.read_guest_val(at).ok()
+            self.read_guest_val(at).ok()
         })
     }
 
@@ -116,11 +149,7 @@ impl<V: Backend> Cx<'_, '_, V> {
     /// reserved bit set (`SDM: vol 3, 4.4.1`).
     pub(crate) fn load_pdptes(&mut self) -> Result<(), Exception> {
         let at = Gpa(V::cr3(self.l) & 0xffff_ffe0);
-        let p: [u64; 4] = self
-            .vm
-            .base
-            .read_guest_val(at)
-            .map_err(|_| Exception::gp0())?;
+        let p: [u64; 4] = self.read_guest_val(at).map_err(|_| Exception::gp0())?;
         let reserved = self.st.cpuid.features.reserved_gpa_bits() | 0x1e6;
         if p.iter().any(|e| e & 1 != 0 && e & reserved != 0) {
             return Err(Exception::gp0());

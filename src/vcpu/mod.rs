@@ -27,6 +27,7 @@ pub(crate) mod pending;
 pub(crate) mod regs;
 pub(crate) mod run;
 pub(crate) mod shared;
+pub(crate) mod smm;
 pub(crate) mod sregs;
 pub(crate) mod state;
 pub(crate) mod sync;

@@ -10,6 +10,7 @@
 //! ```
 
 use super::event;
+use super::smm;
 use super::state::State;
 use super::Cx;
 use crate::backend::Backend;
@@ -55,6 +56,7 @@ pub(crate) fn power_on<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 pub(crate) fn reset<V: Backend>(cx: &mut Cx<'_, '_, V>, init: bool) {
     V::reset(cx.l, init);
     cx.st.events = event::Events::default();
+    cx.st.smm = smm::Smm::default();
     cx.st.reset(init);
     cx.vcpu.shared.report_steal(false);
     // RDX holds the processor's signature.
@@ -76,6 +78,11 @@ pub(crate) fn reset<V: Backend>(cx: &mut Cx<'_, '_, V>, init: bool) {
 /// sake is not needed, so it answers whether the vCPU may go on.
 pub(crate) fn accept<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Result {
     cx.pull();
+    if cx.st.smm.active() {
+        // INIT stays pending until RSM, start-up messages are lost (`SDM: vol 3, 32.3.1`).
+        cx.st.sipi_latched = None;
+        return Ok(());
+    }
     if cx.st.init_latched {
         cx.st.init_latched = false;
         reset(cx, true);

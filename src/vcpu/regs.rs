@@ -4,6 +4,7 @@
 
 use super::event;
 use super::mp;
+use super::shared::Request;
 use super::Cx;
 use crate::backend::Backend;
 use kernel::prelude::*;
@@ -12,6 +13,7 @@ use model::abi::KvmDebugregs;
 use model::abi::KvmEventException;
 use model::abi::KvmEventInterrupt;
 use model::abi::KvmEventNmi;
+use model::abi::KvmEventSmi;
 use model::abi::KvmEventTripleFault;
 use model::abi::KvmRegs;
 use model::abi::KvmVcpuEvents;
@@ -135,7 +137,15 @@ pub(crate) fn get_events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmVcpuEvents {
         masked: u8::from(V::nmi_blocked(cx.l)),
         pad: 0,
     };
-    e.flags = abi::KVM_VCPUEVENT_VALID_NMI_PENDING | abi::KVM_VCPUEVENT_VALID_SHADOW;
+    e.smi = KvmEventSmi {
+        smm: u8::from(cx.st.smm.active()),
+        pending: u8::from(cx.st.smm.pending),
+        smm_inside_nmi: u8::from(cx.st.smm.inside_nmi),
+        latched_init: u8::from(cx.st.init_latched),
+    };
+    e.flags = abi::KVM_VCPUEVENT_VALID_NMI_PENDING
+        | abi::KVM_VCPUEVENT_VALID_SHADOW
+        | abi::KVM_VCPUEVENT_VALID_SMM;
     if payload {
         e.flags |= abi::KVM_VCPUEVENT_VALID_PAYLOAD;
     }
@@ -152,7 +162,8 @@ pub(crate) fn get_events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmVcpuEvents {
 pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) -> Result {
     let mut allowed = abi::KVM_VCPUEVENT_VALID_NMI_PENDING
         | abi::KVM_VCPUEVENT_VALID_SIPI_VECTOR
-        | abi::KVM_VCPUEVENT_VALID_SHADOW;
+        | abi::KVM_VCPUEVENT_VALID_SHADOW
+        | abi::KVM_VCPUEVENT_VALID_SMM;
     let payload_cap = cx.vm.base.caps.exception_payload();
     if payload_cap {
         allowed |= abi::KVM_VCPUEVENT_VALID_PAYLOAD;
@@ -224,10 +235,28 @@ pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) 
     if e.flags & abi::KVM_VCPUEVENT_VALID_SIPI_VECTOR != 0 {
         mp::set_sipi_vector(cx.st, e.sipi_vector);
     }
+    if e.flags & abi::KVM_VCPUEVENT_VALID_SMM != 0 {
+        set_smm(cx, &e.smi);
+    }
     if e.flags & abi::KVM_VCPUEVENT_VALID_TRIPLE_FAULT != 0 {
         cx.st.events.triple_fault = e.triple_fault.pending != 0;
     }
     Ok(())
+}
+
+fn set_smm<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmEventSmi) {
+    let active = e.smm != 0;
+    if active != cx.st.smm.active() {
+        cx.set_smm(active);
+    }
+    cx.st.smm.pending = e.pending != 0;
+    if active {
+        cx.st.smm.inside_nmi = e.smm_inside_nmi != 0;
+    }
+    if cx.st.apic.is_some() {
+        cx.st.init_latched = e.latched_init != 0;
+        cx.vcpu.shared.request(Request::Event);
+    }
 }
 
 /// The header numbers the two shadows the other way round.

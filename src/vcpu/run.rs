@@ -135,6 +135,8 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         return exit::restricted::run(cx);
     }
     event::prepare(cx);
+    // After events: an SMI goes to another address space.
+    crate::mmu::load_root(cx)?;
     if !enter(cx) {
         event::not_entered(cx);
         if host::task::guest_work_likely() && host::task::handle_guest_work().is_err() {
@@ -157,6 +159,9 @@ fn mailbox<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         requests(cx)?;
     }
     cx.pull();
+    if cx.st.init_latched {
+        mp::accept(cx).or(Err(())).ok();
+    }
     cx.count(VcpuStat::ReqEvent);
     Continue(())
 }
@@ -224,7 +229,7 @@ pub(crate) fn update_write_log<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 /// Takes over what it wrote down.
 fn take_written<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let base = &cx.vm.base;
-    let slots = base.slots.read();
+    let slots = base.slots.space(cx.space());
     V::take_written(cx.l, &mut |gfn| {
         if let Some(s) = slots.find(gfn) {
             base.mark_dirty(s, gfn);
@@ -245,6 +250,12 @@ fn user_irqchip<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 fn after_run<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let run = &cx.vcpu.run;
     let if_flag = V::rflags(cx.l) & rflags::IF != 0;
+    let flags = if cx.st.smm.active() {
+        abi::KVM_RUN_X86_SMM
+    } else {
+        0
+    };
+    run.write(at::FLAGS, &flags);
     run.write(at::IF_FLAG, &u8::from(if_flag));
     run.write(at::CR8, &cx.cr8());
     run.write(at::APIC_BASE, &cx.st.apic_base());

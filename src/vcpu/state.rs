@@ -9,6 +9,7 @@ use super::fpu::Fpu;
 use super::mp::MpState;
 use super::msr::Msrs;
 use super::pending::Pending;
+use super::smm::Smm;
 use crate::backend::Backend;
 use crate::exit::emulate::Emul;
 use crate::pv::tsc;
@@ -131,6 +132,8 @@ pub(crate) struct State {
     pub(crate) halt_poll_ns: u64,
     /// Events on their way to the guest.
     pub(crate) events: Events,
+    /// System management mode.
+    pub(crate) smm: Smm,
     /// What user space was asked to finish.
     pub(crate) pending: Pending,
     /// CPUID.
@@ -228,6 +231,7 @@ impl State {
             unhalted: false,
             halt_poll_ns: 0,
             events: Events::default(),
+            smm: Smm::default(),
             pending: Pending::None,
             cpuid: Cpuid::new(),
             msrs: Msrs::new()?,

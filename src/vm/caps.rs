@@ -4,6 +4,7 @@
 //!
 //! A capability that is not listed does not exist here yet and answers 0.
 
+use super::memslot::Space;
 use super::vcpus;
 use super::VmBase;
 use crate::backend::Backend;
@@ -289,6 +290,8 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
             }
             _ => X2APIC_API as isize,
         },
+        abi::KVM_CAP_X86_SMM => isize::from(f.unrestricted_guest),
+        abi::KVM_CAP_MULTI_ADDRESS_SPACE if f.unrestricted_guest => Space::COUNT as isize,
         abi::KVM_CAP_X86_DISABLE_EXITS => host_caps::disabled_exits(&f) as isize,
         abi::KVM_CAP_EXIT_HYPERCALL => HYPERCALL_EXITS as isize,
         abi::KVM_CAP_X86_APIC_BUS_CYCLES_NS => match vm {

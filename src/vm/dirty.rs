@@ -3,6 +3,7 @@
 //! The dirty log of a slot, and the ioctls that read and clear it.
 
 use super::memslot::Slot;
+use super::memslot::Space;
 use super::VmCore;
 use crate::backend::Backend;
 use crate::mmu;
@@ -58,12 +59,13 @@ fn named<V: Backend>(vm: &VmCore<V>, id: u32) -> Result<(Slot, Arc<DirtyLog>)> {
     if vm.base.rings.as_ref().is_some() {
         return Err(ENXIO);
     }
-    if id >> 16 != 0 || id >= super::caps::USER_SLOTS {
+    // CAST: the halves.
+    let (space, id) = ((id >> 16) as u16, id as u16);
+    if space >= Space::COUNT || u32::from(id) >= super::caps::USER_SLOTS {
         return Err(EINVAL);
     }
-    let set = vm.base.slots.read();
-    // CAST: checked above.
-    let slot = set.by_id(id as u16).ok_or(ENOENT)?.clone();
+    let set = vm.base.slots.space(Space::of(space));
+    let slot = set.by_id(id).ok_or(ENOENT)?.clone();
     let log = slot.dirty().ok_or(ENOENT)?.clone();
     Ok((slot, log))
 }

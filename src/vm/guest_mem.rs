@@ -5,6 +5,7 @@
 
 use super::memslot::hva;
 use super::memslot::SlotSet;
+use super::memslot::Space;
 use super::VmBase;
 use crate::host_caps;
 use host::uaccess;
@@ -79,7 +80,12 @@ impl GuestMem for Memory<'_> {
 impl VmBase {
     /// Reads guest memory. EFAULT where there is none.
     pub(crate) fn read_guest(&self, gpa: Gpa, buf: &mut [u8]) -> Result {
-        let set = self.slots.read();
+        self.read_space(Space::Normal, gpa, buf)
+    }
+
+    /// Reads guest memory of an address space. EFAULT where there is none.
+    pub(crate) fn read_space(&self, space: Space, gpa: Gpa, buf: &mut [u8]) -> Result {
+        let set = self.slots.space(space);
         let mut at = gpa;
         let mut rest = buf;
         while !rest.is_empty() {
@@ -95,7 +101,13 @@ impl VmBase {
 
     /// Writes guest memory and marks it dirty. EFAULT where there is none, or only for reading.
     pub(crate) fn write_guest(&self, gpa: Gpa, data: &[u8]) -> Result {
-        let set = self.slots.read();
+        self.write_space(Space::Normal, gpa, data)
+    }
+
+    /// Writes guest memory of an address space and marks it dirty. EFAULT where there is none, or
+    /// only for reading.
+    pub(crate) fn write_space(&self, space: Space, gpa: Gpa, data: &[u8]) -> Result {
+        let set = self.slots.space(space);
         let mut at = gpa;
         let mut rest = data;
         while !rest.is_empty() {
@@ -112,7 +124,7 @@ impl VmBase {
 
     /// Can the four bytes at `gpa` be written?
     pub(crate) fn has_guest_word(&self, gpa: Gpa) -> bool {
-        let set = self.slots.read();
+        let set = self.slots.space(Space::Normal);
         let ends = [Some(gpa), gpa.0.checked_add(3).map(Gpa)];
         ends.iter()
             .all(|at| at.is_some_and(|at| hva(&set, at.gfn(), true).is_some()))
@@ -132,8 +144,14 @@ impl VmBase {
 
     /// Replaces bytes of guest memory, all in one page, if they are `old`, in one atomic step;
     /// false if they are not. EINVAL if there is no such step for that length and place.
-    pub(crate) fn cmpxchg_guest(&self, gpa: Gpa, old: &[u8], new: &[u8]) -> Result<bool> {
-        let set = self.slots.read();
+    pub(crate) fn cmpxchg_space(
+        &self,
+        space: Space,
+        gpa: Gpa,
+        old: &[u8],
+        new: &[u8],
+    ) -> Result<bool> {
+        let set = self.slots.space(space);
         let (hva, slot) = hva(&set, gpa.gfn(), true).ok_or(EFAULT)?;
         let hva = hva.wrapping_add(gpa.offset());
         let done = match (old, new) {

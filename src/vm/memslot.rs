@@ -65,6 +65,11 @@ impl slots::Place for Slot {
 }
 
 impl Slot {
+    /// Its address space.
+    pub(crate) fn space(&self) -> Space {
+        Space::of(self.place.space)
+    }
+
     /// May the guest not write to it?
     pub(crate) fn readonly(&self) -> bool {
         self.flags & abi::KVM_MEM_READONLY != 0
@@ -139,11 +144,39 @@ impl slots::Storage for Shared {
 /// An immutable set of slots.
 pub(crate) type SlotSet = slots::SlotSet<Slot, Shared>;
 
+/// An address space of a VM: what guest-physical addresses mean to a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Space {
+    /// Outside of system management mode.
+    Normal,
+    /// In system management mode.
+    Smm,
+}
+
+impl Space {
+    /// How many there are, as the answer of KVM_CAP_MULTI_ADDRESS_SPACE.
+    pub(crate) const COUNT: u16 = 2;
+
+    /// Both.
+    pub(crate) const ALL: [Self; 2] = [Self::Normal, Self::Smm];
+
+    /// By its number in the ABI.
+    #[inline]
+    pub(crate) fn of(number: u16) -> Self {
+        if number == 0 {
+            Self::Normal
+        } else {
+            Self::Smm
+        }
+    }
+}
+
 /// The slots of a VM.
 #[pin_data]
 pub(crate) struct Slots {
-    set: SrcuBox<SlotSet>,
-    /// How often the set was replaced.
+    normal: SrcuBox<SlotSet>,
+    smm: SrcuBox<SlotSet>,
+    /// How often a set was replaced.
     generation: AtomicU64,
     /// Slots that are logged.
     logged: AtomicU64,
@@ -156,10 +189,8 @@ impl Slots {
     /// No slots.
     pub(crate) fn new(domain: Arc<SrcuDomain>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
-            set: SrcuBox::new(
-                domain,
-                KBox::new(SlotSet::new(), GFP_KERNEL_ACCOUNT)?,
-            ),
+            normal: SrcuBox::new(domain.clone(), KBox::new(SlotSet::new(), GFP_KERNEL_ACCOUNT)?),
+            smm: SrcuBox::new(domain, KBox::new(SlotSet::new(), GFP_KERNEL_ACCOUNT)?),
             generation: AtomicU64::new(0),
             logged: AtomicU64::new(0),
             lock <- new_mutex!((), "kvm->slots_lock"),
@@ -171,10 +202,18 @@ impl Slots {
         self.lock.lock()
     }
 
-    /// The slots now, for as long as the answer is kept.
     #[inline]
-    pub(crate) fn read(&self) -> SrcuRef<'_, SlotSet> {
-        self.set.read()
+    fn of(&self, space: Space) -> &SrcuBox<SlotSet> {
+        match space {
+            Space::Normal => &self.normal,
+            Space::Smm => &self.smm,
+        }
+    }
+
+    /// The slots of an address space now, for as long as the answer is kept.
+    #[inline]
+    pub(crate) fn space(&self, space: Space) -> SrcuRef<'_, SlotSet> {
+        self.of(space).read()
     }
 
     /// Changes with every change of the slots. Taken before looking at them, it tells later whether
@@ -196,9 +235,11 @@ impl Slots {
     }
 
     /// Calls `f` with the guest pages that the user addresses `start .. end` back.
-    pub(crate) fn for_each_in_hva(&self, start: Hva, end: Hva, mut f: impl FnMut(Gfn, Gfn)) {
-        let set = self.read();
-        set.in_hva_range(start, end, |_, first, last| f(first, last));
+    pub(crate) fn for_each_in_hva(&self, start: Hva, end: Hva, mut f: impl FnMut(Space, Gfn, Gfn)) {
+        for space in Space::ALL {
+            let set = self.space(space);
+            set.in_hva_range(start, end, |_, first, last| f(space, first, last));
+        }
     }
 }
 
@@ -218,7 +259,7 @@ fn limits() -> Limits {
     Limits {
         // CAST: a number below 2^16.
         user_slots: USER_SLOTS as u16,
-        spaces: 1,
+        spaces: Space::COUNT,
         flags: abi::KVM_MEM_LOG_DIRTY_PAGES | abi::KVM_MEM_READONLY,
         last_gfn: Gfn(1u64.wrapping_shl(gfn_bits).wrapping_sub(1)),
         hva_end: USER_END,
@@ -248,9 +289,10 @@ pub(crate) fn set_region<V: Backend>(
     let limits = limits();
     request.validate(&limits).map_err(refused)?;
     let slots = &vm.base.slots;
+    let space = Space::of(request.space());
     let _lock = slots.lock.lock();
     let (change, log) = {
-        let set = slots.read();
+        let set = slots.space(space);
         let log = set.by_id(request.id()).and_then(|s| s.dirty.clone());
         (request.change(&set, &limits).map_err(refused)?, log)
     };
@@ -260,29 +302,29 @@ pub(crate) fn set_region<V: Backend>(
             let new = with_log(vm, new, None)?;
             let logged = new.logging();
             // Two statements: the first leaves the read side that the second waits for.
-            let set = prepare(slots.read().with(new))?;
-            swap(vm, set);
+            let set = prepare(slots.space(space).with(new))?;
+            swap(vm, space, set);
             slots.count_logged(false, logged);
         }
         // What comes after is made before the old slot goes: from then on nothing may fail.
         Change::Delete(old) => {
-            let after = prepare(slots.read().without(old.id))?;
+            let after = prepare(slots.space(space).without(old.id))?;
             withdraw(vm, old, log)?;
-            swap(vm, after);
+            swap(vm, space, after);
             slots.count_logged(is_logged(&old), false);
         }
         Change::Move { old, new } => {
             let new = with_log(vm, new, None)?;
             let logged = new.logging();
-            let after = prepare(slots.read().with(new))?;
+            let after = prepare(slots.space(space).with(new))?;
             withdraw(vm, old, log)?;
-            swap(vm, after);
+            swap(vm, space, after);
             slots.count_logged(is_logged(&old), logged);
         }
         Change::Flags { old, new } => {
             let new = with_log(vm, new, log)?;
-            let set = prepare(slots.read().with(new.clone()))?;
-            swap(vm, set);
+            let set = prepare(slots.space(space).with(new.clone()))?;
+            swap(vm, space, set);
             slots.count_logged(is_logged(&old), new.logging());
             if new.logging() {
                 mmu::log::switched(vm);
@@ -324,9 +366,9 @@ fn prepare(new: Result<SlotSet, NoMemory>) -> Result<KBox<SlotSet>> {
 
 /// Publishes a set. It is not swapped while the host invalidates a range: both ends of the
 /// invalidation must see the same slots.
-fn swap<V: Backend>(vm: &VmCore<V>, new: KBox<SlotSet>) {
+fn swap<V: Backend>(vm: &VmCore<V>, space: Space, new: KBox<SlotSet>) {
     let slots = &vm.base.slots;
-    let old = vm.mmu.when_quiet(|| slots.set.publish(new));
+    let old = vm.mmu.when_quiet(|| slots.of(space).publish(new));
     slots.generation.fetch_add(1, Ordering::Release);
     drop(old.wait());
 }
@@ -342,9 +384,10 @@ fn withdraw<V: Backend>(
         ..place
     };
     let gone = Slot { place, dirty };
-    let set = prepare(vm.base.slots.read().with(gone))?;
-    swap(vm, set);
-    mmu::zap::zap_range(vm, place.base, place.end(), true);
+    let space = Space::of(place.space);
+    let after = prepare(vm.base.slots.space(space).with(gone))?;
+    swap(vm, space, after);
+    mmu::zap::zap_range(vm, space, place.base, place.end(), true);
     Ok(())
 }
 
@@ -363,13 +406,13 @@ pub(crate) fn add_private<V: Backend>(vm: &VmCore<V>, gfn: Gfn, pages: u64, hva:
         invalid: false,
     };
     let set = {
-        let old = slots.read();
+        let old = slots.space(Space::Normal);
         if old.overlaps(place.base, place.end(), place.id) {
             return Err(EEXIST);
         }
         prepare(old.with(Slot { place, dirty: None }))?
     };
-    swap(vm, set);
+    swap(vm, Space::Normal, set);
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //! scheduler's hook. What other threads write on behalf of a VM is in no ring, as in-tree.
 
 use super::memslot::Slot;
+use super::memslot::Space;
 use super::VmBase;
 use super::VmCore;
 use crate::backend::Backend;
@@ -230,12 +231,19 @@ pub(crate) fn reset<V: Backend>(vm: &VmCore<V>) -> Result<isize> {
 }
 
 fn reset_some<V: Backend>(vm: &VmCore<V>, r: &VcpuRing) -> u32 {
-    let slots = vm.base.slots.read();
+    let normal = vm.base.slots.space(Space::Normal);
+    let smm = vm.base.slots.space(Space::Smm);
     let g = vm.mmu.read();
-    let mut stale = Flush::None;
+    let (mut stale, mut stale_smm) = (Flush::None, Flush::None);
     let n = r.ring.reset(&r.pages, BATCH, |slot, offset, mask| {
         // User space may have written anything there.
-        let Some(s) = u16::try_from(slot).ok().and_then(|id| slots.by_id(id)) else {
+        // CAST: the halves.
+        let (space, id) = (Space::of((slot >> 16) as u16), slot as u16);
+        let (slots, stale) = match space {
+            Space::Normal => (&normal, &mut stale),
+            Space::Smm => (&smm, &mut stale_smm),
+        };
+        let Some(s) = slots.by_id(id) else {
             return;
         };
         let highest = u64::from(63u32.wrapping_sub(mask.leading_zeros()));
@@ -244,11 +252,14 @@ fn reset_some<V: Backend>(vm: &VmCore<V>, r: &VcpuRing) -> u32 {
             .is_some_and(|last| last < s.pages)
         {
             let base = s.base.wrapping_add(offset);
-            stale = stale.join(g.root.clean(base, mask, mmu::log::mode::<V>()));
+            let root = g.root(space);
+            *stale = stale.join(root.clean(base, mask, mmu::log::mode::<V>()));
         }
     });
-    if stale.is_needed() {
-        g.root.flush();
+    for (space, stale) in [(Space::Normal, stale), (Space::Smm, stale_smm)] {
+        if stale.is_needed() {
+            g.root(space).flush();
+        }
     }
     n
 }

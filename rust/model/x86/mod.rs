@@ -9,5 +9,6 @@ pub mod exception;
 pub mod msi;
 pub mod msr;
 pub mod paging;
+pub mod smram;
 pub mod state;
 pub mod xsave;
