@@ -300,11 +300,24 @@ pub(crate) fn queue<V: Backend>(cx: &mut Cx<'_, '_, V>, irq: u32) -> Result {
     Ok(())
 }
 
+/// Tells the local APIC how its ids are exchanged: user space may decide that after the vCPU was made.
+fn update_ids<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let ids32 = cx.vm.base.caps.x2apic_32bit_ids();
+    if let Some(apic) = &mut cx.st.apic {
+        let mut cfg = *apic.config();
+        if cfg.ids32 != ids32 {
+            cfg.ids32 = ids32;
+            apic.configure(cfg);
+        }
+    }
+}
+
 /// KVM_GET_LAPIC. EINVAL without a local APIC in the kernel.
 pub(crate) fn get_lapic<V: Backend>(cx: &mut Cx<'_, '_, V>, arg: usize) -> Result {
     let now = cx.now();
     let shared = cx.vcpu.shared.clone();
     let mut image = KBox::new(model::abi::KvmLapicState::zeroed(), GFP_KERNEL_ACCOUNT)?;
+    update_ids(cx);
     let apic = cx.st.apic.as_mut().ok_or(EINVAL)?;
     let e = apic.save(&mut image.regs, &shared.pending, now);
     cx.apply(&e);
@@ -317,6 +330,7 @@ pub(crate) fn set_lapic<V: Backend>(cx: &mut Cx<'_, '_, V>, arg: usize) -> Resul
     let shared = cx.vcpu.shared.clone();
     let bytes = host::uaccess::read_user_vec::<u8>(arg, model::irqchip::lapic::STATE_SIZE)?;
     let image = bytes.first_chunk().ok_or(EFAULT)?;
+    update_ids(cx);
     let apic = cx.st.apic.as_mut().ok_or(EINVAL)?;
     let e = apic
         .restore(image, &shared.pending, now)
