@@ -64,6 +64,15 @@ impl<V: Backend> Cx<'_, '_, V> {
         self.apic_offset(gpa).is_some()
     }
 
+    /// Is the local APIC at this address, but switched off or reached by MSRs only?
+    fn is_hole(&self, gpa: Gpa) -> bool {
+        // KVM: nothing is there then; a quirk lets it read as ones and swallow writes.
+        let quirk = abi::KVM_X86_QUIRK_LAPIC_MMIO_HOLE;
+        self.st.apic.as_ref().is_some_and(|a| {
+            gpa.0.wrapping_sub(a.window()) < APIC_WINDOW && a.mode() != Mode::XApic
+        }) && self.vm.base.caps.quirk(quirk)
+    }
+
     /// Where in the window of this vCPU's local APIC the address is.
     fn apic_offset(&self, gpa: Gpa) -> Option<u32> {
         let a = self.st.apic.as_ref()?;
@@ -90,6 +99,10 @@ pub(crate) fn read<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, buf: &mut [u8])
         }
         return true;
     }
+    if cx.is_hole(gpa) {
+        buf.fill(0xff);
+        return true;
+    }
     chips::mmio_read(&cx.vm.base, gpa.0, buf)
 }
 
@@ -104,7 +117,9 @@ pub(crate) fn write<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, data: &[u8]) -
         }
         return true;
     }
-    chips::mmio_write(&cx.vm.base, gpa.0, data) || cx.vm.base.bus.mmio_write(gpa.0, data)
+    cx.is_hole(gpa)
+        || chips::mmio_write(&cx.vm.base, gpa.0, data)
+        || cx.vm.base.bus.mmio_write(gpa.0, data)
 }
 
 impl<V: Backend> Cx<'_, '_, V> {

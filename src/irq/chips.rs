@@ -209,30 +209,33 @@ pub(crate) fn acknowledge_pic(vm: &VmBase) -> Option<u8> {
 
 /// A port write; false if no chip has the port.
 pub(crate) fn port_write(vm: &VmBase, port: u16, data: &[u8]) -> bool {
-    if !may_have_port(vm, port) {
+    if !may_have_ports(vm, port, data.len()) {
         return false;
     }
     let pic = is_pic_port(port);
     match data {
         &[value] if pic => with(vm, |c, w| c.pic.write(port, value, &mut w.pic)) == Some(true),
         _ if !pic && !pit::has_port(vm, port) => false,
-        &[value] => pit::port_write(vm, port, value),
-        // KVM: wider accesses are swallowed.
+        // KVM: the PIT takes the first byte of a wider access, the PICs swallow it.
+        &[value, ..] if !pic => pit::port_write(vm, port, value),
         _ => true,
     }
 }
 
 /// A port read; false if no chip has the port.
 pub(crate) fn port_read(vm: &VmBase, port: u16, data: &mut [u8]) -> bool {
-    if !may_have_port(vm, port) {
+    if !may_have_ports(vm, port, data.len()) {
         return false;
     }
     let pic = is_pic_port(port);
     let (v, to) = match data {
         [to] if pic => (with(vm, |c, w| c.pic.read(port, &mut w.pic)).flatten(), to),
         _ if !pic && !pit::has_port(vm, port) => return false,
-        [to] => (pit::port_read(vm, port), to),
-        // KVM: wider ones read 0.
+        // KVM: a wider access to the PIT reads a byte, one to the PICs 0.
+        [to, rest @ ..] if !pic => {
+            rest.fill(0);
+            (pit::port_read(vm, port), to)
+        }
         wide => {
             wide.fill(0);
             return true;
@@ -245,6 +248,14 @@ pub(crate) fn port_read(vm: &VmBase, port: u16, data: &mut [u8]) -> bool {
         }
         None => false,
     }
+}
+
+/// Could a chip have all ports of an access? No two chips are neighbours.
+#[inline]
+fn may_have_ports(vm: &VmBase, port: u16, len: usize) -> bool {
+    // CAST: at most 4.
+    let last = port.wrapping_add(len as u16).wrapping_sub(1);
+    may_have_port(vm, port) && (last == port || may_have_port(vm, last))
 }
 
 /// Could a chip have this port? All but the two edge registers are below 0x100.

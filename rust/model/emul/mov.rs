@@ -134,6 +134,12 @@ impl Ctx<'_> {
         let mut flags = self.s.rflags;
         sub(size, acc, old, false, &mut flags);
         if acc != old {
+            // The destination is written in any case.
+            if let Place::Mem(at) = place {
+                if !self.swap_if(at, size, old, old)? {
+                    return Err(self.lost_race());
+                }
+            }
             self.set_reg(0, size, old);
         } else {
             match place {
@@ -180,6 +186,8 @@ impl Ctx<'_> {
             let new = join(reg(self, gpr::RBX), reg(self, gpr::RCX), half).to_le_bytes();
             self.swap_wide(at, len, &old, &new, access)?;
         } else {
+            // The destination is written in any case.
+            self.swap_wide(at, len, &old, &old, access)?;
             self.set_gpr(gpr::RAX, low);
             self.set_gpr(gpr::RDX, high);
         }
