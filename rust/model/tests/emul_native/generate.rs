@@ -235,6 +235,8 @@ pub fn templates() -> Vec<Template> {
         t(&[0xf8], Plain, false, 0, NONE),
         t(&[0xf9], Plain, false, 0, NONE),
         t(&[0xfc], Plain, false, 0, NONE),
+        t(&[0xfd], Plain, false, 0, NONE),
+        t(&[0x9d], Plain, false, 0, NONE),
         t(&[0xd7], Plain, false, 0, NONE),
         l(&[0x0f, 0xb0], Rm, true, 0, NONE),
         l(&[0x0f, 0xb1], Rm, false, 0, NONE),
@@ -512,8 +514,14 @@ pub fn generate(t: &Template, rng: &mut Rng, mem: u64) -> Option<Case> {
         undef,
         skip,
         branch: false,
-        patch: None,
+        patch: popped(t, rng),
     })
+}
+
+/// What lies on the stack for POPF: flags that do not stop the test.
+pub fn popped(t: &Template, rng: &mut Rng) -> Option<(usize, u64)> {
+    let flags = rng.next() & (ALL | rflags::DF) | rflags::FIXED;
+    (t.op == [0x9d]).then_some((MID as usize, flags))
 }
 
 /// Which flags are undefined afterwards, and whether the destination is: a matter of the count for

@@ -2,7 +2,9 @@
 
 //! Instructions of 32-bit and 16-bit code.
 
-use crate::generate::{self, is_string, name, t, undefined, Case, Form, Rng, Template, Undef};
+use crate::generate::{
+    self, is_string, name, popped, t, undefined, Case, Form, Rng, Template, Undef,
+};
 use crate::generate::{AF, ALL, CF, MID, NONE, OF, PF, SF, ZF};
 use crate::machine::Mode;
 use model::x86::ctrl::rflags;
@@ -256,6 +258,6 @@ pub fn generate(t: &Template, rng: &mut Rng, mode: Mode, mem: u64) -> Option<Cas
         undef,
         skip,
         branch: false,
-        patch: None,
+        patch: popped(t, rng),
     })
 }
