@@ -15,6 +15,7 @@
 #include <linux/rcuwait.h>
 #include <linux/spinlock_types.h>
 #include <linux/syscore_ops.h>
+#include <linux/tracepoint-defs.h>
 #include <linux/types.h>
 #include <linux/user-return-notifier.h>
 #include <linux/wait.h>
@@ -224,6 +225,41 @@ int kvmrs_gtod_start(void (*changed)(bool tsc, bool stepped));
 void kvmrs_gtod_stop(void);
 /* A consistent copy of the last state. */
 void kvmrs_gtod_read(struct kvmrs_gtod *out);
+
+/* ---- tracepoints (shim/trace.c) ---- */
+
+/* What kvm_exit records. */
+struct kvmrs_trace_exit {
+	u64 reason;
+	u64 rip;
+	u64 info1;
+	u64 info2;
+	u32 intr_info;
+	u32 error_code;
+	u32 vcpu_id;
+	bool svm;
+};
+extern struct tracepoint __tracepoint_kvm_entry;
+extern struct tracepoint __tracepoint_kvm_exit;
+extern struct tracepoint __tracepoint_kvm_pio;
+extern struct tracepoint __tracepoint_kvm_mmio;
+extern struct tracepoint __tracepoint_kvm_msr;
+extern struct tracepoint __tracepoint_kvm_cpuid;
+extern struct tracepoint __tracepoint_kvm_inj_virq;
+extern struct tracepoint __tracepoint_kvm_page_fault;
+extern struct tracepoint __tracepoint_kvm_set_irq;
+extern struct tracepoint __tracepoint_kvm_msi_set_irq;
+/* Each records one event; to be called while the tracepoint is on. */
+void kvmrs_trace_entry(u32 vcpu_id, u64 rip);
+void kvmrs_trace_exit(const struct kvmrs_trace_exit *x);
+void kvmrs_trace_pio(bool write, u32 port, u32 size, u32 count, u32 val);
+void kvmrs_trace_mmio(u32 type, u32 len, u64 gpa, u64 val);
+void kvmrs_trace_msr(bool write, u32 index, u64 value, bool fault);
+void kvmrs_trace_cpuid(u32 leaf, u32 subleaf, const u32 *regs);
+void kvmrs_trace_inj_virq(u32 vector, bool soft, bool again);
+void kvmrs_trace_page_fault(u32 vcpu_id, u64 rip, u64 gpa, u64 error_code);
+void kvmrs_trace_set_irq(u32 gsi, int level);
+void kvmrs_trace_msi(u64 address, u64 data);
 
 /* ---- parameters (shim/params.c) ---- */
 

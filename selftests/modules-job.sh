@@ -107,6 +107,11 @@ check "an unknown parameter is ignored" loaded $name
 check "with the kernel's warning" [ "$(lines "unknown parameter 'no_such_parameter' ignored")" = 1 ]
 rmmod $name
 
+# The fields of our tracepoints, and of those of the in-tree module that have the same names.
+T=/sys/kernel/tracing/events/kvm
+ours='kvm_cpuid kvm_entry kvm_exit kvm_inj_virq kvm_mmio kvm_msi_set_irq kvm_msr kvm_page_fault kvm_pio kvm_set_irq'
+fields() { for e in $ours; do echo "$e"; grep -E 'field:(unsigned|int|u|bool|_)' $T/$e/format | grep -v common_; done; }
+
 # The same names, types and permissions as in-tree.
 if [ -x /usr/sbin/modinfo ] || [ -x /sbin/modinfo ]; then
 	load $thin
@@ -116,8 +121,11 @@ if [ -x /usr/sbin/modinfo ] || [ -x /sbin/modinfo ]; then
 	modprobe $name
 	for f in "$P"/*; do stat -c '%a %n' "$f"; done | sed "s|$P/||" | sort >/tmp/theirs
 	for f in /sys/module/kvm/parameters/*; do stat -c '%a %n' "$f"; done | sort >/tmp/theirs.kvm
+	fields >/tmp/theirs.trace
 	modprobe -r $name
 	load kvm
+	fields >/tmp/ours.trace
+	check "the fields of $(grep -c ^kvm /tmp/ours.trace) tracepoints are the in-tree ones" diff /tmp/theirs.trace /tmp/ours.trace
 	check "the parameters of $thin are the in-tree ones" diff /tmp/theirs /tmp/ours
 	for f in /sys/module/kvm/parameters/*; do stat -c '%a %n' "$f"; done | grep -v /checked | sort >/tmp/ours.kvm
 	check "the parameters of kvm are the in-tree ones, and checked" diff /tmp/theirs.kvm /tmp/ours.kvm
@@ -134,6 +142,13 @@ if [ -x /usr/bin/python3 ]; then
 	refused "rmmod kvm while a VM lives" 'in use|busy|temporarily unavailable' rmmod kvm
 	exec 3>&-
 	wait
+	echo 1 >$T/enable
+	(echo; sleep 1) | python3 $M/selftests/tiny_guest.py loop any >/dev/null
+	echo 0 >$T/enable
+	for e in kvm_entry kvm_exit kvm_page_fault; do
+		check "$e is traced" grep -q " $e: " /sys/kernel/tracing/trace
+	done
+	check "an exit has its reason" grep -q 'kvm_exit: vcpu 0 reason [a-zA-Z]' /sys/kernel/tracing/trace
 	load $thin vgif=0 && rmmod $name
 	check "once the VM is gone parameters change again" vm_works
 else

@@ -45,6 +45,7 @@ pub mod run_page;
 pub mod srcu_box;
 pub mod task;
 pub mod timer;
+pub mod trace;
 pub mod uaccess;
 pub mod uret;
 pub mod wait;

@@ -97,17 +97,21 @@ pub(crate) fn read<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, buf: &mut [u8])
             a.mmio_read(off, buf, now);
             report_tpr(cx, off, false);
         }
+        host::trace::mmio(false, gpa.0, buf, true);
         return true;
     }
     if cx.is_hole(gpa) {
         buf.fill(0xff);
         return true;
     }
-    chips::mmio_read(&cx.vm.base, gpa.0, buf)
+    let done = chips::mmio_read(&cx.vm.base, gpa.0, buf);
+    host::trace::mmio(false, gpa.0, buf, done);
+    done
 }
 
 /// Writes a device in the kernel; false if there is none.
 pub(crate) fn write<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa, data: &[u8]) -> bool {
+    host::trace::mmio(true, gpa.0, data, true);
     if let Some(off) = cx.apic_offset(gpa) {
         let now = cx.now_for(off);
         if let Some(a) = &mut cx.st.apic {
@@ -126,6 +130,9 @@ impl<V: Backend> Cx<'_, '_, V> {
     /// Writes a port of a device in the kernel; false if there is none.
     #[inline]
     pub(crate) fn port_write(&mut self, port: u16, data: &[u8]) -> bool {
+        let value = data.iter().rev().fold(0u32, |v, &b| v << 8 | u32::from(b));
+        // CAST: at most four bytes.
+        host::trace::pio(true, port, data.len() as u8, 1, value);
         chips::port_write(&self.vm.base, port, data)
             || self.vm.base.bus.port_write(u64::from(port), data)
     }
@@ -133,7 +140,11 @@ impl<V: Backend> Cx<'_, '_, V> {
     /// Reads a port of a device in the kernel; false if there is none.
     #[inline]
     pub(crate) fn port_read(&mut self, port: u16, data: &mut [u8]) -> bool {
-        chips::port_read(&self.vm.base, port, data)
+        let done = chips::port_read(&self.vm.base, port, data);
+        let value = data.iter().rev().fold(0u32, |v, &b| v << 8 | u32::from(b));
+        // CAST: at most four bytes.
+        host::trace::pio(false, port, data.len() as u8, 1, value);
+        done
     }
 
     /// Is the port a device's in the kernel?

@@ -23,6 +23,7 @@ pub(crate) fn rdmsr<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let index = V::regs(cx.l).gpr[gpr::RCX] as u32;
     match msr::guest_get(cx, index) {
         Ok(v) => {
+            host::trace::msr(false, index, Some(v));
             set_result(cx, v);
             fetch::skip(cx)
         }
@@ -38,7 +39,10 @@ pub(crate) fn wrmsr<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let index = r[gpr::RCX] as u32;
     let v = r[gpr::RDX] << 32 | r[gpr::RAX] & 0xffff_ffff;
     match msr::guest_set(cx, index, v) {
-        Ok(()) => fetch::skip(cx),
+        Ok(()) => {
+            host::trace::msr(true, index, Some(v));
+            fetch::skip(cx)
+        }
         Err(e) => refused(cx, e, index, Some(v)),
     }
 }
@@ -64,6 +68,7 @@ fn refused<V: Backend>(
         MsrError::Filtered => abi::KVM_MSR_EXIT_REASON_FILTER,
     };
     if cx.vm.base.caps.user_msr() & reason == 0 {
+        host::trace::msr(write.is_some(), index, None);
         return raise(cx, Exception::gp0());
     }
     cx.st.pending = match write {

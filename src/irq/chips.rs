@@ -147,6 +147,7 @@ pub(super) fn set_gsi(
     level: bool,
     want_status: bool,
 ) -> i32 {
+    host::trace::set_irq(gsi, level);
     let routes = vm.irq.routes.read();
     let mut total = LineStatus::Ignored.value();
     for r in routes.table().lookup(gsi) {
@@ -157,6 +158,7 @@ pub(super) fn set_gsi(
             }
             Route::IoApic(pin) => set_ioapic(vm, source, pin, level, want_status),
             Route::Msi { msi, .. } if level => {
+                host::trace::msi(msi.address_lo, msi.address_hi, msi.data);
                 deliver::message(vm, &msi.decode(vm.caps.x2apic_32bit_ids()))
             }
             Route::Msi { .. } => LineStatus::Ignored.value(),

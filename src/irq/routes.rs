@@ -91,6 +91,7 @@ pub(crate) fn signal_msi(vm: &VmBase, m: &abi::KvmMsi) -> Result<isize> {
     if !msi.is_valid(ids32) {
         return Err(EINVAL);
     }
+    host::trace::msi(msi.address_lo, msi.address_hi, msi.data);
     // KVM: the count of KVM_IRQ_LINE_STATUS, with "ignored" reported as blocked.
     Ok(deliver::message(vm, &msi.decode(ids32)).max(0) as isize)
 }

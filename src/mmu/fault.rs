@@ -52,6 +52,12 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flo
         x: f.fetch,
     };
     cx.count(VcpuStat::PfTaken);
+    // As in a page fault's error code (`SDM: vol 3, 4.7`).
+    let code = u64::from(f.present)
+        | u64::from(f.write) << 1
+        | u64::from(f.reserved) << 3
+        | u64::from(f.fetch) << 4;
+    host::trace::page_fault(cx.vcpu.shared.id, || V::rip(cx.l), f.gpa.0, code);
     if f.present && !f.reserved && fast(cx, gfn, want) {
         return Continue(());
     }

@@ -107,6 +107,7 @@ pub(crate) fn execute<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     // CAST: CPUID looks at the low halves.
     let (leaf, subleaf) = (regs.gpr[gpr::RAX] as u32, regs.gpr[gpr::RCX] as u32);
     let [a, b, c, d] = cx.st.cpuid.lookup(leaf, subleaf);
+    host::trace::cpuid(leaf, subleaf, [a, b, c, d]);
     let regs = V::regs_mut(cx.l);
     regs.gpr[gpr::RAX] = u64::from(a);
     regs.gpr[gpr::RBX] = u64::from(b);

@@ -247,6 +247,7 @@ fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     }
     if cx.interrupts_allowed() {
         if let Some(vector) = cx.take_interrupt() {
+            host::trace::inject(vector);
             cx.st.events.injected = Some(Event::interrupt(vector));
         }
     }

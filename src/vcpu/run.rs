@@ -19,6 +19,7 @@ use core::ops::ControlFlow;
 use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use core::sync::atomic::Ordering;
+use host::hwvirt::X86Virt;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::run as at;
@@ -148,8 +149,25 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         take_written(cx);
     }
     cx.count(VcpuStat::Exits);
+    host::trace::exit(|| exit_seen(cx));
     event::after_exit(cx);
     exit::handle(cx)
+}
+
+/// What the tracepoint of an exit shows.
+#[inline(never)]
+fn exit_seen<V: Backend>(cx: &Cx<'_, '_, V>) -> host::trace::Exit {
+    let raw = V::raw_exit(cx.l);
+    host::trace::Exit {
+        reason: raw.reason,
+        rip: V::rip(cx.l),
+        info1: raw.info1,
+        info2: raw.info2,
+        intr_info: raw.intr_info,
+        error_code: raw.error_code,
+        vcpu_id: cx.vcpu.shared.id,
+        svm: V::EXTENSION == X86Virt::Svm,
+    }
 }
 
 /// Something is in the mailbox.
@@ -176,6 +194,7 @@ fn enter<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
             shared.pending.leave();
             return false;
         }
+        host::trace::entry(shared.id, || V::rip(l));
         V::enter(l, irqs);
         shared.pending.leave();
         true
