@@ -206,14 +206,21 @@ fn free() -> Result<u64> {
     Ok(last)
 }
 
+/// Free pages, those on the lists of each CPU included, in bytes.
 fn mem_free() -> Result<u64> {
+    let zones = std::fs::read_to_string("/proc/zoneinfo")?;
+    let listed: u64 = zones
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("count:"))
+        .filter_map(|n| n.trim().parse::<u64>().ok())
+        .sum();
     let text = std::fs::read_to_string("/proc/meminfo")?;
     let kib = text
         .lines()
         .find_map(|l| l.strip_prefix("MemFree:"))
         .and_then(|l| l.trim().strip_suffix(" kB"))
         .ok_or("no MemFree")?;
-    Ok(kib.trim().parse::<u64>()? * 1024)
+    Ok(kib.trim().parse::<u64>()? * 1024 + listed * 4096)
 }
 
 /// Kernel memory of VMs with interrupt controllers, and of vCPUs that have not run.
