@@ -15,6 +15,8 @@ use crate::vcpu::Cx;
 use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::addr::PAGE_SIZE;
+use model::emul::decode::Insn;
+use model::emul::decode::Map;
 use model::emul::plain::Plain;
 use model::exit::NestedFault;
 use model::stats::VcpuStat;
@@ -30,6 +32,17 @@ pub(crate) struct Moved {
     rip: u64,
     /// RIP behind it.
     next: u64,
+}
+
+/// The register and the displacement whose sum is the address of the operand, where it is no more
+/// than that.
+fn place(insn: &Insn) -> Option<(u8, u64)> {
+    let offset_only = insn.map == Map::One && insn.opcode & 0xfc == 0xa0;
+    let relative = insn.modrm & 7 == 5 && insn.md() == 0;
+    let plain = insn.addr_size == 8 && insn.sib.is_none() && insn.seg.is_none();
+    // CAST: sign-extended.
+    let disp = i64::from(insn.disp) as u64;
+    (plain && !offset_only && !relative).then_some((insn.rm(), disp))
 }
 
 /// Carries out the instruction that met with `f`, an address without memory, if it is a plain move.
@@ -53,9 +66,17 @@ pub(crate) fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Opt
     }
     let insn = cx.instruction()?;
     let (plain, len) = (Plain::of(insn)?, insn.len);
+    let place = place(insn);
     let n = usize::from(plain.size);
     if plain.writes() != f.write || f.gpa.offset().wrapping_add(n as u64) > PAGE_SIZE {
         return None;
+    }
+    if f.gpa.offset() == 0 && n > 1 {
+        // The first byte of a page, or the second half of an operand that began in the page before.
+        let (base, disp) = place?;
+        if cx.gpr(base).wrapping_add(disp) & (PAGE_SIZE - 1) != 0 {
+            return None;
+        }
     }
     let next = V::rip(cx.l).wrapping_add(u64::from(len));
     let mut data = [0u8; 8];
