@@ -119,10 +119,10 @@ TRACE_EVENT(kvm_mmio,
 );
 
 TRACE_EVENT(kvm_msr,
-	TP_PROTO(unsigned int write, u32 ecx, u64 data, bool exception),
+	TP_PROTO(unsigned write, u32 ecx, u64 data, bool exception),
 	TP_ARGS(write, ecx, data, exception),
 	TP_STRUCT__entry(
-		__field(unsigned int, write)
+		__field(unsigned, write)
 		__field(u32, ecx)
 		__field(u64, data)
 		__field(u8, exception)
@@ -223,8 +223,8 @@ TRACE_EVENT(kvm_msi_set_irq,
 	TP_PROTO(u64 address, u64 data),
 	TP_ARGS(address, data),
 	TP_STRUCT__entry(
-		__field(u64, address)
-		__field(u64, data)
+		__field(__u64, address)
+		__field(__u64, data)
 	),
 	TP_fast_assign(
 		__entry->address = address;
