@@ -14,7 +14,10 @@
 //!
 //! [`notifier`](crate::notifier) opens and closes invalidations under the lock for writing, so a
 //! mapping is either made before an invalidation opens, and then the zap that follows finds it, or
-//! refused. The whole argument is in this module, `gup` and `notifier`; the only source of a
+//! refused. Ranges that back no slot are left out: no mapping of theirs exists or can be made, since
+//! whoever maps holds a set of slots in which the page's slot is, and the published set has every
+//! slot that a reader may still hold (`src/vm/memslot.rs`). Between start and end of an invalidation
+//! the set is not swapped, so both find the same. The whole argument is in this module, `gup` and `notifier`; the only source of a
 //! [`GuestPage`](crate::gup::GuestPage) is step 3, and it lives no longer than the guard.
 //!
 //! The lock spins with preemption off: nothing may sleep under it.
@@ -80,12 +83,23 @@ impl MmuCore {
         unsafe { bindings::_raw_write_unlock(self.raw.get()) };
     }
 
+    /// An invalidation begins, of whatever range: until it ends, no slot set is swapped.
+    pub(crate) fn hold_slots(&self) {
+        let mut open = self.open.lock();
+        *open = open.wrapping_add(1);
+    }
+
+    /// It has ended.
+    pub(crate) fn release_slots(&self) {
+        let mut open = self.open.lock();
+        *open = open.wrapping_sub(1);
+        if *open == 0 {
+            self.quiet.notify_all();
+        }
+    }
+
     /// Opens an invalidation: from now until it is closed nothing of the range is mapped.
     pub(crate) fn open(&self, start: u64, end: u64) {
-        {
-            let mut open = self.open.lock();
-            *open = open.wrapping_add(1);
-        }
         self.locked(|| {
             let n = self.in_progress.load(Ordering::Relaxed);
             if n == 0 {
@@ -106,11 +120,6 @@ impl MmuCore {
             let n = self.in_progress.load(Ordering::Relaxed);
             self.in_progress.store(n.wrapping_sub(1), Ordering::Release);
         });
-        let mut open = self.open.lock();
-        *open = open.wrapping_sub(1);
-        if *open == 0 {
-            self.quiet.notify_all();
-        }
     }
 
     /// Makes every sample taken so far stale. The lock must be held for writing.

@@ -29,6 +29,10 @@ pub trait MmuEvents: Send + Sync + 'static {
     /// The VM's MMU lock.
     fn mmu(&self) -> &MmuLock<Self::Data>;
 
+    /// Whether any slot is backed by an address of `[start, end)`. Between the start and the end of
+    /// an invalidation the slots do not change, so both get the same answer. Does not sleep.
+    fn covers(&self, start: Hva, end: Hva) -> bool;
+
     /// Zaps every mapping of `[start, end)` and flushes, before it returns. The MMU lock is not
     /// held; an invalidation is open, so nothing of the range gets mapped again. Must not sleep
     /// unless `may_block`. Must not allocate: memory may be what the caller is after.
@@ -180,6 +184,10 @@ unsafe extern "C" fn range_start<E: MmuEvents>(
     // SAFETY: A callback of a registered node, with a valid range.
     let ((events, core), range) = unsafe { (parts::<E>(raw), &*range) };
     let (start, end) = (range.start as u64, range.end as u64);
+    core.hold_slots();
+    if !events.covers(Hva(start), Hva(end)) {
+        return 0;
+    }
     core.open(start, end);
     let may_block = range.flags & bindings::MMU_NOTIFIER_RANGE_BLOCKABLE != 0;
     events.invalidate(Hva(start), Hva(end), may_block);
@@ -188,12 +196,15 @@ unsafe extern "C" fn range_start<E: MmuEvents>(
 
 unsafe extern "C" fn range_end<E: MmuEvents>(
     raw: *mut bindings::mmu_notifier,
-    _range: *const bindings::mmu_notifier_range,
+    range: *const bindings::mmu_notifier_range,
 ) {
-    // SAFETY: A callback of a registered node. The kernel pairs it with a start on the same node:
-    // a node that is added between the two gets neither.
-    let (_, core) = unsafe { parts::<E>(raw) };
-    core.close();
+    // SAFETY: A callback of a registered node, with a valid range. The kernel pairs it with a start
+    // on the same node and range: a node that is added between the two gets neither.
+    let ((events, core), range) = unsafe { (parts::<E>(raw), &*range) };
+    if events.covers(Hva(range.start as u64), Hva(range.end as u64)) {
+        core.close();
+    }
+    core.release_slots();
 }
 
 unsafe extern "C" fn clear_young<E: MmuEvents>(

@@ -19,6 +19,10 @@ impl<V: Backend> MmuEvents for VmCore<V> {
         &self.mmu
     }
 
+    fn covers(&self, start: Hva, end: Hva) -> bool {
+        self.base.slots.covers(start, end)
+    }
+
     fn invalidate(&self, start: Hva, end: Hva, may_block: bool) {
         self.base
             .slots

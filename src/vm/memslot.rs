@@ -234,6 +234,13 @@ impl Slots {
         self.logged.fetch_add(change, Ordering::Relaxed);
     }
 
+    /// Is any slot backed by one of the user addresses?
+    pub(crate) fn covers(&self, start: Hva, end: Hva) -> bool {
+        Space::ALL
+            .iter()
+            .any(|s| self.space(*s).backed_by(start, end))
+    }
+
     /// Calls `f` with the guest pages that the user addresses `start .. end` back.
     pub(crate) fn for_each_in_hva(&self, start: Hva, end: Hva, mut f: impl FnMut(Space, Gfn, Gfn)) {
         for space in Space::ALL {

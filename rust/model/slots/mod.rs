@@ -264,6 +264,13 @@ impl<T: Place, S: Storage + 'static> SlotSet<T, S> {
         });
     }
 
+    /// Is any slot backed by one of the user addresses from `start` to `end` (exclusive)?
+    pub fn backed_by(&self, start: Hva, end: Hva) -> bool {
+        self.by_hva
+            .overlapping(start.0, end.0, |_| ControlFlow::Break(()))
+            .is_break()
+    }
+
     /// Calls `f` with all slots, by ascending guest page.
     pub fn for_each(&self, mut f: impl FnMut(&T)) {
         let _ = self.by_gfn.overlapping(0, u64::MAX, |item| {

@@ -397,6 +397,7 @@ proptest! {
                     let mut got = Vec::new();
                     s.in_hva_range(Hva(a), Hva(b), |x, f, l| got.push((x.id, f.0, l.0)));
                     got.sort();
+                    prop_assert_eq!(s.backed_by(Hva(a), Hva(b)), !want.is_empty());
                     prop_assert_eq!(got, want);
                 }
             }
