@@ -144,6 +144,8 @@ void kvmrs_sigmask_enter(u64 mask);
 void kvmrs_sigmask_leave(void);
 /* SIGBUS to the current task for broken memory at `hva`. */
 void kvmrs_send_mceerr(unsigned long hva, int shift);
+/* Whether the current task has a capability, and notes that it was used. */
+bool capable(int cap);
 /* Gives the current task's time to the task of `pid`: > 0 done, 0 could not, -ESRCH nobody to. */
 int kvmrs_yield_to(struct pid *pid);
 /* The thread id of the current task as a counted pid. */

@@ -86,12 +86,19 @@ impl VmStats {
             (VmStat::Pages4k, c.leaves_4k),
             (VmStat::Pages2m, c.leaves_2m),
             (VmStat::Pages1g, c.leaves_1g),
+            (VmStat::NxLpageSplits, c.for_exec),
         ] {
             if n != 0 {
                 // CAST: negative numbers subtract, modulo 2^64.
                 self.words.add(stat.word(), n as u64);
             }
         }
+    }
+
+    /// A value.
+    pub(crate) fn get(&self, stat: VmStat) -> u64 {
+        let w = self.words.0.get(stat.word());
+        w.map_or(0, |w| w.load(Relaxed))
     }
 
     fn set(&self, stat: VmStat, v: u64) {

@@ -108,7 +108,6 @@ pub fn settle() {
         kvmrs_param_lapic_timer_advance = false;
         kvmrs_param_vector_hashing = false;
         kvmrs_param_enable_pmu = false;
-        kvmrs_param_eager_page_split = false;
         kvmrs_param_allow_unsafe_mappings = false;
         kvmrs_param_tdp_mmu = true;
         kvmrs_param_enable_virt_at_load = true;

@@ -125,6 +125,13 @@ pub fn send_hwpoison(hva: Hva, shift: u32) {
     unsafe { shim::kvmrs_send_mceerr(hva.0 as usize, shift as i32) };
 }
 
+/// Whether the current task may reboot the host (CAP_SYS_BOOT).
+pub fn may_reboot() -> bool {
+    const CAP_SYS_BOOT: i32 = 22;
+    // SAFETY: No requirements.
+    unsafe { shim::capable(CAP_SYS_BOOT) }
+}
+
 /// Time the current task has spent waiting for a CPU since it exists, nanoseconds: steal time.
 pub fn run_delay() -> u64 {
     // SAFETY: The current task is live; only the scheduler writes the word, on this CPU.

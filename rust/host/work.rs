@@ -21,6 +21,13 @@ pub trait WorkOps: Send + Sync {
     fn run(&self);
 }
 
+/// What a delayed work item does.
+pub trait DelayedOps: Send + Sync {
+    /// The work. It is queued again after so many milliseconds, if any are returned, unless it is
+    /// being cancelled. It may be queued meanwhile, too; never runs twice at a time.
+    fn run(&self) -> Option<u32>;
+}
+
 /// A workqueue of our own, for work that is waited for as a whole.
 pub struct Queue(*mut bindings::workqueue_struct);
 
@@ -135,7 +142,7 @@ item!(
 item!(
     /// Work in a kernel thread after a delay. Dropping it cancels it and waits; never from its own
     /// `run`.
-    DelayedWork, DelayedNode, delayed_work, WorkOps, kvmrs_init_delayed_work, run_delayed,
+    DelayedWork, DelayedNode, delayed_work, DelayedOps, kvmrs_init_delayed_work, run_delayed,
     bindings::cancel_delayed_work_sync
 );
 
@@ -177,7 +184,7 @@ impl<T: WorkOps> Work<T> {
     }
 }
 
-impl<T: WorkOps> DelayedWork<T> {
+impl<T: DelayedOps> DelayedWork<T> {
     /// Queues the work after `ms` milliseconds, in place of an earlier call.
     pub fn queue_after(&self, ms: u32) {
         let ticks = kernel::time::msecs_to_jiffies(ms);
@@ -197,9 +204,14 @@ unsafe extern "C" fn run<T: WorkOps>(raw: *mut bindings::work_struct) {
     unsafe { (*raw.cast::<WorkNode<T>>()).ops.run() };
 }
 
-unsafe extern "C" fn run_delayed<T: WorkOps>(raw: *mut bindings::work_struct) {
+unsafe extern "C" fn run_delayed<T: DelayedOps>(raw: *mut bindings::work_struct) {
     // SAFETY: As in `run`; the item is the first field of its delayed item.
-    unsafe { (*raw.cast::<DelayedNode<T>>()).ops.run() };
+    let again = unsafe { (*raw.cast::<DelayedNode<T>>()).ops.run() };
+    if let Some(ms) = again {
+        let ticks = kernel::time::msecs_to_jiffies(ms);
+        // SAFETY: As in `queue_after`; an item that is being cancelled does not get queued.
+        unsafe { bindings::mod_delayed_work_on(ANY_CPU, system(), raw.cast(), ticks) };
+    }
 }
 
 const _: () = assert!(core::mem::offset_of!(bindings::delayed_work, work) == 0);

@@ -6,8 +6,8 @@
 use super::chips;
 use crate::vm::VmBase;
 use host::irq_lock::IrqSpinLock;
+use host::work::DelayedOps;
 use host::work::DelayedWork;
-use host::work::WorkOps;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use model::irqchip::ioapic::STORM_DELAY_NS;
@@ -24,15 +24,14 @@ pub(super) struct Resume {
 /// The end of the pause.
 pub(super) type Pause = Pin<KBox<DelayedWork<Resume>>>;
 
-impl WorkOps for Resume {
-    fn run(&self) {
-        let Some(vm) = self.vm.lock().clone() else {
-            return;
-        };
+impl DelayedOps for Resume {
+    fn run(&self) -> Option<u32> {
+        let vm = self.vm.lock().clone()?;
         chips::with(&vm, |c, w| {
             c.ioapic.inject_deferred(&mut w.ioapic);
             c.send(&vm, &w.ioapic);
         });
+        None
     }
 }
 

@@ -120,6 +120,15 @@ fn fast<V: Backend>(cx: &Cx<'_, '_, V>, gfn: Gfn, want: Prot) -> bool {
     }
 }
 
+/// The same by a small page.
+fn small(how: MapAs) -> MapAs {
+    MapAs {
+        level: 1,
+        exec: true,
+        ..how
+    }
+}
+
 /// Finds the page that backs `gfn` and maps it.
 pub(super) fn attempt<V: Backend>(
     vm: &VmCore<V>,
@@ -182,25 +191,25 @@ pub(super) fn attempt<V: Backend>(
     while level > 1 && page.at_level(gfn, level).is_none() {
         level = level.wrapping_sub(1);
     }
+    let nx = vm.base.nx.on();
+    let instead_of = if nx && want.x { level } else { 1 };
+    if nx && want.x {
+        level = 1;
+    }
     let how = MapAs {
         gfn,
         level,
         write,
-        exec: true,
+        exec: !nx || level == 1,
         logged: writable,
+        instead_of,
     };
     let mut mapped = virt::tdp::map(&g, |t| t.root(space), &page, how, tables);
     if mapped.outcome == Map::NeedsExclusive && level > 1 {
         // Small pages are in the way of a large one; they do as well.
         vm.base.stats.add_counts(&mapped.counts);
         level = 1;
-        mapped = virt::tdp::map(
-            &g,
-            |t| t.root(space),
-            &page,
-            MapAs { level: 1, ..how },
-            tables,
-        );
+        mapped = virt::tdp::map(&g, |t| t.root(space), &page, small(how), tables);
     }
     vm.base.stats.add_counts(&mapped.counts);
     if write && slot.logging() {

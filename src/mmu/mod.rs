@@ -9,6 +9,7 @@
 mod fault;
 pub(crate) mod log;
 mod notify;
+pub(crate) mod nx;
 mod prefault;
 pub(crate) mod zap;
 
@@ -64,6 +65,7 @@ impl<V: Backend> Tables<V> {
 /// Gives the hardware the root if it does not have it.
 #[inline]
 pub(crate) fn load_root<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    nx::follow(cx);
     if !cx.st.root_loaded {
         let root = cx.vm.mmu.read().root(cx.space()).handle();
         if !V::set_root(cx.l, &root) {

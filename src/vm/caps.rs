@@ -261,6 +261,7 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         | abi::KVM_CAP_BINARY_STATS_FD
         | abi::KVM_CAP_MEMORY_FAULT_INFO
         | abi::KVM_CAP_PRE_FAULT_MEMORY
+        | abi::KVM_CAP_VM_DISABLE_NX_HUGE_PAGES
         | abi::KVM_CAP_TSC_DEADLINE_TIMER
         | abi::KVM_CAP_SIGNAL_MSI
         | abi::KVM_CAP_STEAL_TIME
@@ -363,6 +364,20 @@ pub(crate) fn enable<V: Backend>(vm: &VmBase, e: &KvmEnableCap) -> Result<isize>
                 return Err(EINVAL);
             }
             caps.manual_dirty.store(arg, Relaxed);
+        }
+        abi::KVM_CAP_VM_DISABLE_NX_HUGE_PAGES => {
+            if arg != 0 {
+                return Err(EINVAL);
+            }
+            // The guest could bring the host down: as much as rebooting it.
+            if !host::task::may_reboot() {
+                return Err(EPERM);
+            }
+            let _setup = vm.setup.lock();
+            if vm.vcpus.count() != 0 {
+                return Err(EINVAL);
+            }
+            vm.nx.exempt();
         }
         abi::KVM_CAP_DIRTY_LOG_RING | abi::KVM_CAP_DIRTY_LOG_RING_ACQ_REL => {
             return vm.enable_rings::<V>(arg);

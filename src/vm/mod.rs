@@ -18,6 +18,9 @@ pub(crate) mod vcpus;
 
 use crate::backend::Backend;
 use crate::irq::Irq;
+use crate::mmu::nx;
+use crate::mmu::nx::Nx;
+use crate::mmu::nx::Recovery;
 use crate::mmu::Tables;
 use crate::pv::VmClock;
 use crate::running::VmUse;
@@ -33,6 +36,7 @@ use host::mm::MmRef;
 use host::mmu::MmuLock;
 use host::notifier::Notifier;
 use host::srcu_box::SrcuDomain;
+use host::work::DelayedWork;
 use identity::Identity;
 use kernel::fs::file::flags::O_CLOEXEC;
 use kernel::fs::file::flags::O_RDWR;
@@ -73,6 +77,8 @@ pub(crate) struct VmBase {
     pub(crate) vcpus: Vcpus,
     /// Dirty rings, if they replace the bitmaps.
     pub(crate) rings: SetOnce<Arc<ring::Rings>>,
+    /// Large pages that must not be executed.
+    pub(crate) nx: Nx,
     /// Memory slots.
     #[pin]
     pub(crate) slots: Slots,
@@ -113,6 +119,8 @@ pub(crate) struct VmCore<V: Backend> {
 pub(crate) struct Vm<V: Backend> {
     core: Arc<VmCore<V>>,
     notifier: Notifier<VmCore<V>>,
+    /// Brings large pages back where small ones were for execution.
+    recovery: Pin<KBox<DelayedWork<Recovery<V>>>>,
 }
 
 impl VmBase {
@@ -184,6 +192,7 @@ impl VmBase {
             }, "kvm->lock"),
             vcpus: Vcpus::new()?,
             rings: SetOnce::new(),
+            nx: Nx::new(),
             slots <- Slots::new(srcu.clone()),
             msr_filter: msr_filter::MsrFilter::new(srcu.clone())?,
             bus <- bus::Buses::new(srcu),
@@ -201,7 +210,13 @@ impl<V: Backend> Vm<V> {
     pub(crate) fn new() -> Result<Arc<Self>> {
         let core = VmCore::new()?;
         let notifier = Notifier::register(core.clone())?;
-        Ok(Arc::new(Self { core, notifier }, GFP_KERNEL_ACCOUNT)?)
+        let recovery = nx::recovery(core.clone())?;
+        let this = Self {
+            core,
+            notifier,
+            recovery,
+        };
+        Ok(Arc::new(this, GFP_KERNEL_ACCOUNT)?)
     }
 
     /// The VM itself.
@@ -240,6 +255,9 @@ impl<V: Backend> Vm<V> {
         let name = CString::try_from_fmt(fmt!("kvm-vcpu:{}", id))?;
         let fd = NewFd::new(&name, file, O_RDWR | O_CLOEXEC)?;
         core.base.vcpus.push(shared)?;
+        if index == 0 {
+            this.recovery.queue_after(nx::first_look_ms());
+        }
         drop(setup);
         // CAST: a descriptor number.
         Ok(fd.commit() as isize)
@@ -248,6 +266,7 @@ impl<V: Backend> Vm<V> {
 
 impl<V: Backend> Drop for Vm<V> {
     fn drop(&mut self) {
+        self.recovery.cancel();
         // After this no callback runs, and the notifier's hold on the VM is gone.
         self.notifier.unregister();
         crate::irq::shutdown(&self.core.base);

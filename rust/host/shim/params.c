@@ -34,7 +34,7 @@ PARAM(uint, halt_poll_ns, 200000, 0644, "longest polling before a halted vCPU sl
 PARAM(uint, halt_poll_ns_grow, 2, 0644, "factor by which polling grows");
 PARAM(uint, halt_poll_ns_grow_start, 10000, 0644, "polling to start from, ns");
 PARAM(uint, halt_poll_ns_shrink, 2, 0644, "divisor by which polling shrinks, 0: to nothing");
-PARAM(uint, nx_huge_pages_recovery_ratio, 0, 0644, "1/N of split pages is made whole per period");
+PARAM(uint, nx_huge_pages_recovery_ratio, 60, 0644, "1/N of split pages is made whole per period");
 PARAM(uint, nx_huge_pages_recovery_period_ms, 0, 0644, "that period, 0: derived from the ratio");
 
 int kvmrs_param_pi_inject_timer = -1;

@@ -167,7 +167,7 @@ impl<'s> Run<'s> {
         stop
     }
 
-    fn stop(&mut self, base: u64) {
+    pub(super) fn stop(&mut self, base: u64) {
         self.sweep.next = Gfn(base.max(self.from));
     }
 }

@@ -170,6 +170,9 @@ pub struct LeafSpec {
     pub dirty: bool,
     /// Apply [`Config::enc`]; clear for device memory.
     pub encrypt: bool,
+    /// The level the leaf would have, were it not that only small pages may be executed. Tables
+    /// that this makes necessary are marked ([`Format::for_exec`]).
+    pub instead_of: Level,
 }
 
 impl LeafSpec {
@@ -186,6 +189,7 @@ impl LeafSpec {
             accessed: true,
             dirty: prot.w,
             encrypt: true,
+            instead_of: Level::L4K,
         }
     }
 }
@@ -264,6 +268,8 @@ impl Config {
     }
 }
 
+const FOR_EXEC: u64 = 1 << 11;
+
 /// How a vendor encodes the entries. All functions are pure; the implementors are zero-sized.
 pub trait Format: Sized + 'static {
     /// A leaf of `level`. The pfn is truncated to the alignment of the level.
@@ -271,6 +277,20 @@ pub trait Format: Sized + 'static {
 
     /// A pointer to the table at host-physical address `pa`, with all rights.
     fn table(cfg: &Config, pa: u64) -> u64;
+
+    /// The pointer to a table, marked: the table stands where a large page could be, so that its
+    /// pages can be executed. Hardware ignores bit 11 of a pointer to a table in both formats
+    /// (`SDM: vol 3, table 30-3`, `APM: vol 2, 5.3.3`).
+    #[inline]
+    fn for_exec(table: u64) -> u64 {
+        table | FOR_EXEC
+    }
+
+    /// Is the pointer to a table marked?
+    #[inline]
+    fn is_for_exec(table: u64) -> bool {
+        table & FOR_EXEC != 0
+    }
 
     /// Whether the entry is a table or a leaf (a parked leaf is one too).
     fn is_present(entry: u64) -> bool;

@@ -162,7 +162,7 @@ impl<F: Format, T: Tables> Tdp<'_, F, T> {
             if level <= to {
                 return Step::Next;
             }
-            match self.split_leaf(slot, entry, level, spare, &mut out.counts) {
+            match self.split_leaf(slot, entry, level, false, spare, &mut out.counts) {
                 true => Step::Again,
                 false => {
                     out.no_spare = true;
@@ -199,12 +199,14 @@ impl<F: Format, T: Tables> Tdp<'_, F, T> {
             let entry = slot.load(Acquire);
             if !F::is_present(entry) {
                 let new = spare.take().ok_or(Map::NoSpare)?;
-                let link = F::table(&self.cfg, new.pa);
+                let for_exec = spec.is_some_and(|s| level <= s.instead_of);
+                let link = self.link(new.pa, for_exec);
                 if slot.compare_exchange(entry, link, AcqRel, Acquire).is_err() {
                     spare.put_back(new);
                     continue;
                 }
                 counts.add_tables(1);
+                counts.add_for_exec(i64::from(for_exec));
                 table = new.table;
                 level = down;
             } else if F::is_leaf(entry, level) {
@@ -217,7 +219,8 @@ impl<F: Format, T: Tables> Tdp<'_, F, T> {
                 if F::hw_prot(entry).allows(spec.prot) {
                     return Err(Map::Spurious);
                 }
-                if !self.split_leaf(slot, entry, level, spare, counts) {
+                let for_exec = level <= spec.instead_of;
+                if !self.split_leaf(slot, entry, level, for_exec, spare, counts) {
                     return Err(Map::NoSpare);
                 }
             } else {
@@ -277,6 +280,7 @@ impl<F: Format, T: Tables> Tdp<'_, F, T> {
         slot: &AtomicU64,
         entry: u64,
         level: Level,
+        for_exec: bool,
         spare: &mut S,
         counts: &mut Counts,
     ) -> bool {
@@ -287,16 +291,26 @@ impl<F: Format, T: Tables> Tdp<'_, F, T> {
             return false;
         };
         self.fill(&new, |i| F::part(&self.cfg, entry, level, i));
-        let link = F::table(&self.cfg, new.pa);
+        let link = self.link(new.pa, for_exec);
         if slot.compare_exchange(entry, link, AcqRel, Acquire).is_ok() {
             counts.add_leaves(level, -1);
             counts.add_leaves(down, 512);
             counts.add_tables(1);
+            counts.add_for_exec(i64::from(for_exec));
         } else {
             self.fill(&new, |_| 0);
             spare.put_back(new);
         }
         true
+    }
+
+    fn link(&self, pa: u64, for_exec: bool) -> u64 {
+        let table = F::table(&self.cfg, pa);
+        if for_exec {
+            F::for_exec(table)
+        } else {
+            table
+        }
     }
 
     /// Writes all entries of a table nobody else knows of; the exchange that links it publishes

@@ -17,7 +17,7 @@
 //!   compare-exchange against the value on which the decision was based. They never remove a
 //!   table, so a table reached by a walk stays a table until the lock is dropped.
 //! * **Held for writing** (`T: Exclusive`): [`Tdp::zap`], [`Tdp::collapse`],
-//!   [`Tdp::map_exclusive`]. They alone remove tables. Hardware still sets accessed and dirty bits
+//!   [`Tdp::reclaim`], [`Tdp::map_exclusive`]. They alone remove tables. Hardware still sets accessed and dirty bits
 //!   under them, so leaves are taken out by an atomic swap.
 //!
 //! Since no software walks the tables without the lock, a removed table needs no grace period: its
@@ -111,6 +111,8 @@ pub struct Counts {
     pub leaves_1g: i64,
     /// Tables, the root not counted.
     pub tables: i64,
+    /// Of these, marked ones ([`Format::for_exec`]).
+    pub for_exec: i64,
 }
 
 impl Counts {
@@ -129,12 +131,18 @@ impl Counts {
         self.tables = self.tables.wrapping_add(n);
     }
 
+    /// Says that `n` of them are marked.
+    pub fn add_for_exec(&mut self, n: i64) {
+        self.for_exec = self.for_exec.wrapping_add(n);
+    }
+
     /// Adds the changes `other` describes.
     pub fn add(&mut self, other: Counts) {
         self.leaves_4k = self.leaves_4k.wrapping_add(other.leaves_4k);
         self.leaves_2m = self.leaves_2m.wrapping_add(other.leaves_2m);
         self.leaves_1g = self.leaves_1g.wrapping_add(other.leaves_1g);
         self.add_tables(other.tables);
+        self.add_for_exec(other.for_exec);
     }
 }
 

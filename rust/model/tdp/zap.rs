@@ -49,6 +49,15 @@ pub trait Sink<R> {
     }
 }
 
+/// What becomes of a table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    Remove,
+    /// The sweep ends before it.
+    Stop,
+}
+
 /// The result of removing mappings.
 #[must_use]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,6 +131,7 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
             if whole && (first >= run.from || self.is_empty(child)) {
                 slot.store(0, Release);
                 out.counts.add_tables(-1);
+                out.counts.add_for_exec(-i64::from(F::is_for_exec(entry)));
                 out.flush = out.flush.join(Flush::entry(Gfn(first), level));
                 sink.table(Detached { table: child, pa });
             }
@@ -154,13 +164,52 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
     /// Removes tables that one large leaf could replace, so that the next fault installs it.
     ///
     /// For each table inside the sweep as a whole, `best` is asked with the first page mapped under
-    /// it, and the host page, for the largest level at which the host can map that page now.
+    /// it, and the host page, for the largest level at which the host can map that page now. Tables
+    /// that are there for execution stay.
     pub fn collapse<K: Sink<T::Ref>>(
         &self,
         sweep: &mut Sweep,
         budget: u32,
         sink: &mut K,
         mut best: impl FnMut(Gfn, Pfn) -> Level,
+    ) -> Zapped {
+        self.remove_tables(sweep, budget, sink, |under, level, entry| {
+            let goes = !F::is_for_exec(entry) && self.is_replaceable(under, level, &mut best);
+            if goes {
+                Verdict::Remove
+            } else {
+                Verdict::Keep
+            }
+        })
+    }
+
+    /// Removes up to `count` tables that are there for execution ([`Format::for_exec`]), so that
+    /// faults decide anew what is there. The sweep stops behind the last one.
+    pub fn reclaim<K: Sink<T::Ref>>(
+        &self,
+        sweep: &mut Sweep,
+        budget: u32,
+        count: &mut u32,
+        sink: &mut K,
+    ) -> Zapped {
+        self.remove_tables(sweep, budget, sink, |_, _, entry| {
+            if *count == 0 {
+                return Verdict::Stop;
+            }
+            if !F::is_for_exec(entry) {
+                return Verdict::Keep;
+            }
+            *count = count.wrapping_sub(1);
+            Verdict::Remove
+        })
+    }
+
+    fn remove_tables<K: Sink<T::Ref>>(
+        &self,
+        sweep: &mut Sweep,
+        budget: u32,
+        sink: &mut K,
+        mut judge: impl FnMut(Sweep, Level, u64) -> Verdict,
     ) -> Zapped {
         let mut out = Zapped::default();
         let start = sweep.start.0;
@@ -169,7 +218,7 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
         let top = self.cfg.root();
         if run.is_empty()
             || self
-                .collapse_in(root, top, 0, start, &mut run, sink, &mut best, &mut out)
+                .remove_in(root, top, 0, start, &mut run, sink, &mut judge, &mut out)
                 .is_continue()
         {
             sweep.finish();
@@ -181,7 +230,7 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
         clippy::too_many_arguments,
         reason = "the state of a recursion, private to it"
     )]
-    fn collapse_in<K: Sink<T::Ref>>(
+    fn remove_in<K: Sink<T::Ref>>(
         &self,
         table: T::Ref,
         level: Level,
@@ -189,7 +238,7 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
         start: u64,
         run: &mut Run<'_>,
         sink: &mut K,
-        best: &mut impl FnMut(Gfn, Pfn) -> Level,
+        judge: &mut impl FnMut(Sweep, Level, u64) -> Verdict,
         out: &mut Zapped,
     ) -> ControlFlow<()> {
         for i in run.first(base, level)..512 {
@@ -209,13 +258,22 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
             let end = first.wrapping_add(level.pages());
             let whole = first >= start && end <= run.end;
             let mut under = Sweep::new(Gfn(first), Gfn(end));
-            if whole && level.may_be_leaf() && self.is_replaceable(under, level, best) {
+            let verdict = if whole && level.may_be_leaf() {
+                judge(under, level, entry)
+            } else {
+                Verdict::Keep
+            };
+            if verdict == Verdict::Stop {
+                run.stop(first);
+                return ControlFlow::Break(());
+            }
+            if verdict == Verdict::Remove {
                 let zapped = self.zap(&mut under, u32::MAX, sink);
                 out.flush = out.flush.join(zapped.flush);
                 out.counts.add(zapped.counts);
             } else if down > Level::L4K {
                 let child = self.tables.child(self.cfg.address(entry));
-                self.collapse_in(child, down, first, start, run, sink, best, out)?;
+                self.remove_in(child, down, first, start, run, sink, judge, out)?;
             }
         }
         ControlFlow::Continue(())

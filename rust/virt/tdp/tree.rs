@@ -48,6 +48,8 @@ pub struct MapAs {
     pub exec: bool,
     /// Only dirty logging forbids writing.
     pub logged: bool,
+    /// The level it would have, were it not that large pages must not be executed.
+    pub instead_of: u8,
 }
 
 /// Nested page tables, empty at first.
@@ -188,6 +190,18 @@ impl<V: Vendor> Root<V> {
         zapped.counts
     }
 
+    /// Removes up to `count` tables that are there for execution, and flushes.
+    /// See `model::tdp::Tdp::reclaim`.
+    pub fn reclaim(&mut self, sweep: &mut Sweep, budget: u32, count: &mut u32) -> Counts {
+        let cfg = self.shared.cfg;
+        let mut removed = Removed::new();
+        let view = self.alone();
+        let zapped =
+            Tdp::<V::Format, _>::new(cfg, &view).reclaim(sweep, budget, count, &mut removed);
+        self.finish(removed, zapped.flush);
+        zapped.counts
+    }
+
     /// Removes what keeps a leaf of `level` from being mapped at `gfn`, and flushes: the answer to
     /// `Map::NeedsExclusive`, after which the page is validated and mapped under the same guard.
     pub fn make_room(&mut self, gfn: Gfn, level: u8) -> Counts {
@@ -256,6 +270,7 @@ pub fn map<T, V: Vendor>(
         accessed: true,
         dirty: prot.w,
         encrypt: !device,
+        instead_of: level_of(how.instead_of),
     };
     let root = root(guard);
     let view = root.view();

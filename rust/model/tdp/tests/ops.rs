@@ -166,6 +166,7 @@ fn a_large_leaf_is_split_for_a_small_page() {
         leaves_2m: 511,
         leaves_4k: 512,
         tables: 2,
+        for_exec: 0,
     };
     assert_eq!(r.counts, want);
     for (gfn, level, prot) in [
@@ -207,7 +208,7 @@ fn a_table_gives_way_to_a_large_leaf_only_exclusively() {
             leaves_4k: -1,
             leaves_2m: 1,
             tables: -1,
-            leaves_1g: 0
+            ..Counts::default()
         }
     );
     assert_eq!(bin.leaves.len(), 1);
@@ -508,7 +509,8 @@ fn a_split_goes_down_to_the_level_asked_for() {
             leaves_1g: -1,
             leaves_2m: 511,
             leaves_4k: 512,
-            tables: 2
+            tables: 2,
+            for_exec: 0,
         }
     );
     assert_eq!(t.walk(Gfn(511)).unwrap().level, Level::L4K);
@@ -563,7 +565,7 @@ fn hardware_interferes_with_a_split() {
             leaves_2m: -1,
             leaves_4k: 512,
             tables: 1,
-            leaves_1g: 0
+            ..Counts::default()
         }
     );
     let f = t.walk(Gfn(2)).unwrap();
@@ -571,4 +573,47 @@ fn hardware_interferes_with_a_split() {
         Npt::accessed(&NPT, f.entry),
         "the bit set last is carried over"
     );
+}
+
+/// Small pages for execution: their tables are counted, survive a collapse, and are reclaimed in
+/// turn.
+#[test]
+fn tables_for_execution() {
+    let a = Arena::new(32);
+    let t = Tdp::<Ept, _>::new(EPT, &a);
+    let mut pool = Pool::new(&a);
+    let mut bin = Bin::new(&a);
+    let small = |pfn| LeafSpec {
+        instead_of: Level::L2M,
+        ..ram(pfn, Prot::RWX)
+    };
+    // One replaces a large page, one is the first there, one is small for another reason.
+    let _ = t.map(Gfn(0), Level::L2M, &ram(0x400, Prot::RW), &mut pool);
+    let r = t.map(Gfn(5), Level::L4K, &small(0x405), &mut pool);
+    assert_eq!((r.outcome, r.counts.for_exec), (Map::Done, 1));
+    assert!(t.walk(Gfn(5)).unwrap().allows(Prot::RWX));
+    assert!(!t.walk(Gfn(6)).unwrap().allows(Prot::RX));
+    let r = t.map(Gfn(512), Level::L4K, &small(0x600), &mut pool);
+    assert_eq!((r.counts.tables, r.counts.for_exec), (1, 1));
+    let r = t.map(Gfn(1024), Level::L4K, &ram(0x800, Prot::RWX), &mut pool);
+    assert_eq!((r.counts.tables, r.counts.for_exec), (1, 0));
+
+    let mut sweep = Sweep::all(&EPT);
+    let z = t.collapse(&mut sweep, u32::MAX, &mut bin, |_, _| Level::L2M);
+    assert_eq!((z.counts.tables, z.counts.for_exec), (-1, 0));
+    assert!(t.walk(Gfn(5)).unwrap().is_mapped());
+
+    let mut sweep = Sweep::all(&EPT);
+    let mut count = 1;
+    let z = t.reclaim(&mut sweep, u32::MAX, &mut count, &mut bin);
+    assert_eq!(
+        (z.counts.leaves_4k, z.counts.for_exec, count),
+        (-512, -1, 0)
+    );
+    assert!(z.flush.is_needed());
+    assert!(!t.walk(Gfn(5)).unwrap().is_mapped());
+    assert_eq!(sweep.position(), Gfn(512));
+    count = 10;
+    let z = t.reclaim(&mut sweep, u32::MAX, &mut count, &mut bin);
+    assert_eq!((z.counts.for_exec, count, sweep.is_done()), (-1, 9, true));
 }
