@@ -170,7 +170,7 @@ task_own() {
 task_upstream() {
 	# Bail out! fails the task by its exit code; its own lines carry the counts.
 	# shellcheck disable=SC2086
-	selftests/run-upstream.sh ${UPSTREAM:-m0}
+	selftests/run-upstream.sh ${UPSTREAM:-m0 m1}
 }
 
 task_boots() {

@@ -31,6 +31,33 @@ else
 fi
 [ -c /dev/kvm ] || fail "the module loaded, but there is no /dev/kvm"
 
+# What two tests want of the host, and give back when they are done.
+large=/proc/sys/vm/nr_hugepages
+params=/sys/module/kvm/parameters
+prepare() { # test
+	extra=
+	case $HOST:$1 in
+	amd:x86/dirty_log_page_splitting_test)
+		echo 80 >$large
+		extra='-b 64M -s anonymous_hugetlb_2mb'
+		;;
+	amd:x86/nx_huge_pages_test)
+		echo 16 >$large
+		echo 1 >$params/nx_huge_pages
+		echo 1 >$params/nx_huge_pages_recovery_ratio
+		echo 100 >$params/nx_huge_pages_recovery_period_ms
+		extra='-t 887563923 -p 100 -r'
+		;;
+	esac
+}
+tidy() {
+	[ -n "$extra" ] || return 0
+	echo 0 >$large
+	echo 0 >$params/nx_huge_pages
+	echo 60 >$params/nx_huge_pages_recovery_ratio
+	echo 0 >$params/nx_huge_pages_recovery_period_ms
+}
+
 logs=/tmp/logs
 mkdir -p $logs
 cd /tmp || exit 1
@@ -42,8 +69,11 @@ while IFS="	" read -r name limit; do
 	rc=0
 	# shellcheck disable=SC2086
 	if [ -n "$PROGRAM" ]; then set -- "$PROGRAM" $name; else set -- "/build/kselftests/$name"; fi
-	timeout -s KILL "$limit" "$@" </dev/null >$log 2>&1 || rc=$?
+	prepare "$name"
+	# shellcheck disable=SC2086
+	timeout -s KILL "$limit" "$@" $extra </dev/null >$log 2>&1 || rc=$?
 	read -r t1 _ </proc/uptime
+	tidy
 	[ -z "$SHOW" ] || grep -E "$SHOW" $log
 	case $rc in 0 | 4) ;; *) tail -n 12 $log | cut -c1-160 | sed 's/^/@OUT	/' ;; esac
 	last=$(grep -E "SKIP|[Ss]kipping" $log | tail -n 1 | sed "s,^1..0 # SKIP -* *,," | cut -c1-120)

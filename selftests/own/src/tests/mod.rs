@@ -8,6 +8,7 @@ mod devices;
 mod emul;
 mod hammer;
 mod memory;
+mod pages;
 mod pokes;
 mod random_mmio;
 mod rng;
@@ -42,6 +43,9 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("poke_ports", pokes::ports),
     ("poke_msrs", pokes::msrs),
     ("random_mmio", random_mmio::random),
+    ("statistics", pages::statistics),
+    ("large_pages", pages::large_pages),
+    ("table_accounts", pages::table_accounts),
     ("errno_pointers", errno::pointers),
     ("errno_bits", errno::bits),
     ("errno_dispatch", errno::dispatch),
