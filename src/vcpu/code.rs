@@ -161,7 +161,7 @@ impl<V: Backend> Cx<'_, '_, V> {
             base,
             size,
             cpl: V::cpl(self.l),
-            slots: self.vm.base.slots.generation() << 1 | u64::from(self.st.smm.active()),
+            slots: self.slots_version(),
         }
     }
 
@@ -186,6 +186,12 @@ impl<V: Backend> Cx<'_, '_, V> {
         self.decode_anew(victim)
     }
 
+    /// Names the slots that the vCPU sees: their version, and which address space.
+    #[inline]
+    fn slots_version(&self) -> u64 {
+        self.vm.base.slots.generation() << 1 | u64::from(self.st.smm.active())
+    }
+
     /// Is this the line of the instruction at RIP?
     #[inline]
     fn is_at(&self, line: &Line) -> bool {
@@ -199,7 +205,7 @@ impl<V: Backend> Cx<'_, '_, V> {
             && k.cr0 == V::cr0(self.l)
             && k.cr4 == V::cr4(self.l)
             && k.efer == V::efer(self.l)
-            && k.slots == self.vm.base.slots.generation()
+            && k.slots == self.slots_version()
     }
 
     #[inline(never)]
