@@ -39,10 +39,12 @@ if [ "${1:-}" = --record ]; then
 	shift
 	work=$(mktemp -d)
 	trap 'rm -rf "$work"' EXIT
-	for t; do printf -- '--record %s\t60\n' "$t" >>"$work/tests"; done
+	limit=$((60 * SLOW))
+	[ "$HOST" = amd ] || limit=$((limit * 4))
+	for t; do printf -- '--record %s\t%s\n' "$t" "$limit" >>"$work/tests"; done
 	column=2
 	[ "$HOST" != intel ] || column=3
-	"$SRC/scripts/vm.sh" -q -t ${RECORD_LIMIT:-600} -e MODULE="$MODULE" -e MODULE_PARAMS= -f "$work/tests" \
+	"$SRC/scripts/vm.sh" -q -t $((limit * ($# + 2))) -e MODULE="$MODULE" -e MODULE_PARAMS= -f "$work/tests" \
 		"${vm_args[@]}" -e SHOW=@REC "$here/upstream-job.sh" >"$work/out" || :
 	grep -q '^@DONE' "$work/out" || { cat "$work/out"; die "no recording"; }
 	for t; do
