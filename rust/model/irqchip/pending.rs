@@ -382,7 +382,7 @@ impl Pending {
     /// Is there nothing in the mailbox? The same as no [`Pending::work`], for the path of every entry.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        let control = u64::from(self.control.load(SeqCst) & ON);
+        let control = self.control.load(SeqCst) & ON;
         let events = u64::from(self.events.load(SeqCst));
         control | events | self.requests.load(SeqCst) == 0
     }

@@ -131,7 +131,9 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
             if whole && (first >= run.from || self.is_empty(child)) {
                 slot.store(0, Release);
                 out.counts.add_tables(-1);
-                out.counts.add_for_exec(-i64::from(F::is_for_exec(entry)));
+                if F::is_for_exec(entry) {
+                    out.counts.add_for_exec(-1);
+                }
                 out.flush = out.flush.join(Flush::entry(Gfn(first), level));
                 sink.table(Detached { table: child, pa });
             }

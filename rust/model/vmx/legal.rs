@@ -63,8 +63,11 @@ impl RawSeg {
 
     /// Bit 15 is what the limit needs: low bits that are not ones exclude it, high bits want it.
     const fn granularity_fits(&self) -> bool {
-        let g = self.rights & ar::G != 0;
-        !(g && self.limit & 0xfff != 0xfff) && !(!g && self.limit >> 20 != 0)
+        if self.rights & ar::G != 0 {
+            self.limit & 0xfff == 0xfff
+        } else {
+            self.limit >> 20 == 0
+        }
     }
 }
 
@@ -321,8 +324,13 @@ fn common_rights(r: SegReg, g: &RawSeg, tell: Tell<'_>) {
 fn code_segment(s: &GuestState, tell: Tell<'_>) {
     let r = Some(SegReg::Cs);
     let (cs, ss) = (s.get(SegReg::Cs), s.get(SegReg::Ss));
-    let data = cs.typ() == 3;
-    if !matches!(cs.typ(), 9 | 11 | 13 | 15) && !(data && s.unrestricted()) {
+    let fits = match cs.typ() {
+        9 | 11 | 13 | 15 => true,
+        // Accessed data that can be written.
+        3 => s.unrestricted(),
+        _ => false,
+    };
+    if !fits {
         tell(r, "type is not that of accessed code");
     }
     if !cs.has(ar::S) {

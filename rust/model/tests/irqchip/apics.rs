@@ -316,6 +316,7 @@ impl Machine {
             let mode = cpu.mailbox.mode();
             match post.into_mailbox(&cpu.mailbox) {
                 Wake::None => {}
+                Wake::Notify => panic!("no hardware takes vectors here"),
                 Wake::Kick => {
                     assert_eq!(mode, VcpuMode::InGuest);
                     cpu.told = true;
