@@ -66,10 +66,16 @@ params! {
     nx_huge_pages_recovery_period_ms: u32 = kvmrs_param_nx_huge_pages_recovery_period_ms;
 }
 
+/// `nx_huge_pages` as it is kept: only a change of it can change what [`nx_huge_pages`] says.
+#[inline]
+pub fn nx_huge_pages_word() -> i32 {
+    // SAFETY: As for the other parameters.
+    unsafe { (&raw const shim::kvmrs_param_nx_huge_pages).read_volatile() }
+}
+
 /// Whether large pages must not be executable: as the administrator says, or as the CPU needs.
 pub fn nx_huge_pages() -> bool {
-    // SAFETY: As for the other parameters.
-    match unsafe { (&raw const shim::kvmrs_param_nx_huge_pages).read_volatile() } {
+    match nx_huge_pages_word() {
         0 | 2 => false,
         1 => true,
         _ => crate::cpu::itlb_multihit_mitigation(),

@@ -36,12 +36,22 @@ pub fn exit(what: impl FnOnce() -> Exit) {
     }
 }
 
-/// A port access of `count` items of `size` bytes, the first of which is `value`.
+/// Little-endian bytes as a number; what is beyond eight is left out.
+#[cold]
+#[inline(never)]
+fn number(data: &[u8]) -> u64 {
+    let low = data.iter().take(8).rev();
+    low.fold(0, |v, &b| v << 8 | u64::from(b))
+}
+
+/// An access of one item to a port.
 #[inline(always)]
-pub fn pio(write: bool, port: u16, size: u8, count: u32, value: u32) {
+pub fn pio(write: bool, port: u16, data: &[u8]) {
     if on!(__tracepoint_kvm_pio) {
+        // CAST: at most four bytes.
+        let (size, value) = (data.len() as u32, number(data) as u32);
         // SAFETY: As above.
-        unsafe { shim::kvmrs_trace_pio(write, port.into(), size.into(), count, value) };
+        unsafe { shim::kvmrs_trace_pio(write, port.into(), size, 1, value) };
     }
 }
 
@@ -50,14 +60,9 @@ pub fn pio(write: bool, port: u16, size: u8, count: u32, value: u32) {
 pub fn mmio(write: bool, gpa: u64, data: &[u8], known: bool) {
     if on!(__tracepoint_kvm_mmio) {
         let kind = if write { 2 } else { u32::from(known) };
-        let value = data
-            .iter()
-            .take(8)
-            .rev()
-            .fold(0u64, |v, &b| v << 8 | u64::from(b));
         // CAST: at most a vector register.
         // SAFETY: As above.
-        unsafe { shim::kvmrs_trace_mmio(kind, data.len() as u32, gpa, value) };
+        unsafe { shim::kvmrs_trace_mmio(kind, data.len() as u32, gpa, number(data)) };
     }
 }
 
@@ -75,9 +80,16 @@ pub fn msr(write: bool, index: u32, value: Option<u64>) {
 #[inline(always)]
 pub fn cpuid(leaf: u32, subleaf: u32, answer: [u32; 4]) {
     if on!(__tracepoint_kvm_cpuid) {
-        // SAFETY: As above; four words.
-        unsafe { shim::kvmrs_trace_cpuid(leaf, subleaf, answer.as_ptr()) };
+        cpuid_on(leaf, subleaf, answer);
     }
+}
+
+/// Apart, so that the answer stays in registers while nobody looks.
+#[cold]
+#[inline(never)]
+fn cpuid_on(leaf: u32, subleaf: u32, answer: [u32; 4]) {
+    // SAFETY: As above; four words.
+    unsafe { shim::kvmrs_trace_cpuid(leaf, subleaf, answer.as_ptr()) };
 }
 
 /// An interrupt is injected.

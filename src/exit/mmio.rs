@@ -130,9 +130,7 @@ impl<V: Backend> Cx<'_, '_, V> {
     /// Writes a port of a device in the kernel; false if there is none.
     #[inline]
     pub(crate) fn port_write(&mut self, port: u16, data: &[u8]) -> bool {
-        let value = data.iter().rev().fold(0u32, |v, &b| v << 8 | u32::from(b));
-        // CAST: at most four bytes.
-        host::trace::pio(true, port, data.len() as u8, 1, value);
+        host::trace::pio(true, port, data);
         chips::port_write(&self.vm.base, port, data)
             || self.vm.base.bus.port_write(u64::from(port), data)
     }
@@ -141,9 +139,7 @@ impl<V: Backend> Cx<'_, '_, V> {
     #[inline]
     pub(crate) fn port_read(&mut self, port: u16, data: &mut [u8]) -> bool {
         let done = chips::port_read(&self.vm.base, port, data);
-        let value = data.iter().rev().fold(0u32, |v, &b| v << 8 | u32::from(b));
-        // CAST: at most four bytes.
-        host::trace::pio(false, port, data.len() as u8, 1, value);
+        host::trace::pio(false, port, data);
         done
     }
 

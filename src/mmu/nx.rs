@@ -13,6 +13,7 @@ use crate::vcpu::Cx;
 use crate::vm::memslot::Space;
 use crate::vm::VmCore;
 use core::sync::atomic::AtomicBool;
+use core::sync::atomic::AtomicI32;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use host::params;
@@ -31,12 +32,17 @@ const LOOK_MS: u64 = 10_000;
 /// With `nx_huge_pages_recovery_period_ms` 0, everything has had its turn after this, ms.
 const ROUND_MS: u64 = 3_600_000;
 
+/// No value of the parameter.
+const UNSEEN: i32 = i32::MIN;
+
 /// What a VM does about it.
 pub(crate) struct Nx {
     /// KVM_CAP_VM_DISABLE_NX_HUGE_PAGES.
     exempt: AtomicBool,
     /// What the mappings there are were made under.
     seen: AtomicBool,
+    /// The parameter when it was last looked at.
+    word: AtomicI32,
     /// Where the next round of recovery begins.
     cursor: AtomicU64,
     /// When, ns of the host's clock.
@@ -49,6 +55,7 @@ impl Nx {
         Self {
             exempt: AtomicBool::new(false),
             seen: AtomicBool::new(params::nx_huge_pages()),
+            word: AtomicI32::new(UNSEEN),
             cursor: AtomicU64::new(0),
             due: AtomicU64::new(0),
         }
@@ -56,7 +63,6 @@ impl Nx {
 
     /// Must large pages not be executable? To be asked under the MMU lock: whoever takes note of a
     /// change removes what was mapped before.
-    #[inline]
     pub(crate) fn on(&self) -> bool {
         params::nx_huge_pages() && !self.exempt.load(Relaxed)
     }
@@ -64,13 +70,24 @@ impl Nx {
     /// The VM's guest is trusted.
     pub(crate) fn exempt(&self) {
         self.exempt.store(true, Relaxed);
+        self.word.store(UNSEEN, Relaxed);
     }
 }
 
 /// Before an entry: if the parameter was changed, everything is mapped anew.
 #[inline]
 pub(super) fn follow<V: Backend>(cx: &Cx<'_, '_, V>) {
+    let word = params::nx_huge_pages_word();
+    if cx.vm.base.nx.word.load(Relaxed) != word {
+        changed(cx, word);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn changed<V: Backend>(cx: &Cx<'_, '_, V>, word: i32) {
     let nx = &cx.vm.base.nx;
+    nx.word.store(word, Relaxed);
     let on = nx.on();
     if nx.seen.load(Relaxed) != on {
         nx.seen.store(on, Relaxed);

@@ -62,7 +62,6 @@ fn run_loaded<V: Backend>(cx: &mut Cx<'_, '_, V>) -> UserExit {
     let run = &cx.vcpu.run;
     // Read once: user space may change it while we look.
     let immediate = run.read_u8(at::IMMEDIATE_EXIT) != 0;
-    run.write(at::FLAGS, &0u16);
 
     if cx.st.mp == mp::MpState::Uninitialized {
         if immediate {
@@ -136,8 +135,10 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         return exit::restricted::run(cx);
     }
     event::prepare(cx);
-    // After events: an SMI goes to another address space.
-    crate::mmu::load_root(cx)?;
+    if !cx.st.root_loaded {
+        // An SMI goes to another address space.
+        crate::mmu::load_root(cx)?;
+    }
     if !enter(cx) {
         event::not_entered(cx);
         if host::task::guest_work_likely() && host::task::handle_guest_work().is_err() {
@@ -155,6 +156,7 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 }
 
 /// What the tracepoint of an exit shows.
+#[cold]
 #[inline(never)]
 fn exit_seen<V: Backend>(cx: &Cx<'_, '_, V>) -> host::trace::Exit {
     let raw = V::raw_exit(cx.l);
