@@ -110,7 +110,6 @@ pub fn settle() {
     }
     set! {
         kvmrs_param_enable_vmware_backdoor = false;
-        kvmrs_param_mitigate_smt_rsb = false;
         kvmrs_param_lapic_timer_advance = false;
         kvmrs_param_vector_hashing = false;
         kvmrs_param_enable_pmu = false;
