@@ -35,10 +35,10 @@ use model::addr::Gpa;
 
 /// What a vCPU descriptor holds.
 pub(crate) struct VcpuFile<V: Backend> {
+    /// The vCPU. Dropped first: the backend may change when the VM is gone.
+    pub(crate) vcpu: Arc<Vcpu<V>>,
     /// The VM.
     pub(crate) vm: Arc<Vm<V>>,
-    /// The vCPU.
-    pub(crate) vcpu: Arc<Vcpu<V>>,
 }
 
 impl<V: Backend> FileOps for VcpuFile<V> {

@@ -34,6 +34,13 @@ pub(crate) fn switched<V: Backend>(vm: &VmCore<V>) {
     let any = vm.base.slots.any_logging();
     if vm.base.write_log.swap(any, Ordering::Relaxed) != any {
         vm.base.request_all(Request::WriteLog);
+        if any {
+            // From here on nobody runs without it, so that no write after the sweep goes unnoticed.
+            let g = vm.mmu.read();
+            for space in Space::ALL {
+                g.root(space).flush();
+            }
+        }
     }
 }
 

@@ -67,6 +67,12 @@ fn run_loaded<V: Backend>(cx: &mut Cx<'_, '_, V>) -> UserExit {
         if immediate {
             return UserExit::Error(EINTR);
         }
+        // A request that stays would keep it from sleeping.
+        if cx.vcpu.shared.pending.work().requests {
+            if let Break(e) = requests(cx) {
+                return e;
+            }
+        }
         halt::wait_for_init(cx);
         if mp::accept(cx).is_err() {
             return UserExit::Nothing;

@@ -4,6 +4,7 @@
 //! and runs a handler in an address space of its own, until RSM.
 
 use super::run::Flow;
+use super::shared::Request;
 use super::sregs::valid_cr0;
 use super::Cx;
 use crate::backend::Backend;
@@ -122,6 +123,10 @@ pub(crate) fn resume<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     });
     if resumed != Some(true) {
         cx.st.events.triple_fault = true;
+    }
+    if cx.st.init_latched {
+        // It waited for the end of SMM: have it looked at.
+        cx.vcpu.shared.request(Request::Event);
     }
     Continue(())
 }

@@ -74,8 +74,11 @@ pub(crate) fn set_up<V: Backend>(vm: &VmCore<V>) -> Result {
         return Err(EINVAL);
     }
     let hva = host::mm::map_memory(PAGE_SIZE as usize)?;
+    if let Err(e) = memslot::add_private(vm, gpa.gfn(), 1, hva) {
+        host::mm::unmap_memory(hva, PAGE_SIZE as usize);
+        return Err(e);
+    }
     vm.base.identity.hva.store(hva.0, Relaxed);
-    memslot::add_private(vm, gpa.gfn(), 1, hva)?;
     write(vm, gpa)?;
     told.store(gpa.0, Relaxed);
     Ok(())

@@ -254,7 +254,11 @@ impl<V: Backend> Vm<V> {
         )?;
         let name = CString::try_from_fmt(fmt!("kvm-vcpu:{}", id))?;
         let fd = NewFd::new(&name, file, O_RDWR | O_CLOEXEC)?;
-        core.base.vcpus.push(shared)?;
+        core.base.vcpus.push(shared.clone())?;
+        // What was asked of all vCPUs after its reset and before it was one of them.
+        for r in [Request::Traps, Request::WriteLog, Request::EoiExits] {
+            shared.request(r);
+        }
         if index == 0 {
             this.recovery.queue_after(nx::first_look_ms());
         }
