@@ -40,6 +40,7 @@ usage() {
 	exit 2
 }
 
+args=("$@")
 HOST=${HOST:-amd}
 timeout='' keep='' quiet='' verbose='' command='' shell='' last_words=''
 [ "${SHELL:-}" != 1 ] || shell=1
@@ -211,6 +212,13 @@ fi
 clean=0
 log=$RUN_DIR/dmesg.txt
 [ -s "$log" ] || log=$serial
+# Before its user space is up the host has not met our module: what fails there is the emulator's.
+if ! grep -q '^VM-UP' "$serial" && [ -z "${VM_AGAIN:-}" ]; then
+	tail -n 5 "$serial" "$RUN_DIR/emulator.txt" >&2
+	echo "vm.sh: the host did not come up (emulator's exit code $rc, $seconds s): once more" >&2
+	finish
+	VM_AGAIN=1 exec "$0" "${args[@]}"
+fi
 if [ -z "$job" ] && [ -n "$last_words" ]; then
 	# The one complaint that was asked for does not count.
 	grep -vE "$last_words" "$log" >"$RUN_DIR/last.txt" || :
