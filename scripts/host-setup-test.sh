@@ -31,10 +31,16 @@ run() { KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/out" 2>&1; }
 mkdir -p "$tmp/bin" "$tmp/cache"
 # mmdebstrap OPTION... trixie DIR SOURCE...: the folder that is there, once `go` exists.
 link="for d; do case \$d in */host.new) new=\$d ;; esac; done
-mkdir -p \$new/half
+mkdir -p \$new/half && touch $tmp/begun
 while [ ! -e $tmp/go ]; do sleep 0.1; done
 rm -r \$new && mkdir -p \$new/build && cd $real && cp -al \$(ls -A | grep -vx build) \$new/ &&
 	cp -al build/kselftests build/.stamp \$new/build/"
+
+# The set-up just started has the lock and is at its folder; the one killed leaves its half.
+begun() {
+	for _ in $(seq 600); do [ ! -e "$tmp/begun" ] || break; sleep 0.1; done
+	rm "$tmp/begun"
+}
 
 tool df 'echo Avail; echo 1000'
 if run; then not_ok "no space is refused"; else says "no space: says so" 'MB free, set-up needs .*KVM_RS_CACHE'; fi
@@ -49,7 +55,7 @@ fi
 tool mmdebstrap "$link"
 KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH setsid "$setup" >"$tmp/out" 2>&1 &
 first=$!
-for _ in $(seq 100); do [ ! -d "$tmp/cache/host.new/half" ] || break; sleep 0.1; done
+begun
 kill -KILL -- "-$first"
 wait "$first" 2>/dev/null
 if [ -d "$tmp/cache/host" ]; then not_ok "interrupted: half a folder is not taken for one"; else
@@ -59,11 +65,11 @@ fi
 (KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/first" 2>&1) &
 first=$!
 pids+=("$first")
-for _ in $(seq 100); do [ ! -d "$tmp/cache/host.new/half" ] || break; sleep 0.1; done
+begun
 (KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/out" 2>&1) &
 second=$!
 pids+=("$second")
-for _ in $(seq 100); do [ ! -s "$tmp/out" ] || break; sleep 0.1; done
+for _ in $(seq 600); do [ ! -s "$tmp/out" ] || break; sleep 0.1; done
 says "twice at once: the second says that it waits" 'another set-up is at work'
 touch "$tmp/go"
 wait "$first"
