@@ -4,6 +4,7 @@
 
 use core::arch::x86_64::_mm_lfence;
 use core::arch::x86_64::_rdtsc;
+use core::sync::atomic::{AtomicU64, Ordering};
 use kernel::bindings;
 
 /// The monotonic clock, ns.
@@ -60,4 +61,27 @@ pub fn tsc_and_boot_ns() -> (u64, u64) {
         }
     }
     best
+}
+
+/// The TSC when the machine was suspended last.
+static AT_SUSPEND: AtomicU64 = AtomicU64::new(0);
+/// See [`tsc_lost`].
+static LOST: AtomicU64 = AtomicU64::new(0);
+
+/// By how many ticks the TSC has gone back since the module was loaded: it loses its count when the
+/// machine loses power in a suspend. A time in ticks from before it changed means another one now.
+#[inline]
+pub fn tsc_lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
+
+/// The machine is about to be suspended. On the last CPU.
+pub(crate) fn suspend() {
+    AT_SUSPEND.store(rdtsc(), Ordering::Relaxed);
+}
+
+/// It is back. On the first CPU, before any thread runs.
+pub(crate) fn resume() {
+    let lost = AT_SUSPEND.load(Ordering::Relaxed).saturating_sub(rdtsc());
+    LOST.fetch_add(lost, Ordering::Relaxed);
 }

@@ -277,12 +277,14 @@ unsafe extern "C" fn suspend<H: CpuHooks>(_data: *mut c_void) -> c_int {
     // SAFETY: A callback of ours, on the last CPU.
     let active = unsafe { active::<H>() };
     with_preempt_off(|here| active.stop(here));
+    crate::clock::suspend();
     0
 }
 
 unsafe extern "C" fn resume<H: CpuHooks>(_data: *mut c_void) {
     // SAFETY: A callback of ours, on the first CPU.
     let active = unsafe { active::<H>() };
+    crate::clock::resume();
     if with_preempt_off(|here| active.start(here)).is_err() {
         pr_err!("cannot enable virtualization after suspend\n");
     }

@@ -91,6 +91,11 @@ fn shared_pair(base: &Base) -> Option<TimePair> {
     base.pair
 }
 
+/// The host's TSC lost its count: the VM's clock goes on with the time from now on.
+pub(super) fn renew(c: &super::VmClock) {
+    c.base.lock().pair = host_now().0;
+}
+
 /// PVCLOCK_TSC_STABLE_BIT.
 const TSC_STABLE: u8 = 1 << 0;
 /// PVCLOCK_GUEST_STOPPED.

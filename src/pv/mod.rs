@@ -24,6 +24,8 @@ pub(crate) struct VmClock {
     base: Mutex<clock::Base>,
     /// The TSC offset that a vCPU got at its creation; all start with the same.
     tsc_offset: AtomicU64,
+    /// [`host::clock::tsc_lost`] as the offset takes it into account.
+    tsc_lost: AtomicU64,
     /// A vCPU has taken it.
     tsc_known: AtomicBool,
     /// The vCPU that a spinning one gave its turn to last.
@@ -36,6 +38,7 @@ impl VmClock {
         pin_init!(Self {
             base <- new_mutex!(clock::Base::new(), "kvm->clock"),
             tsc_offset: AtomicU64::new(0),
+            tsc_lost: AtomicU64::new(host::clock::tsc_lost()),
             tsc_known: AtomicBool::new(false),
             boosted: AtomicU32::new(0),
         })

@@ -53,7 +53,31 @@ pub(crate) fn initial_offset(c: &VmClock, rate: Rate) -> u64 {
             Ordering::Release,
         );
     }
+    follow_vm(c, rate);
     c.tsc_offset.load(Ordering::Acquire)
+}
+
+/// The host's TSC lost its count in a suspend. The guests' go on from where they were.
+///
+/// KVM: so does the in-tree module.
+pub(crate) fn follow_host<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let lost = cx.vcpu.shared.take_tsc_lost();
+    if lost != 0 {
+        let rate = cx.st.pv.rate;
+        follow_vm(&cx.vm.base.clock, rate);
+        set_offset(cx, cx.st.pv.tsc_offset.wrapping_add(rate.scale(lost)));
+    }
+    cx.renew_deadline();
+}
+
+/// The same for what the VM keeps for all vCPUs: once, by whichever comes first.
+fn follow_vm(c: &VmClock, rate: Rate) {
+    let now = host::clock::tsc_lost();
+    let lost = now.wrapping_sub(c.tsc_lost.swap(now, Ordering::AcqRel));
+    if lost != 0 {
+        c.tsc_offset.fetch_add(rate.scale(lost), Ordering::AcqRel);
+        super::clock::renew(c);
+    }
 }
 
 /// Gives the offset to the hardware.

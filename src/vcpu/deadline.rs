@@ -7,6 +7,9 @@
 //! the host's timer, and in user space, or while others have the CPU, nothing needs to happen: the
 //! next entry finds the time to have come.
 //!
+//! The hardware counts ticks of the TSC, which loses its count in a suspend and may turn out to be no
+//! clock at all. When the vCPU is loaded after that, the deadline is loaded anew, or given to the host.
+//!
 //! Either may fire early. [`LocalApic::timer_fired`](model::irqchip::lapic::LocalApic::timer_fired)
 //! looks at the time and says what to wait for next.
 
@@ -19,12 +22,16 @@ impl<V: Backend> Cx<'_, '_, V> {
     /// Waits for what the local APIC says.
     pub(crate) fn set_timer(&mut self, op: TimerOp) {
         if V::host_features().deadline_timer {
+            // A TSC that cannot be trusted is no clock for the guest's timer.
+            let trusted = !host::cpu::tsc_unstable();
             self.st.deadline = match op {
-                TimerOp::Arm { .. } => Some(op),
-                TimerOp::Disarm => None,
+                TimerOp::Arm { .. } if trusted => Some(op),
+                _ => None,
             };
             self.load_deadline();
-            return;
+            if trusted {
+                return;
+            }
         }
         match op {
             TimerOp::Arm { ns, .. } => self.vcpu.timer.arm(ns),
@@ -63,6 +70,20 @@ impl<V: Backend> Cx<'_, '_, V> {
     pub(crate) fn poll_deadline(&mut self) {
         if self.st.deadline.is_some() {
             self.deadline_reached();
+        }
+    }
+
+    /// The host's TSC counts from elsewhere: the hardware is told once more.
+    pub(crate) fn renew_deadline(&mut self) {
+        if let Some(op) = self.st.deadline {
+            self.set_timer(op);
+        }
+    }
+
+    /// The host's clock is not the TSC, maybe because that is unstable.
+    pub(crate) fn doubt_deadline(&mut self) {
+        if host::cpu::tsc_unstable() {
+            self.renew_deadline();
         }
     }
 

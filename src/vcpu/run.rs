@@ -231,9 +231,10 @@ fn requests<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         update_write_log(cx);
     }
     if shared.take(Request::Tsc) {
-        crate::pv::tsc::apply(cx);
+        crate::pv::tsc::follow_host(cx);
     }
     if shared.take(Request::ClockUpdate) {
+        cx.doubt_deadline();
         crate::pv::clock::update(cx);
     }
     if shared.take(Request::StealTime) {

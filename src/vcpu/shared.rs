@@ -44,7 +44,7 @@ pub(crate) enum Request {
     EoiExits = 1 << 6,
     /// The dirty ring may be full.
     DirtyRing = 1 << 10,
-    /// The TSC offset changed.
+    /// The host's TSC went back.
     Tsc = 1 << 7,
     /// Report stolen time.
     StealTime = 1 << 8,
@@ -70,6 +70,8 @@ pub(crate) struct VcpuShared {
     cpu: AtomicI32,
     /// Guest TSC = host TSC + this.
     tsc_offset: AtomicU64,
+    /// [`host::clock::tsc_lost`] as the owner has taken it into account.
+    tsc_lost: AtomicU64,
     /// The guest wants to know of stolen time.
     steal: AtomicBool,
     /// It could run and does not: it was preempted, or woken and has not started.
@@ -104,6 +106,7 @@ impl VcpuShared {
             stats,
             cpu: AtomicI32::new(-1),
             tsc_offset: AtomicU64::new(0),
+            tsc_lost: AtomicU64::new(host::clock::tsc_lost()),
             steal: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             spinning: AtomicBool::new(false),
@@ -167,6 +170,12 @@ impl VcpuShared {
     /// Owner: lets others know the TSC offset.
     pub(crate) fn set_tsc_offset(&self, offset: u64) {
         self.tsc_offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// Owner: the ticks that the host's TSC lost since this was asked last.
+    pub(crate) fn take_tsc_lost(&self) -> u64 {
+        let now = host::clock::tsc_lost();
+        now.wrapping_sub(self.tsc_lost.swap(now, Ordering::Relaxed))
     }
 
     /// Owner: stolen time is asked for at each load from now on, or no longer.
@@ -277,6 +286,9 @@ impl SchedObserver for Sched {
         }
         if clock::drifts() {
             self.shared.request(Request::ClockUpdate);
+        }
+        if self.shared.tsc_lost.load(Ordering::Relaxed) != host::clock::tsc_lost() {
+            self.shared.request(Request::Tsc);
         }
         if self.shared.running.load(Ordering::Relaxed) {
             self.shared.stats.count_shared(VcpuStat::HostStateReload);

@@ -78,6 +78,11 @@ impl Vcpu {
         };
         self.set_pin(self.pin & !pin::POSTED_INTERRUPTS | posted);
         self.set_trap(Trap::Cr8Write, false);
+        self.open_x2apic(x2apic);
+    }
+
+    /// Lets the guest at the MSRs of x2APIC mode that hardware redirects to the page, or at none.
+    pub(super) fn open_x2apic(&self, x2apic: bool) {
         for r in READABLE {
             self.msr_map.set(
                 msr_of(r),

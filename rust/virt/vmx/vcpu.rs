@@ -512,6 +512,8 @@ impl Vcpu {
         }
         // Whatever the VMCS has: write them.
         self.pin = self.m.cfg.pin & !(pin::PREEMPTION_TIMER | pin::POSTED_INTERRUPTS);
+        // Without the mode the MSRs would be the host's.
+        self.open_x2apic(false);
         self.deadline = u64::MAX;
         vmcs::write(field::PIN_CONTROLS, self.pin);
         self.proc = proc;
