@@ -9,7 +9,10 @@ use crate::vcpu::fetch;
 use crate::vcpu::fpu;
 use crate::vcpu::run::Flow;
 use crate::vcpu::sregs::valid_cr0;
+use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
+use core::ops::ControlFlow::Break;
+use core::ops::ControlFlow::Continue;
 use model::abi;
 use model::exit::CrAccess;
 use model::x86::cpuid::Feature;
@@ -29,6 +32,19 @@ const CR4_PAGING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP 
 
 /// A control-register access that exited.
 pub(crate) fn cr<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &CrAccess) -> Flow {
+    if cx.st.apic.is_some() {
+        return access(cx, a);
+    }
+    // Whoever has the local APIC has to know when a waiting interrupt may have become due.
+    let before = cx.cr8();
+    access(cx, a)?;
+    if cx.cr8() < before {
+        return Break(UserExit::SetTpr);
+    }
+    Continue(())
+}
+
+fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &CrAccess) -> Flow {
     let r = match *a {
         CrAccess::Write { cr, gpr } => {
             let v = cx.gpr(gpr);

@@ -148,12 +148,15 @@ impl<V: Backend> Cx<'_, '_, V> {
             && self.st.events.user_interrupt.is_none()
     }
 
-    /// Makes CR8 writes exit while an interrupt waits for a lower priority than the task's.
+    /// Makes CR8 writes exit while an interrupt waits for a lower priority than the task's. Without
+    /// a local APIC in the kernel they always do.
     pub(crate) fn update_cr8_trap(&mut self) {
         let Some(apic) = &mut self.st.apic else {
             return;
         };
         if apic.is_accelerated() {
+            // Hardware sees to it.
+            self.st.cr8_trap = false;
             return;
         }
         let trap = match apic.highest_requested() {

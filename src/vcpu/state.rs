@@ -144,7 +144,7 @@ pub(crate) struct State {
     pub(crate) apic: Option<Apic>,
     /// IA32_APIC_BASE, when it is not.
     pub(crate) plain_apic_base: u64,
-    /// CR8 writes exit.
+    /// CR8 writes exit, as they do at first.
     pub(crate) cr8_trap: bool,
     /// XCR0.
     pub(crate) xcr0: u64,
@@ -237,7 +237,7 @@ impl State {
             msrs: Msrs::new()?,
             apic,
             plain_apic_base: plain,
-            cr8_trap: false,
+            cr8_trap: true,
             xcr0: xcr0::FP,
             fpu: Fpu::new()?,
             debug: Debug {
@@ -274,7 +274,7 @@ impl State {
     /// RESET or INIT of what is here. XCR0, the FPU and most MSRs survive INIT
     /// (`SDM: vol 3, table 9-1`).
     pub(crate) fn reset(&mut self, init: bool) {
-        self.cr8_trap = false;
+        self.cr8_trap = true;
         self.root_loaded = false;
         self.debug.dr = [0; 4];
         self.debug.dr7 = dr7::INIT;

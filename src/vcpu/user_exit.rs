@@ -63,6 +63,8 @@ pub(crate) enum UserExit {
         /// How many of them count.
         len: u8,
     },
+    /// KVM_EXIT_SET_TPR: CR8, which the run page has, is lower than it was.
+    SetTpr,
     /// KVM_EXIT_TPR_ACCESS.
     TprAccess {
         /// The instruction.
@@ -210,6 +212,7 @@ impl UserExit {
                 store_emulation_failure(run, bytes, len);
                 abi::KVM_EXIT_INTERNAL_ERROR
             }
+            Self::SetTpr => abi::KVM_EXIT_SET_TPR,
             Self::TprAccess { rip, write } => {
                 run.write(
                     at::UNION,

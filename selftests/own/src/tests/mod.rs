@@ -12,6 +12,7 @@ mod pages;
 mod pokes;
 mod random_mmio;
 mod rng;
+mod user_exits;
 
 use crate::errno;
 use crate::tap::Tap;
@@ -27,6 +28,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("task_switches", emul::task_switches),
     ("umip", emul::umip),
     ("task_priority", emul::task_priority),
+    ("user_tpr", user_exits::user_tpr),
     ("hammer", hammer::hammer),
     ("lapic_timer", devices::lapic_timer),
     ("irq_sources", devices::sources),
