@@ -30,6 +30,8 @@ static_assert(offsetof(struct kvmrs_entry, flags) == ENTRY_FLAGS);
 /* What few guests need, out of line. */
 void kvmrs_entry_load(struct kvmrs_entry *e);
 void kvmrs_entry_save(struct kvmrs_entry *e);
+/* A machine check that was intercepted has not reached the host's handler yet. IRQs are off. */
+void kvmrs_entry_machine_check(void);
 
 /* IRQs are off. What the host has in registers that the guest gets is in place before. */
 static __always_inline void kvmrs_enter_begin(struct kvmrs_entry *e)
@@ -76,16 +78,23 @@ static __always_inline void kvmrs_enter_end(struct kvmrs_entry *e)
 	guest_timing_exit_irqoff();
 }
 
-/* A machine check that was intercepted has not reached the host's handler yet. */
-static __always_inline void kvmrs_enter_machine_check(void)
+/*
+ * The other half of guest_state_enter_irqoff(). The kernel's own, guest_state_exit_irqoff(), reports
+ * a quiescent state to RCU here as well. That is wanted where a host interrupt has ended the run,
+ * which may have been long; else the next entry or the scheduler makes the same report in a moment.
+ */
+static __always_inline void kvmrs_guest_state_exit(bool interrupted)
 {
-	struct pt_regs regs = {
-		/* Whatever the guest ran, to the host it is like user space. */
-		.cs = 3,
-		.flags = X86_EFLAGS_IF,
-	};
+	lockdep_hardirqs_off(CALLER_ADDR0);
+	if (!context_tracking_guest_exit() && interrupted) {
+		instrumentation_begin();
+		rcu_virt_note_context_switch();
+		instrumentation_end();
+	}
 
-	do_machine_check(&regs);
+	instrumentation_begin();
+	trace_hardirqs_off_finish();
+	instrumentation_end();
 }
 
 #endif /* KVM_RS_ENTER_H */

@@ -29,6 +29,17 @@ void kvmrs_entry_switch(u64 id)
 		indirect_branch_prediction_barrier();
 }
 
+void kvmrs_entry_machine_check(void)
+{
+	struct pt_regs regs = {
+		/* Whatever the guest ran, to the host it is like user space. */
+		.cs = 3,
+		.flags = X86_EFLAGS_IF,
+	};
+
+	do_machine_check(&regs);
+}
+
 /* Protection keys are switched last and put back first: the host's code runs with its own. */
 void kvmrs_entry_load(struct kvmrs_entry *e)
 {

@@ -31,7 +31,7 @@ fault:
 	BUG_ON(!virt_rebooting);
 }
 
-static noinstr void window(struct kvmrs_entry *e)
+static noinstr void window(struct kvmrs_entry *e, struct vmcb *vmcb)
 {
 	guest_state_enter_irqoff();
 	/*
@@ -43,7 +43,7 @@ static noinstr void window(struct kvmrs_entry *e)
 	amd_clear_divider();
 	kvmrs_svm_vmrun(e);
 	raw_local_irq_disable();
-	guest_state_exit_irqoff();
+	kvmrs_guest_state_exit(vmcb->control.exit_code == SVM_EXIT_INTR);
 }
 
 void kvmrs_svm_enter(struct kvmrs_entry *e)
@@ -61,7 +61,7 @@ void kvmrs_svm_enter(struct kvmrs_entry *e)
 		x86_virt_spec_ctrl(e->virt_spec_ctrl, true);
 
 	vmcb->save.rax = e->gpr[0];
-	window(e);
+	window(e, vmcb);
 	e->gpr[0] = vmcb->save.rax;
 
 	if (cpu_feature_enabled(X86_FEATURE_LS_CFG_SSBD) ||
@@ -73,6 +73,6 @@ void kvmrs_svm_enter(struct kvmrs_entry *e)
 	stgi();
 
 	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC))
-		kvmrs_enter_machine_check();
+		kvmrs_entry_machine_check();
 	kvmrs_enter_end(e);
 }

@@ -65,7 +65,7 @@ static noinstr void window(struct kvmrs_entry *e, struct kvmrs_vmx_run *r)
 			x86_entry_from_kvm(EVENT_TYPE_NMI, NMI_VECTOR);
 	}
 
-	guest_state_exit_irqoff();
+	kvmrs_guest_state_exit(BASIC(r->reason) == EXIT_REASON_EXTERNAL_INTERRUPT);
 }
 
 /* What an exit loads must be what the kernel has now: it changes behind our back. */
@@ -110,7 +110,7 @@ void kvmrs_vmx_enter(struct kvmrs_entry *e, struct kvmrs_vmx_run *r)
 			    (BASIC(r->reason) == EXIT_REASON_EXCEPTION_NMI &&
 			     has_type(r->intr_info, INTR_TYPE_HARD_EXCEPTION) &&
 			     (r->intr_info & INTR_INFO_VECTOR_MASK) == X86_TRAP_MC))) {
-		kvmrs_enter_machine_check();
+		kvmrs_entry_machine_check();
 	}
 	kvmrs_enter_end(e);
 }
