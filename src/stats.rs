@@ -29,24 +29,23 @@ use model::stats::VmStat;
 use model::tdp::Counts;
 use zerocopy::IntoBytes;
 
-/// The values, in the order of the descriptors.
-struct Words(KVec<AtomicU64>);
+/// The values, in the order of the descriptors. Inside of what they belong to, and of a constant
+/// number, so that counting is one instruction.
+struct Words<const N: usize> {
+    all: [AtomicU64; N],
+}
 
-impl Words {
-    fn new(n: usize) -> Result<Self> {
-        let mut words = KVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
-        for _ in 0..n {
-            words
-                .push_within_capacity(AtomicU64::new(0))
-                .map_err(|_| ENOMEM)?;
-        }
-        Ok(Self(words))
+impl<const N: usize> Words<N> {
+    fn new() -> impl Init<Self> {
+        init!(Self {
+            all <- pin_init::init_array_from_fn(|_| AtomicU64::new(0)),
+        })
     }
 
     /// Adds from any thread.
     #[inline]
     fn add(&self, at: usize, n: u64) {
-        if let Some(w) = self.0.get(at) {
+        if let Some(w) = self.all.get(at) {
             w.fetch_add(n, Relaxed);
         }
     }
@@ -54,14 +53,14 @@ impl Words {
     /// Adds from the one thread that changes the word.
     #[inline]
     fn add_own(&self, at: usize, n: u64) {
-        if let Some(w) = self.0.get(at) {
+        if let Some(w) = self.all.get(at) {
             w.store(w.load(Relaxed).wrapping_add(n), Relaxed);
         }
     }
 
     #[inline]
     fn set(&self, at: usize, v: u64) {
-        if let Some(w) = self.0.get(at) {
+        if let Some(w) = self.all.get(at) {
             w.store(v, Relaxed);
         }
     }
@@ -69,15 +68,13 @@ impl Words {
 
 /// Statistics of a VM.
 pub(crate) struct VmStats {
-    words: Words,
+    words: Words<{ VmStat::WORDS }>,
 }
 
 impl VmStats {
-    /// All zero. ENOMEM.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
-            words: Words::new(VmStat::WORDS)?,
-        })
+    /// All zero.
+    pub(crate) fn new() -> impl Init<Self> {
+        init!(Self { words <- Words::new() })
     }
 
     /// Adds what an operation on the nested tables changed.
@@ -97,7 +94,7 @@ impl VmStats {
 
     /// A value.
     pub(crate) fn get(&self, stat: VmStat) -> u64 {
-        let w = self.words.0.get(stat.word());
+        let w = self.words.all.get(stat.word());
         w.map_or(0, |w| w.load(Relaxed))
     }
 
@@ -108,15 +105,13 @@ impl VmStats {
 
 /// Statistics of a vCPU.
 pub(crate) struct VcpuStats {
-    words: Words,
+    words: Words<{ VcpuStat::WORDS }>,
 }
 
 impl VcpuStats {
-    /// All zero. ENOMEM.
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
-            words: Words::new(VcpuStat::WORDS)?,
-        })
+    /// All zero.
+    pub(crate) fn new() -> impl Init<Self> {
+        init!(Self { words <- Words::new() })
     }
 
     /// Owner: it happened once more.
@@ -190,9 +185,9 @@ impl<V: Backend> StatsFile<V> {
     }
 
     /// The values now.
-    fn words(&self) -> &Words {
+    fn words(&self) -> &[AtomicU64] {
         match &self.vcpu {
-            Some(v) => &v.stats.words,
+            Some(v) => &v.stats.words.all,
             None => {
                 let core = self.vm.core();
                 let stats = &core.base.stats;
@@ -204,7 +199,7 @@ impl<V: Backend> StatsFile<V> {
                 }
                 stats.set(VmStat::RemoteTlbFlushRequests, asked);
                 stats.set(VmStat::RemoteTlbFlush, forced);
-                &stats.words
+                &stats.words.all
             }
         }
     }
@@ -221,7 +216,7 @@ impl<V: Backend> StatsFile<V> {
                 Part::Id => piece(&self.id, out)?,
                 Part::Descs => piece(self.descs().as_bytes(), out)?,
                 Part::Values => {
-                    let words = &self.words().0;
+                    let words = self.words();
                     let mut copy = KVec::with_capacity(words.len(), GFP_KERNEL)?;
                     for w in words.iter() {
                         copy.push_within_capacity(w.load(Relaxed))

@@ -51,8 +51,17 @@ macro_rules! scalar {
         #[inline(always)]
         pub fn $write(&self, off: usize, value: $ty) {
             if let Some(p) = self.at(off, size_of::<$ty>()) {
-                // SAFETY: As above.
-                unsafe { p.cast::<Unaligned<$ty>>().as_ptr().write_volatile(Unaligned(value)) }
+                // The compiler takes stores that may be unaligned by way of the stack.
+                let aligned = off % align_of::<$ty>() == 0;
+                // SAFETY: As above. The page is aligned, so that an aligned offset is an aligned
+                // address.
+                unsafe {
+                    if aligned {
+                        p.cast::<$ty>().as_ptr().write_volatile(value);
+                    } else {
+                        p.cast::<Unaligned<$ty>>().as_ptr().write_volatile(Unaligned(value));
+                    }
+                }
             }
         }
     };

@@ -109,8 +109,8 @@ pub enum Quick {
     Wrmsr,
     /// [`Exit::Hlt`].
     Hlt,
-    /// [`Exit::Io`].
-    Io(IoAccess),
+    /// [`Exit::Io`]; which access is asked for separately.
+    Io,
     /// Any exit: to be decoded in full.
     Other,
 }

@@ -25,6 +25,7 @@ use kernel::sync::Arc;
 use model::addr::Gfn;
 use model::exit::Event;
 use model::exit::Exit;
+use model::exit::IoAccess;
 use model::exit::Quick;
 use model::irqchip::pending::Pending;
 use model::tdp::Format;
@@ -310,6 +311,8 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     fn take_written(l: &mut Loaded<'_, Self>, f: &mut dyn FnMut(Gfn));
     /// What the last exit was, if it is a frequent one.
     fn quick(l: &Loaded<'_, Self>) -> Quick;
+    /// The port access that was the last exit: to be asked after one only.
+    fn port_access(l: &Loaded<'_, Self>) -> IoAccess;
     /// What the last exit was.
     fn decode(l: &mut Loaded<'_, Self>) -> Exit;
     /// The last exit as the hardware put it.

@@ -11,7 +11,6 @@ use crate::vcpu::run::Flow;
 use crate::vcpu::sregs::valid_cr0;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
-use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::abi;
 use model::exit::CrAccess;
@@ -39,7 +38,7 @@ pub(crate) fn cr<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &CrAccess) -> Flow {
     let before = cx.cr8();
     access(cx, a)?;
     if cx.cr8() < before {
-        return Break(UserExit::SetTpr);
+        return UserExit::SetTpr.leave(cx);
     }
     Continue(())
 }

@@ -10,7 +10,6 @@ use crate::vcpu::fetch;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
-use core::ops::ControlFlow::Break;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::KvmGuestDebug;
@@ -98,12 +97,13 @@ pub(crate) fn set<V: Backend>(cx: &mut Cx<'_, '_, V>, d: &KvmGuestDebug) -> Resu
 }
 
 fn to_user<V: Backend>(cx: &Cx<'_, '_, V>, vector: u8, d6: u64) -> Flow {
-    Break(UserExit::Debug {
+    UserExit::Debug {
         exception: u32::from(vector),
         pc: cx.linear_rip(),
         dr6: d6,
         dr7: V::dr7(cx.l),
-    })
+    }
+    .leave(cx)
 }
 
 /// An instruction that we carried out is complete: the trap of a single step, user space's or the

@@ -18,7 +18,6 @@ use crate::vcpu::run::Flow;
 use crate::vcpu::smm;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
-use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use kernel::prelude::*;
 use model::abi;
@@ -119,7 +118,7 @@ fn emulate<V: Backend>(
     unknown: fn(&mut Cx<'_, '_, V>, [u8; 15], u8) -> Flow,
 ) -> Flow {
     let Some(mut s) = cx.st.emul.state.take() else {
-        return Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION));
+        return UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION).leave(cx);
     };
     cx.count(VcpuStat::InsnEmulation);
     fill(cx, &mut s);
@@ -144,9 +143,9 @@ fn emulate<V: Backend>(
                 if matches!(e, UserExit::Mmio { .. }) {
                     cx.count(VcpuStat::MmioExits);
                 }
-                Break(e)
+                e.leave(cx)
             }
-            None => Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION)),
+            None => UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION).leave(cx),
         },
         Err(Stop::Retry) => Continue(()),
         Err(Stop::Fault(e)) => {
@@ -194,13 +193,12 @@ fn finish<V: Backend>(cx: &mut Cx<'_, '_, V>, done: &Done) -> Flow {
 /// An instruction that the emulator does not know. Outside the guest's kernel it is just `#UD`.
 fn failed<V: Backend>(cx: &mut Cx<'_, '_, V>, bytes: [u8; 15], len: u8) -> Flow {
     cx.count(VcpuStat::InsnEmulationFail);
-    let exit = Break(UserExit::EmulationFailure { bytes, len });
-    if cx.vm.base.caps.exit_on_emulation_failure() {
-        return exit;
+    let always = cx.vm.base.caps.exit_on_emulation_failure();
+    if !always {
+        raise(cx, Exception::ud())?;
     }
-    raise(cx, Exception::ud())?;
-    if V::cpl(cx.l) == 0 {
-        return exit;
+    if always || V::cpl(cx.l) == 0 {
+        return UserExit::EmulationFailure { bytes, len }.leave(cx);
     }
     Continue(())
 }
@@ -274,7 +272,7 @@ pub(super) fn patch_hypercall<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Stop {
 pub(crate) fn finished<V: Backend>(cx: &mut Cx<'_, '_, V>, key: IoKey, data: &[u8]) -> Flow {
     if cx.st.emul.log.record(key, data).is_err() {
         cx.st.emul.reset();
-        return Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION));
+        return UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION).leave(cx);
     }
     instruction(cx)
 }

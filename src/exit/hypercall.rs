@@ -11,7 +11,6 @@ use crate::vcpu::pending::Pending;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
-use core::ops::ControlFlow::Break;
 use model::policy::pv;
 use model::stats::VcpuStat;
 use model::x86::apic::Delivery;
@@ -75,11 +74,12 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
                 return answer(cx, EINVAL, mask);
             }
             cx.st.pending = Pending::Hypercall;
-            return Break(UserExit::Hypercall {
+            return UserExit::Hypercall {
                 nr,
                 args: [a0, a1, a2],
                 long,
-            });
+            }
+            .leave(cx);
         }
         _ => ENOSYS,
     };

@@ -7,9 +7,8 @@ use crate::backend::Backend;
 use crate::vcpu::fetch;
 use crate::vcpu::pending::Pending;
 use crate::vcpu::run::Flow;
-use crate::vcpu::user_exit::UserExit;
+use crate::vcpu::user_exit;
 use crate::vcpu::Cx;
-use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::abi;
 use model::exit::IoAccess;
@@ -21,7 +20,8 @@ const QUIRK_PORT: u16 = 0x7e;
 
 /// IN and OUT; INS and OUTS go to the emulator.
 #[inline(never)]
-pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &IoAccess) -> Flow {
+pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    let a = &V::port_access(cx.l);
     cx.count(VcpuStat::IoExits);
     if a.string {
         return emulate::instruction(cx);
@@ -72,12 +72,7 @@ fn to_user<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &IoAccess) -> Flow {
             }
         };
     }
-    Break(UserExit::Io {
-        write: a.write,
-        size: a.size,
-        port: a.port,
-        count: 1,
-    })
+    user_exit::leave_for_port(cx, a.write, a.size, a.port)
 }
 
 /// Puts what IN read into AL, AX or EAX.

@@ -10,7 +10,6 @@ use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
 use crate::vm::memslot::hva;
-use core::ops::ControlFlow::Break;
 use model::abi;
 use model::addr::Gpa;
 use model::exit::NestedFault;
@@ -37,11 +36,12 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flo
 fn undeliverable<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Flow {
     let raw = V::raw_exit(cx.l);
     let cpu = u64::from(host::pin::some_cpu_id());
-    Break(UserExit::Internal {
+    UserExit::Internal {
         suberror: abi::KVM_INTERNAL_ERROR_DELIVERY_EV,
         ndata: 5,
         data: [raw.info2, raw.reason, raw.info1, gpa.0, cpu, 0],
-    })
+    }
+    .leave(cx)
 }
 
 /// An access to an address that was marked as device memory.

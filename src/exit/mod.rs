@@ -26,7 +26,6 @@ use crate::vcpu::halt;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
-use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::abi;
 use model::emul::task::TaskSwitch;
@@ -44,7 +43,7 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         Quick::Cpuid => cpuid::execute(cx),
         Quick::Rdmsr => msr::rdmsr(cx),
         Quick::Wrmsr => msr::wrmsr(cx),
-        Quick::Io(a) => io::handle(cx, &a),
+        Quick::Io => io::handle(cx),
         Quick::Hlt => hlt(cx),
         Quick::Other => any(cx),
     }
@@ -69,7 +68,7 @@ fn any<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         Exit::Cpuid => cpuid::execute(cx),
         Exit::Rdmsr => msr::rdmsr(cx),
         Exit::Wrmsr => msr::wrmsr(cx),
-        Exit::Io(a) => io::handle(cx, &a),
+        Exit::Io(_) => io::handle(cx),
         Exit::NestedFault(f) => mmu::handle(cx, &f),
         Exit::FastMmio(gpa) => mmio::fast(cx, gpa),
         Exit::Hlt => hlt(cx),
@@ -116,7 +115,7 @@ fn any<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         ),
         Exit::VirtInstruction => raise(cx, Exception::ud()),
         Exit::Undefined => emulate::undefined(cx),
-        Exit::Shutdown => Break(UserExit::Shutdown),
+        Exit::Shutdown => UserExit::Shutdown.leave(cx),
         Exit::TprBelowThreshold => {
             V::set_trap(cx.l, Trap::Cr8Write, false);
             Continue(())
@@ -139,7 +138,7 @@ fn any<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         Exit::EntryFailed { reason } => {
             let f = V::entry_failure(cx.l);
             V::dump(cx.l);
-            Break(UserExit::FailEntry { reason, cpu: f.cpu })
+            UserExit::FailEntry { reason, cpu: f.cpu }.leave(cx)
         }
         Exit::Unknown { code } => unknown(cx, code),
     }
@@ -154,9 +153,10 @@ pub(crate) fn raise<V: Backend>(cx: &mut Cx<'_, '_, V>, e: Exception) -> Flow {
 #[inline(never)]
 fn unknown<V: Backend>(cx: &mut Cx<'_, '_, V>, code: u64) -> Flow {
     V::dump(cx.l);
-    Break(UserExit::Internal {
+    UserExit::Internal {
         suberror: abi::KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON,
         ndata: 2,
         data: [code, u64::from(host::pin::some_cpu_id()), 0, 0, 0, 0],
-    })
+    }
+    .leave(cx)
 }

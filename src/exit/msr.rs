@@ -10,7 +10,6 @@ use crate::vcpu::pending::Pending;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
-use core::ops::ControlFlow::Break;
 use model::abi;
 use model::policy::msr::MsrError;
 use model::x86::exception::Exception;
@@ -75,10 +74,11 @@ fn refused<V: Backend>(
         Some(_) => Pending::Wrmsr,
         None => Pending::Rdmsr,
     };
-    Break(UserExit::Msr {
+    UserExit::Msr {
         write: write.is_some(),
         reason,
         index,
         data: write.unwrap_or(0),
-    })
+    }
+    .leave(cx)
 }

@@ -10,9 +10,8 @@ use crate::backend::Backend;
 use crate::vcpu::fetch;
 use crate::vcpu::pending::Pending;
 use crate::vcpu::run::Flow;
-use crate::vcpu::user_exit::UserExit;
+use crate::vcpu::user_exit;
 use crate::vcpu::Cx;
-use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::addr::PAGE_SIZE;
 use model::emul::decode::Insn;
@@ -99,12 +98,9 @@ pub(crate) fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Opt
     cx.count(VcpuStat::MmioExits);
     let rip = cx.linear_rip();
     cx.st.pending = Pending::Move(Moved { plain, rip, next });
-    Some(Break(UserExit::Mmio {
-        gpa: f.gpa.0,
-        data,
-        len: plain.size,
-        write: f.write,
-    }))
+    Some(user_exit::leave_for_memory(
+        cx, f.gpa.0, data, plain.size, f.write,
+    ))
 }
 
 #[inline]

@@ -14,7 +14,6 @@ use crate::vcpu::event;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
-use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::emul;
 use model::emul::cpu::Stop;
@@ -40,7 +39,7 @@ pub(crate) fn run<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         }
     }
     if host::task::guest_work_likely() && host::task::handle_guest_work().is_err() {
-        return Break(UserExit::Signal);
+        return UserExit::Signal.leave(cx);
     }
     Continue(())
 }
@@ -49,10 +48,11 @@ pub(crate) fn run<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 fn events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if cx.protected_mode() {
         if cx.st.events.has_exception() {
-            return Break(UserExit::EmulationFailure {
+            return UserExit::EmulationFailure {
                 bytes: [0; 15],
                 len: 0,
-            });
+            }
+            .leave(cx);
         }
         return Continue(());
     }

@@ -11,7 +11,6 @@ use crate::vcpu::pending::Pending;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
-use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::abi;
 use model::emul::cpu::Stop;
@@ -50,7 +49,7 @@ pub(super) fn switch<V: Backend>(cx: &mut Cx<'_, '_, V>, want: &TaskSwitch) -> F
         rip = next;
     }
     let Some(mut s) = cx.st.emul.state.take() else {
-        return failed();
+        return failed(cx);
     };
     fill(cx, &mut s);
     s.rip = rip;
@@ -80,10 +79,10 @@ pub(super) fn switch<V: Backend>(cx: &mut Cx<'_, '_, V>, want: &TaskSwitch) -> F
         }
         Err(Stop::Retry) => Continue(()),
         // KVM: a TSS in device memory is not supported.
-        Err(Stop::NeedUser | Stop::Unhandled { .. }) => failed(),
+        Err(Stop::NeedUser | Stop::Unhandled { .. }) => failed(cx),
     }
 }
 
-fn failed() -> Flow {
-    Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION))
+fn failed<V: Backend>(cx: &Cx<'_, '_, V>) -> Flow {
+    UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION).leave(cx)
 }

@@ -9,7 +9,6 @@ use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
 use crate::vm::memslot::Space;
 use crate::vm::VmCore;
-use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use host::gup::FaultErr;
 use host::gup::Want;
@@ -74,7 +73,7 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flo
             }
             Outcome::Retry => {
                 if host::task::signal_pending() {
-                    return Break(UserExit::Signal);
+                    return UserExit::Signal.leave(cx);
                 }
                 host::task::cond_resched();
             }
@@ -82,14 +81,15 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flo
                 cx.count(VcpuStat::PfEmulate);
                 return exit::mmio::handle(cx, f);
             }
-            Outcome::Signal => return Break(UserExit::Signal),
+            Outcome::Signal => return UserExit::Signal.leave(cx),
             Outcome::Unbacked => {
-                return Break(UserExit::MemoryFault {
+                return UserExit::MemoryFault {
                     gpa: gfn.gpa().0,
                     size: model::addr::PAGE_SIZE,
-                });
+                }
+                .leave(cx);
             }
-            Outcome::NoMemory => return Break(UserExit::Error(ENOMEM)),
+            Outcome::NoMemory => return UserExit::Error(ENOMEM).leave(cx),
         }
     }
 }

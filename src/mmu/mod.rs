@@ -21,7 +21,6 @@ use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
 use crate::vm::memslot::Space;
-use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use kernel::prelude::*;
 use model::abi;
@@ -66,13 +65,19 @@ impl<V: Backend> Tables<V> {
 #[inline]
 pub(crate) fn load_root<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     nx::follow(cx);
-    if !cx.st.root_loaded {
-        let root = cx.vm.mmu.read().root(cx.space()).handle();
-        if !V::set_root(cx.l, &root) {
-            return Break(UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION));
-        }
-        cx.st.root_loaded = true;
+    if cx.st.root_loaded {
+        return Continue(());
     }
+    give_root(cx)
+}
+
+#[inline(never)]
+fn give_root<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    let root = cx.vm.mmu.read().root(cx.space()).handle();
+    if !V::set_root(cx.l, &root) {
+        return UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION).leave(cx);
+    }
+    cx.st.root_loaded = true;
     Continue(())
 }
 

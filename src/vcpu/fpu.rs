@@ -19,19 +19,19 @@ const BASE_SIZE: usize = 4096;
 /// The FPU state of a vCPU.
 pub(crate) struct Fpu {
     /// Taken out while KVM_RUN has it in the registers.
-    guest: Option<GuestFpu>,
+    guest: Option<KBox<GuestFpu>>,
 }
 
 impl Fpu {
     /// Initial state. ENOMEM.
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
-            guest: Some(GuestFpu::new()?),
+            guest: Some(KBox::new(GuestFpu::new()?, GFP_KERNEL_ACCOUNT)?),
         })
     }
 
     fn get(&mut self) -> Result<&mut GuestFpu> {
-        self.guest.as_mut().ok_or(EBUSY)
+        self.guest.as_deref_mut().ok_or(EBUSY)
     }
 }
 

@@ -8,7 +8,6 @@ use super::run::Flow;
 use super::user_exit::UserExit;
 use super::Cx;
 use crate::backend::Backend;
-use core::ops::ControlFlow::Break;
 use core::ops::ControlFlow::Continue;
 use model::stats::VcpuStat;
 
@@ -16,7 +15,7 @@ use model::stats::VcpuStat;
 pub(crate) fn hlt<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     cx.count(VcpuStat::HaltExits);
     if !cx.vm.base.irqchip_in_kernel() {
-        return Break(UserExit::Hlt);
+        return UserExit::Hlt.leave(cx);
     }
     cx.st.unhalted = false;
     cx.st.mp = MpState::Halted;
@@ -30,7 +29,7 @@ pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         return Continue(());
     }
     if host::task::signal_pending() {
-        return Break(UserExit::Signal);
+        return UserExit::Signal.leave(cx);
     }
     // While the guest does not run, its own timer would not be noticed.
     cx.timer_to_host();
@@ -53,11 +52,11 @@ pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         cx.count(VcpuStat::HaltPollInvalid);
     }
     if host::task::signal_pending() {
-        return Break(UserExit::Signal);
+        return UserExit::Signal.leave(cx);
     }
     // Work for the host, or a request: the loop looks and comes back.
     if host::task::guest_work_likely() && host::task::handle_guest_work().is_err() {
-        return Break(UserExit::Signal);
+        return UserExit::Signal.leave(cx);
     }
     Continue(())
 }

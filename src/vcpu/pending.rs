@@ -58,10 +58,13 @@ pub(crate) enum Pending {
 }
 
 /// Finishes what was pending.
+#[inline]
 pub(crate) fn complete<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
-    match core::mem::take(&mut cx.st.pending) {
+    // What is frequent is looked at in its place.
+    match cx.st.pending {
         Pending::None => Continue(()),
         Pending::In { size, rip, next } => {
+            cx.st.pending = Pending::None;
             // User space may have moved the vCPU elsewhere meanwhile.
             if cx.linear_rip() == rip {
                 // What is too much of it is left alone there.
@@ -72,11 +75,21 @@ pub(crate) fn complete<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             Continue(())
         }
         Pending::Out { rip, next } => {
+            cx.st.pending = Pending::None;
             if cx.linear_rip() == rip {
                 return fetch::advance(cx, next);
             }
             Continue(())
         }
+        _ => complete_other(cx),
+    }
+}
+
+#[inline(never)]
+fn complete_other<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    match core::mem::take(&mut cx.st.pending) {
+        // Those are done.
+        Pending::None | Pending::In { .. } | Pending::Out { .. } => Continue(()),
         Pending::Mmio { key, data } => {
             let bytes = if key.write {
                 data

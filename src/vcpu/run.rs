@@ -9,6 +9,7 @@ use super::mp;
 use super::pending;
 use super::shared::Request;
 use super::sync;
+use super::user_exit::Leave;
 use super::user_exit::UserExit;
 use super::Cx;
 use super::Vcpu;
@@ -27,7 +28,7 @@ use model::stats::VcpuStat;
 use model::x86::ctrl::rflags;
 
 /// What a handler says: go on with the guest, or return to user space.
-pub(crate) type Flow = ControlFlow<UserExit>;
+pub(crate) type Flow = ControlFlow<Leave>;
 
 /// KVM_RUN.
 pub(crate) fn run<V: Backend>(vm: &VmCore<V>, vcpu: &Vcpu<V>) -> Result<isize> {
@@ -36,36 +37,26 @@ pub(crate) fn run<V: Backend>(vm: &VmCore<V>, vcpu: &Vcpu<V>) -> Result<isize> {
         let mask = cx.st.signal_mask;
         let r = host::task::with_signal_mask(mask, || {
             vcpu.shared.set_running(true);
-            let exit = run_loaded(cx);
+            let left = run_loaded(cx);
             vcpu.shared.set_running(false);
-            count_return(cx, &exit);
-            let r = exit.store(vcpu);
+            let stats = &vcpu.shared.stats;
+            stats.set(VcpuStat::TlbFlush, cx.l.tlb_flushes());
             after_run(cx);
-            r
+            left.answer()
         });
         host::task::run_returns_to_user();
         r
     })?
 }
 
-fn count_return<V: Backend>(cx: &Cx<'_, '_, V>, exit: &UserExit) {
-    match exit {
-        UserExit::Signal => cx.count(VcpuStat::SignalExits),
-        UserExit::IrqWindow => cx.count(VcpuStat::RequestIrqExits),
-        _ => {}
-    }
-    let stats = &cx.vcpu.shared.stats;
-    stats.set(VcpuStat::TlbFlush, cx.l.tlb_flushes());
-}
-
-fn run_loaded<V: Backend>(cx: &mut Cx<'_, '_, V>) -> UserExit {
+fn run_loaded<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Leave {
     let run = &cx.vcpu.run;
     // Read once: user space may change it while we look.
     let immediate = run.read_u8(at::IMMEDIATE_EXIT) != 0;
 
     if cx.st.mp == mp::MpState::Uninitialized {
         if immediate {
-            return UserExit::Error(EINTR);
+            return Leave::error(EINTR);
         }
         // A request that stays would keep it from sleeping.
         if cx.vcpu.shared.pending.work().requests {
@@ -75,35 +66,37 @@ fn run_loaded<V: Backend>(cx: &mut Cx<'_, '_, V>) -> UserExit {
         }
         halt::wait_for_init(cx);
         if mp::accept(cx).is_err() {
-            return UserExit::Nothing;
+            return Leave::as_it_is();
         }
         if host::task::signal_pending() {
-            return UserExit::Signal;
+            return UserExit::Signal.store(cx);
         }
-        return UserExit::Error(EAGAIN);
+        return Leave::error(EAGAIN);
     }
     if let Err(e) = sync::load(cx) {
-        return UserExit::Error(e);
+        return Leave::error(e);
     }
     if !cx.vm.base.irqchip_in_kernel() {
         let cr8 = run.read_u64(at::CR8);
         if cr8 > 15 {
-            return UserExit::Error(EINVAL);
+            return Leave::error(EINVAL);
         }
         V::set_cr8(cx.l, cr8);
     }
     cx.st.ran = true;
     let r = fpu::with_loaded(cx, |cx| match pending::complete(cx) {
         Break(e) => e,
-        Continue(()) if immediate => UserExit::Error(EINTR),
+        Continue(()) if immediate => Leave::error(EINTR),
         Continue(()) => main_loop(cx),
     });
-    r.unwrap_or_else(UserExit::Error)
+    r.unwrap_or_else(Leave::error)
 }
 
 /// Runs the guest until user space is needed.
-fn main_loop<V: Backend>(cx: &mut Cx<'_, '_, V>) -> UserExit {
-    cx.vcpu.run.write(at::EXIT_REASON, &abi::KVM_EXIT_UNKNOWN);
+fn main_loop<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Leave {
+    cx.vcpu
+        .run
+        .write_u32(at::EXIT_REASON, abi::KVM_EXIT_UNKNOWN);
     loop {
         match once(cx) {
             Continue(()) => {}
@@ -124,14 +117,14 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         }
     }
     if let Some(vector) = cx.st.eoi_exits.take() {
-        return Break(UserExit::Eoi { vector });
+        return UserExit::Eoi { vector }.leave(cx);
     }
     if let Some((rip, write)) = cx.st.tpr_access.take() {
-        return Break(UserExit::TprAccess { rip, write });
+        return UserExit::TprAccess { rip, write }.leave(cx);
     }
     if cx.st.events.triple_fault {
         cx.st.events.triple_fault = false;
-        return Break(UserExit::Shutdown);
+        return UserExit::Shutdown.leave(cx);
     }
     if !cx.vm.base.irqchip_in_kernel() {
         user_irqchip(cx)?;
@@ -148,7 +141,7 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if !enter(cx) {
         event::not_entered(cx);
         if host::task::guest_work_likely() && host::task::handle_guest_work().is_err() {
-            return Break(UserExit::Signal);
+            return UserExit::Signal.leave(cx);
         }
         return Continue(());
     }
@@ -212,13 +205,13 @@ fn enter<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
 fn requests<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let shared = cx.vcpu.shared.clone();
     if shared.take(Request::Dead) {
-        return Break(UserExit::Error(EIO));
+        return UserExit::Error(EIO).leave(cx);
     }
     if shared.take(Request::DirtyRing) {
         if shared.ring.as_ref().is_some_and(|r| r.is_soft_full()) {
             // Again, until user space has made room.
             shared.request(Request::DirtyRing);
-            return Break(UserExit::DirtyRingFull);
+            return UserExit::DirtyRingFull.leave(cx);
         }
     }
     if shared.take(Request::NewRoot) {
@@ -269,7 +262,7 @@ fn take_written<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 /// take an interrupt.
 fn user_irqchip<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if cx.user_wants_window() && cx.ready_for_interrupt() {
-        return Break(UserExit::IrqWindow);
+        return UserExit::IrqWindow.leave(cx);
     }
     Continue(())
 }
@@ -283,11 +276,11 @@ fn after_run<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     } else {
         0
     };
-    run.write(at::FLAGS, &flags);
-    run.write(at::IF_FLAG, &u8::from(if_flag));
-    run.write(at::CR8, &cx.cr8());
-    run.write(at::APIC_BASE, &cx.st.apic_base());
+    run.write_u16(at::FLAGS, flags);
+    run.write_u8(at::IF_FLAG, u8::from(if_flag));
+    run.write_u64(at::CR8, cx.cr8());
+    run.write_u64(at::APIC_BASE, cx.st.apic_base());
     let ready = cx.vm.base.irqchip_full() || cx.ready_for_interrupt();
-    run.write(at::READY_FOR_INTERRUPT_INJECTION, &u8::from(ready));
+    run.write_u8(at::READY_FOR_INTERRUPT_INJECTION, u8::from(ready));
     sync::store(cx);
 }

@@ -91,19 +91,14 @@ pub(crate) struct VcpuShared {
 
 impl VcpuShared {
     /// A vCPU that runs nowhere yet.
-    pub(crate) fn new(
-        id: u32,
-        index: u32,
-        stats: VcpuStats,
-        ring: Option<VcpuRing>,
-    ) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(id: u32, index: u32, ring: Option<VcpuRing>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             id,
             index,
             pending: Arc::new(PageOf::new()?, GFP_KERNEL_ACCOUNT)?,
             published: Published::new(*id),
             ring,
-            stats,
+            stats <- VcpuStats::new(),
             cpu: AtomicI32::new(-1),
             tsc_offset: AtomicU64::new(0),
             tsc_lost: AtomicU64::new(host::clock::tsc_lost()),

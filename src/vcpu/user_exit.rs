@@ -1,13 +1,45 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Why KVM_RUN returns, as a value, and how it is written to the run page.
+//! Why KVM_RUN returns, and how it is written to the run page.
+//!
+//! Whoever decides that KVM_RUN returns writes the reason to the run page, and passes [`Leave`] down
+//! the stack: it fits into a register, while the reason with its data would be copied by everybody on
+//! the way.
 
-use super::Vcpu;
+use super::run::Flow;
+use super::Cx;
 use crate::backend::Backend;
+use core::ops::ControlFlow::Break;
 use host::run_page::SharedPage;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::run as at;
+use model::stats::VcpuStat;
+
+/// KVM_RUN returns. What user space has to know is in the run page; this is the ioctl's answer.
+#[derive(Clone, Copy)]
+#[must_use]
+pub(crate) struct Leave(Result<(), Error>);
+
+impl Leave {
+    /// With 0 and the reason that is in the run page.
+    #[inline]
+    pub(crate) const fn as_it_is() -> Self {
+        Self(Ok(()))
+    }
+
+    /// With this errno, and no reason.
+    #[inline]
+    pub(crate) const fn error(e: Error) -> Self {
+        Self(Err(e))
+    }
+
+    /// The answer of KVM_RUN.
+    #[inline]
+    pub(crate) fn answer(self) -> Result<isize> {
+        self.0.map(|()| 0)
+    }
+}
 
 /// Why KVM_RUN returns to user space.
 #[derive(Clone, Copy)]
@@ -121,8 +153,6 @@ pub(crate) enum UserExit {
     Signal,
     /// KVM_RUN returns this errno and says nothing else.
     Error(Error),
-    /// KVM_RUN returns 0 with the reason that is already there.
-    Nothing,
 }
 
 impl UserExit {
@@ -135,9 +165,16 @@ impl UserExit {
         }
     }
 
-    /// Writes the exit to the run page; the answer of KVM_RUN.
-    pub(crate) fn store<V: Backend>(&self, vcpu: &Vcpu<V>) -> Result<isize> {
-        let run = &vcpu.run;
+    /// Writes the exit to the run page and leaves.
+    #[inline]
+    pub(crate) fn leave<V: Backend>(&self, cx: &Cx<'_, '_, V>) -> Flow {
+        Break(self.store(cx))
+    }
+
+    /// Writes the exit to the run page.
+    #[inline(never)]
+    pub(crate) fn store<V: Backend>(&self, cx: &Cx<'_, '_, V>) -> Leave {
+        let run = &cx.vcpu.run;
         let reason = match *self {
             Self::Io {
                 write,
@@ -145,21 +182,8 @@ impl UserExit {
                 port,
                 count,
             } => {
-                run.write(
-                    at::UNION,
-                    &abi::ExitIo {
-                        direction: if write {
-                            abi::KVM_EXIT_IO_OUT
-                        } else {
-                            abi::KVM_EXIT_IO_IN
-                        },
-                        size,
-                        port,
-                        count,
-                        data_offset: abi::KVM_PIO_PAGE_OFFSET << model::addr::PAGE_SHIFT,
-                    },
-                );
-                abi::KVM_EXIT_IO
+                store_port(run, write, size, port, count);
+                return Leave::as_it_is();
             }
             Self::Mmio {
                 gpa,
@@ -167,20 +191,14 @@ impl UserExit {
                 len,
                 write,
             } => {
-                run.write(
-                    at::UNION,
-                    &abi::ExitMmio {
-                        phys_addr: gpa,
-                        data,
-                        len: u32::from(len),
-                        is_write: u8::from(write),
-                        _pad: [0; 3],
-                    },
-                );
-                abi::KVM_EXIT_MMIO
+                store_memory(run, gpa, data, len, write);
+                return Leave::as_it_is();
             }
             Self::Hlt => abi::KVM_EXIT_HLT,
-            Self::IrqWindow => abi::KVM_EXIT_IRQ_WINDOW_OPEN,
+            Self::IrqWindow => {
+                cx.count(VcpuStat::RequestIrqExits);
+                abi::KVM_EXIT_IRQ_WINDOW_OPEN
+            }
             Self::Shutdown => abi::KVM_EXIT_SHUTDOWN,
             Self::FailEntry { reason, cpu } => {
                 run.write(
@@ -299,18 +317,77 @@ impl UserExit {
                     },
                 );
                 run.write(at::EXIT_REASON, &abi::KVM_EXIT_MEMORY_FAULT);
-                return Err(EFAULT);
+                return Leave::error(EFAULT);
             }
             Self::Signal => {
+                cx.count(VcpuStat::SignalExits);
                 run.write(at::EXIT_REASON, &abi::KVM_EXIT_INTR);
-                return Err(EINTR);
+                return Leave::error(EINTR);
             }
-            Self::Error(e) => return Err(e),
-            Self::Nothing => return Ok(0),
+            Self::Error(e) => return Leave::error(e),
         };
         run.write(at::EXIT_REASON, &reason);
-        Ok(0)
+        Leave::as_it_is()
     }
+}
+
+/// Leaves with KVM_EXIT_IO for one access: the most frequent of all.
+#[inline]
+pub(crate) fn leave_for_port<V: Backend>(
+    cx: &Cx<'_, '_, V>,
+    write: bool,
+    size: u8,
+    port: u16,
+) -> Flow {
+    store_port(&cx.vcpu.run, write, size, port, 1);
+    Break(Leave::as_it_is())
+}
+
+/// Leaves with KVM_EXIT_MMIO.
+#[inline]
+pub(crate) fn leave_for_memory<V: Backend>(
+    cx: &Cx<'_, '_, V>,
+    gpa: u64,
+    data: [u8; 8],
+    len: u8,
+    write: bool,
+) -> Flow {
+    store_memory(&cx.vcpu.run, gpa, data, len, write);
+    Break(Leave::as_it_is())
+}
+
+#[inline]
+fn store_port(run: &SharedPage, write: bool, size: u8, port: u16, count: u32) {
+    run.write(
+        at::UNION,
+        &abi::ExitIo {
+            direction: if write {
+                abi::KVM_EXIT_IO_OUT
+            } else {
+                abi::KVM_EXIT_IO_IN
+            },
+            size,
+            port,
+            count,
+            data_offset: abi::KVM_PIO_PAGE_OFFSET << model::addr::PAGE_SHIFT,
+        },
+    );
+    run.write_u32(at::EXIT_REASON, abi::KVM_EXIT_IO);
+}
+
+#[inline]
+fn store_memory(run: &SharedPage, gpa: u64, data: [u8; 8], len: u8, write: bool) {
+    run.write(
+        at::UNION,
+        &abi::ExitMmio {
+            phys_addr: gpa,
+            data,
+            len: u32::from(len),
+            is_write: u8::from(write),
+            _pad: [0; 3],
+        },
+    );
+    run.write_u32(at::EXIT_REASON, abi::KVM_EXIT_MMIO);
 }
 
 /// The part of `internal` that is used.

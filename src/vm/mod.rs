@@ -24,7 +24,6 @@ use crate::mmu::nx::Recovery;
 use crate::mmu::Tables;
 use crate::pv::VmClock;
 use crate::running::VmUse;
-use crate::stats::VcpuStats;
 use crate::vcpu::shared::Request;
 use crate::vcpu::shared::VcpuShared;
 use crate::vcpu::Vcpu;
@@ -197,7 +196,7 @@ impl VmBase {
             msr_filter: msr_filter::MsrFilter::new(srcu.clone())?,
             bus <- bus::Buses::new(srcu),
             irq <- Irq::new(irq_srcu),
-            stats: crate::stats::VmStats::new()?,
+            stats <- crate::stats::VmStats::new(),
             clock <- VmClock::new(),
             write_log: AtomicBool::new(false),
             identity: Identity::new(),
@@ -241,7 +240,7 @@ impl<V: Backend> Vm<V> {
         let index = core.base.vcpus.count();
         let bsp = id == setup.boot_cpu;
         let shared = Arc::pin_init(
-            VcpuShared::new(id, index, VcpuStats::new()?, core.base.new_ring()?),
+            VcpuShared::new(id, index, core.base.new_ring()?),
             GFP_KERNEL_ACCOUNT,
         )?;
         let vcpu = Vcpu::<V>::new(core, shared.clone(), bsp, setup.tsc_khz)?;

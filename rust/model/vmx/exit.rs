@@ -238,8 +238,9 @@ fn dr_access(q: u64) -> Exit {
     })
 }
 
-/// `SDM: vol 3, table 28-5`.
-fn io(q: u64) -> IoAccess {
+/// The port access of an exit by one, from the qualification. `SDM: vol 3, table 28-5`.
+#[inline]
+pub fn io(q: u64) -> IoAccess {
     IoAccess {
         // CAST: 16 bits.
         port: (q >> 16) as u16,
@@ -256,16 +257,14 @@ fn io(q: u64) -> IoAccess {
 
 /// The frequent exits; agrees with [`decode`]. `reason` is the whole reason word.
 #[inline]
-pub fn quick(reason: u32, w: &impl Words) -> Quick {
-    if reason & ENTRY_FAILED != 0 {
-        return Quick::Other;
-    }
-    match basic(reason) {
+pub fn quick(reason: u32) -> Quick {
+    // One with flags beside the basic reason is not among them.
+    match reason {
         reason::CPUID => Quick::Cpuid,
         reason::RDMSR => Quick::Rdmsr,
         reason::WRMSR => Quick::Wrmsr,
         reason::HLT => Quick::Hlt,
-        reason::IO => Quick::Io(io(w.qualification())),
+        reason::IO => Quick::Io,
         _ => Quick::Other,
     }
 }

@@ -54,6 +54,7 @@ use kernel::sync::Arc;
 use model::addr::Gfn;
 use model::exit::Event;
 use model::exit::Exit;
+use model::exit::IoAccess;
 use model::exit::Quick;
 use model::irqchip::pending::Pending;
 use model::svm::npt::Npt;
@@ -180,6 +181,11 @@ impl Vendor for Svm {
     #[inline]
     fn quick(l: &Loaded<'_, Self>) -> Quick {
         l.hw.quick()
+    }
+
+    #[inline]
+    fn port_access(l: &Loaded<'_, Self>) -> IoAccess {
+        l.hw.port_access()
     }
 
     #[inline]

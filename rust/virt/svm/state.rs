@@ -13,6 +13,7 @@ use crate::tdp::RootRef;
 use crate::vendor::RawExit;
 use crate::vendor::Trap;
 use model::exit::Exit;
+use model::exit::IoAccess;
 use model::exit::Quick;
 use model::svm::exit;
 use model::svm::exit::code;
@@ -411,6 +412,12 @@ impl Vcpu {
     pub(super) fn quick(&self) -> Quick {
         let c = &self.vmcb().control;
         exit::quick(c.exit_code, c.exit_info_1)
+    }
+
+    /// The port access that was the last exit.
+    #[inline]
+    pub(super) fn port_access(&self) -> IoAccess {
+        exit::io(self.vmcb().control.exit_info_1)
     }
 
     /// Does the guest run 64-bit code?

@@ -112,6 +112,7 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
     // SAFETY: Interrupts are off, and the VMCS is current if VMX is on.
     if !unsafe { c::kvmrs_vmx_guest_in(hw.vmcs.as_raw()) } {
         hw.run.failed = 1;
+        hw.run.reason = u32::MAX;
         hw.run.vectoring = 0;
         hw.failure = u32::MAX;
         return false;

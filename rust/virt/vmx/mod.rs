@@ -60,6 +60,7 @@ use kernel::sync::Arc;
 use model::addr::Gfn;
 use model::exit::Event;
 use model::exit::Exit;
+use model::exit::IoAccess;
 use model::exit::Quick;
 use model::irqchip::pending::Pending;
 use model::tdp::Config;
@@ -196,6 +197,11 @@ impl Vendor for Vmx {
     #[inline]
     fn quick(l: &Loaded<'_, Self>) -> Quick {
         l.hw.quick()
+    }
+
+    #[inline]
+    fn port_access(l: &Loaded<'_, Self>) -> IoAccess {
+        l.hw.port_access()
     }
 
     #[inline]

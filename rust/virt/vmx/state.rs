@@ -15,6 +15,7 @@ use crate::vendor::RawExit;
 use crate::vendor::Trap;
 use core::sync::atomic::Ordering::Relaxed;
 use model::exit::Exit;
+use model::exit::IoAccess;
 use model::exit::Quick;
 use model::policy::mtrr::pat_valid;
 use model::vmx::ctrl::interruptibility;
@@ -480,10 +481,13 @@ impl Vcpu {
     /// What the last exit was.
     #[inline]
     pub(super) fn quick(&self) -> Quick {
-        if self.failure != 0 {
-            return Quick::Other;
-        }
-        exit::quick(self.run.reason, self)
+        exit::quick(self.run.reason)
+    }
+
+    /// The port access that was the last exit.
+    #[inline]
+    pub(super) fn port_access(&self) -> IoAccess {
+        exit::io(self.qualification())
     }
 
     /// What the last exit was.
