@@ -22,6 +22,7 @@ use model::x86::cpuid::FeatureSet;
 use model::x86::cpuid::Regs;
 use model::x86::cpuid::Word;
 use model::x86::ctrl::xcr0;
+use model::x86::msr::mcg_cap;
 use virt::vendor::Features;
 
 /// The paravirtual features that are offered: all but asynchronous page faults and TLB flushes.
@@ -210,6 +211,10 @@ pub(crate) fn probe<V: Backend>() -> Result {
     let supported = offer(facts, f.tdp_levels, enable, disable)?;
     let mut msrs = HostMsrs::new(&supported, &raw);
     msrs.svm = V::EXTENSION == X86Virt::Svm;
+    if !msrs.svm {
+        // The in-tree module offers both on every Intel processor: all of it is software.
+        msrs.mcg_cap |= mcg_cap::CMCI_P | mcg_cap::LMCE_P;
+    }
     msrs.tsc_aux = f.rdtscp;
     // Handlers begin in real mode with segments of 4 GiB.
     msrs.smm = f.unrestricted_guest;

@@ -2,6 +2,7 @@
 
 //! MSRs of a vCPU. `model::policy::msr` decides what exists and what is valid; here is who acts.
 
+use super::shared::Request;
 use super::Cx;
 use crate::backend::Backend;
 use crate::host_caps;
@@ -10,6 +11,8 @@ use kernel::prelude::*;
 use model::abi;
 use model::abi::KvmMsrEntry;
 use model::abi::KvmMsrs;
+use model::irqchip::lapic::Lvt;
+use model::irqchip::lapic::Raised;
 use model::policy::mce;
 use model::policy::mce::Bank;
 use model::policy::msr;
@@ -24,6 +27,7 @@ use model::x86::ctrl::efer;
 use model::x86::exception;
 use model::x86::exception::Exception;
 use model::x86::msr as reg;
+use model::x86::msr::mcg_cap;
 
 /// Most MSRs that one ioctl takes.
 const MAX_LIST: u32 = 256;
@@ -396,13 +400,24 @@ pub(crate) fn mce_cap_supported() -> u64 {
     host_caps::get().map_or(0, |h| h.msrs.mcg_cap)
 }
 
-/// KVM_X86_SETUP_MCE.
+/// KVM_X86_SETUP_MCE. EINVAL for what is not offered.
 pub(crate) fn setup_mce<V: Backend>(cx: &mut Cx<'_, '_, V>, cap: u64) -> Result {
+    let host = &host_caps::get().ok_or(ENODEV)?.msrs;
     let m = &mut cx.st.msrs;
     m.state
         .mce
-        .setup(cap, mce_cap_supported(), &mut m.banks)
-        .map_err(|_| EINVAL)
+        .setup(cap, host.mcg_cap, &mut m.banks)
+        .map_err(|_| EINVAL)?;
+    if let Some(apic) = &mut cx.st.apic {
+        let mut cfg = *apic.config();
+        cfg.cmci = cap & mcg_cap::CMCI_P != 0;
+        apic.configure(cfg);
+    }
+    if host.svm {
+        // KVM: AMD's processors have nothing beyond these bits (`APM: vol 2, 9.3`).
+        m.state.mce.cap &= mcg_cap::CTL_P | 0xff;
+    }
+    Ok(())
 }
 
 /// KVM_X86_SET_MCE: injects a machine check.
@@ -415,9 +430,29 @@ pub(crate) fn set_mce<V: Backend>(cx: &mut Cx<'_, '_, V>, k: &abi::KvmX86Mce) ->
         .report(k, cr4 & model::x86::ctrl::cr4::MCE != 0, &mut m.banks)
         .map_err(|_| EINVAL)?;
     match outcome {
-        mce::Outcome::Logged | mce::Outcome::Interrupt => {}
+        mce::Outcome::Logged => {}
+        mce::Outcome::Interrupt => corrected_error(cx),
         mce::Outcome::Exception => super::event::raise(cx, Exception::new(exception::MC)),
         mce::Outcome::TripleFault => cx.st.events.triple_fault = true,
     }
     Ok(())
+}
+
+/// The local APIC is told of an error that needs no action: what happens then its LVT entry says.
+fn corrected_error<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let shared = cx.vcpu.shared.clone();
+    let Some(apic) = &mut cx.st.apic else {
+        return;
+    };
+    let wake = match apic.raise(Lvt::Cmci) {
+        Raised::Nothing => return,
+        Raised::Interrupt => {
+            shared.request_and_kick(Request::Event);
+            return;
+        }
+        Raised::Nmi => shared.pending.post_nmi(),
+        Raised::Smi => shared.pending.post_smi(),
+        Raised::Init => shared.pending.post_init(),
+    };
+    shared.act(wake);
 }
