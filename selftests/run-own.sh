@@ -30,6 +30,8 @@ fi
 # One host CPU: with several, the emulator injects guest interrupts twice now and then
 # (Documentation/testing.rst). SMP=2 makes the hammer and the stop tests meet more.
 export SMP=${SMP:-1}
+# Two nodes of memory, between which pages move.
+export APPEND="${APPEND:-} numa=fake=2"
 vm_args=(-e PROGRAM="$program" -e SEED="${SEED:-}")
 if [ "$HOST" != amd ]; then
 	vm_args+=(-a "$program")

@@ -31,12 +31,16 @@ else
 fi
 [ -c /dev/kvm ] || fail "the module loaded, but there is no /dev/kvm"
 
-# What two tests want of the host, and give back when they are done.
+# What some tests want of the host, and give back when they are done.
 large=/proc/sys/vm/nr_hugepages
 params=/sys/module/kvm/parameters
 prepare() { # test
-	extra=
+	extra= swap=
 	case $HOST:$1 in
+	amd:notify_swap | amd:notify_storm)
+		modprobe zram && echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
+			swapon /dev/zram0 && swap=1
+		;;
 	amd:x86/dirty_log_page_splitting_test)
 		echo 80 >$large
 		extra='-b 64M -s anonymous_hugetlb_2mb'
@@ -51,6 +55,10 @@ prepare() { # test
 	esac
 }
 tidy() {
+	if [ -n "$swap" ]; then
+		swapoff /dev/zram0
+		rmmod zram
+	fi
 	[ -n "$extra" ] || return 0
 	echo 0 >$large
 	echo 0 >$params/nx_huge_pages

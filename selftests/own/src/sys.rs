@@ -379,6 +379,42 @@ impl Area {
         assert_eq!(r, 0, "munmap");
     }
 
+    /// `madvise()` on a part; the errno if it refuses.
+    pub fn advise(&self, at: usize, len: usize, advice: i32) -> Answer {
+        assert!(at + len <= self.len);
+        // SAFETY: a part of our own mapping, whose content nothing relies on behind the callers' back.
+        match unsafe { libc::madvise(self.at.add(at).cast(), len, advice) } {
+            0 => Answer::Ok(0),
+            _ => Answer::Err(errno()),
+        }
+    }
+
+    /// Maps new zeroed pages at a part, whatever is there.
+    pub fn map_again(&self, at: usize, len: usize) {
+        assert!(at + len <= self.len);
+        let (prot, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED,
+        );
+        // SAFETY: replaces a part of our own mapping.
+        let r = unsafe { libc::mmap(self.at.add(at).cast(), len, prot, flags, -1, 0) };
+        assert_ne!(r, libc::MAP_FAILED, "mmap");
+    }
+
+    /// Moves the pages of a part of this mapping to the same offset of another one as large. With
+    /// `keep` the part stays mapped, and empty; without, it is a hole.
+    pub fn move_pages(&self, to: &Area, at: usize, len: usize, keep: bool) {
+        assert!(at + len <= self.len && at + len <= to.len);
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let flags = flags | if keep { libc::MREMAP_DONTUNMAP } else { 0 };
+        // SAFETY: parts of two mappings of ours.
+        let r = unsafe {
+            let (from, to) = (self.at.add(at), to.at.add(at));
+            libc::mremap(from.cast(), len, len, flags, to)
+        };
+        assert_ne!(r, libc::MAP_FAILED, "mremap");
+    }
+
     /// Copies bytes in.
     pub fn write(&self, at: usize, b: &[u8]) {
         assert!(at + b.len() <= self.len, "write at {at:#x}");
@@ -424,6 +460,28 @@ impl Drop for Area {
         // SAFETY: our own mapping; nobody borrows from it.
         unsafe { libc::munmap(self.at.cast(), self.len) };
     }
+}
+
+/// Moves pages of a mapping to a node of the host's memory; for each the node it is on, or an errno,
+/// negative.
+pub fn move_to_node(a: &Area, at: usize, pages: usize, node: i32) -> Vec<i32> {
+    assert!(at + pages * PAGE <= a.len);
+    let addresses: Vec<usize> = (0..pages).map(|i| a.addr() + at + i * PAGE).collect();
+    let (nodes, mut status) = (vec![node; pages], vec![i32::MIN; pages]);
+    // SAFETY: three arrays of `pages` entries; the pages are our own.
+    unsafe {
+        let (from, to, said) = (addresses.as_ptr(), nodes.as_ptr(), status.as_mut_ptr());
+        libc::syscall(
+            libc::SYS_move_pages,
+            0,
+            pages,
+            from,
+            to,
+            said,
+            2, /* MPOL_MF_MOVE */
+        );
+    }
+    status
 }
 
 /// Runs `f` in a forked child and returns its exit code; 255 if it was killed.

@@ -8,6 +8,7 @@ mod devices;
 mod emul;
 mod hammer;
 mod memory;
+mod notify;
 mod pages;
 mod pokes;
 mod random_mmio;
@@ -48,6 +49,13 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("statistics", pages::statistics),
     ("large_pages", pages::large_pages),
     ("table_accounts", pages::table_accounts),
+    ("notify_unmap", notify::unmap),
+    ("notify_fork", notify::fork),
+    ("notify_merge", notify::merge),
+    ("notify_huge", notify::huge),
+    ("notify_migrate", notify::migrate),
+    ("notify_swap", notify::swap),
+    ("notify_storm", notify::storm),
     ("errno_pointers", errno::pointers),
     ("errno_bits", errno::bits),
     ("errno_dispatch", errno::dispatch),

@@ -32,13 +32,14 @@ guest_code! {
 }
 
 /// A statistics file.
-struct Stats {
+pub(super) struct Stats {
     fd: Fd,
     /// Offset of the value and number of its words, by name.
     at: BTreeMap<String, (usize, usize)>,
 }
 
-fn read_at(fd: &Fd, off: usize, len: usize) -> Vec<u8> {
+/// Bytes of a file from an offset.
+pub(super) fn read_at(fd: &Fd, off: usize, len: usize) -> Vec<u8> {
     let mut b = vec![0; len];
     // SAFETY: there is room for `len` bytes.
     let n = unsafe { libc::pread(fd.raw(), b.as_mut_ptr().cast(), len, off as libc::off_t) };
@@ -51,7 +52,8 @@ fn word(b: &[u8], at: usize) -> usize {
 }
 
 impl Stats {
-    fn of(fd: &Fd) -> Self {
+    /// Of a VM or a vCPU.
+    pub(super) fn of(fd: &Fd) -> Self {
         let fd = fd.make(k::GET_STATS_FD, 0).expect("KVM_GET_STATS_FD");
         let header = read_at(&fd, 0, 24);
         let [name_size, count, _, descs, data] = [4, 8, 12, 16, 20].map(|i| word(&header, i));
@@ -67,7 +69,8 @@ impl Stats {
         Self { fd, at }
     }
 
-    fn get(&self, name: &str) -> u64 {
+    /// The first word of a value.
+    pub(super) fn get(&self, name: &str) -> u64 {
         let (at, _) = self.at[name];
         let b = read_at(&self.fd, at, 8);
         u64::from_le_bytes(b.try_into().expect("8 bytes"))
