@@ -83,6 +83,13 @@ pub fn tables(mem: &Area) {
     mem.write(HANDLER, asm::trap_handler());
 }
 
+/// Lets a vector go to a handler of the test's own, at `at`.
+pub fn gate(mem: &Area, vector: usize, at: u64) {
+    let low = (at & 0xffff) | (u64::from(CODE64) << 16) | (0x8e00 << 32);
+    mem.store::<u64>(IDT + 16 * vector, low | ((at >> 16 & 0xffff) << 48));
+    mem.store::<u64>(IDT + 16 * vector + 8, at >> 32);
+}
+
 fn segment(selector: u16, ty: u8, long: bool, big: bool) -> kvm_segment {
     kvm_segment {
         base: 0,

@@ -4,9 +4,11 @@
 
 mod bad_guest;
 mod basic;
+mod clock;
 mod devices;
 mod emul;
 mod hammer;
+mod ipis;
 mod memory;
 mod notify;
 mod pages;
@@ -14,6 +16,7 @@ mod pokes;
 mod random_mmio;
 mod rng;
 mod user_exits;
+mod windows;
 
 use crate::errno;
 use crate::tap::Tap;
@@ -66,4 +69,13 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("errno_limits", errno::counts::limits),
     ("errno_slots", errno::counts::slots),
     ("forced_emulation", emul::forced_emulation),
+    ("ipi_x2apic", ipis::x2apic),
+    ("ipi_xapic", ipis::xapic),
+    ("x2apic_timer", ipis::x2apic_timer),
+    ("kvmclock", clock::kvmclock),
+    ("steal_time", clock::steal_time),
+    ("irq_windows", windows::interrupts),
+    ("nmi_windows", windows::nmis),
+    ("reinjection", windows::reinjection),
+    ("debug_registers", windows::debug_registers),
 ];
