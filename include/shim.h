@@ -266,7 +266,7 @@ void kvmrs_trace_msi(u64 address, u64 data);
 /* ---- parameters (shim/params.c) ---- */
 
 /* The module's parameters; what they mean is with their definitions. */
-extern bool kvmrs_param_checked;
+extern int kvmrs_param_checked;
 extern bool kvmrs_param_ignore_msrs;
 extern bool kvmrs_param_report_ignored_msrs;
 extern unsigned int kvmrs_param_min_timer_period_us;

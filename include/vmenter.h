@@ -89,6 +89,8 @@ void kvmrs_entry_probe(void);
  * may have before. Preemption is off.
  */
 void kvmrs_entry_switch(u64 id);
+/* Warns once that the parameter `checked` found a mistake of ours, which is in the log already. */
+void kvmrs_check_failed(void);
 
 /* ---- SVM (rust/virt/svm/enter.c) ---- */
 
@@ -158,11 +160,6 @@ void kvmrs_svm_load_tsc_aux(u32 aux);
 void kvmrs_svm_restore_tsc_aux(void);
 /* An interrupt for this CPU, so that the next entry ends at once. */
 void kvmrs_svm_kick_self(void);
-/*
- * Warns once of a mistake of ours that the parameter `checked` found: fields of a clean bit that
- * changed unseen, or with 0 a flush that was acknowledged and not asked for.
- */
-void kvmrs_svm_warn(unsigned int group);
 /* Can SPEC_CTRL have this value? */
 bool kvmrs_svm_spec_ctrl_legal(u64 value);
 /*
@@ -267,6 +264,11 @@ void kvmrs_vmx_set_kernel_gs(struct kvmrs_vmx_vmcs *v, u64 value);
 /* INVEPT and INVVPID of the given type. Preemption is off. */
 void kvmrs_vmx_invept(u64 type, u64 eptp);
 void kvmrs_vmx_invvpid(u64 type, u16 vpid);
+/*
+ * Is the VMCS current on this CPU, with this CPU's host state in it? 0, or the first field that is not
+ * as it should be, or ~0 for the VMCS itself. IRQs are off.
+ */
+u32 kvmrs_vmx_check_host(const struct kvmrs_vmx_vmcs *v);
 /* A VMREAD or VMWRITE failed. */
 void kvmrs_vmx_access_failed(u32 field, bool write);
 /* Can SPEC_CTRL have this value? */

@@ -18,6 +18,7 @@ bad+='|bad page state|Bad page|Bad rss|leaked|list_(add|del) corruption|double f
 bad+='|unchecked MSR access|Unpatched return thunk|unpatched retpoline|invalid opcode'
 bad+='|divide error|stack-protector|stack guard page|corrupted stack|use-after-free'
 bad+='|Out of memory|page allocation failure|missing ENDBR|x86/fpu: .*bad|Uhhuh'
+bad+='|kvm: checked: '
 bad+='|irq [0-9]+: nobody cared|Unregister.*leak|still has objects|Slab .*objects'
 
 ignore=$(sed -e '/^#/d' -e 's/\t.*//' -e '/^$/d' "$dir/log-ignore.tsv" | paste -sd'|')

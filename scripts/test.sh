@@ -47,6 +47,7 @@ seed-mod   harness   -    a seeded module: panic, stack and host log checks turn
 seed-boot  harness   -    a stale nonce: the boot check turns red
 seed-load  harness   -    a seeded leak: the leak check turns red
 debug      debug     ko   HOST=debug only: tests on a kernel with lockdep, KASAN and the like
+seed-check harness   ko   a seeded difference: each check of checked=1 turns red
 seed-bench harness   -    seeded figures: the verdict of the benchmark turns red
 seed-own   harness   ko   a distorted expectation: each of our selftests turns red
 "
@@ -126,6 +127,10 @@ task_setup() {
 	scripts/host-setup-test.sh
 }
 
+# With the module's parameter `checked`, which compares what is believed with what is at
+# every entry. MODULE_PARAMS= given to make test wins.
+checked() { export MODULE_PARAMS=${MODULE_PARAMS-checked=1}; }
+
 # The kernel that finds mistakes; built on the first run.
 task_debug() {
 	local rc=0
@@ -167,11 +172,13 @@ task_lifetime() {
 }
 
 task_own() {
+	checked
 	# shellcheck disable=SC2086
 	selftests/run-own.sh ${OWN:-all}
 }
 
 task_upstream() {
+	checked
 	# Bail out! fails the task by its exit code; its own lines carry the counts.
 	# shellcheck disable=SC2086
 	selftests/run-upstream.sh ${UPSTREAM:-m0 m1}
@@ -184,6 +191,7 @@ task_boots() {
 
 # Bochs is slow: the tests that every change may break, and few guests.
 task_intel-up() {
+	checked
 	# shellcheck disable=SC2086
 	HOST=intel selftests/run-upstream.sh ${UPSTREAM:-m0}
 }
@@ -194,10 +202,12 @@ task_intel-boot() {
 }
 
 task_intel-off() {
+	checked
 	HOST=intel selftests/run-jobs.sh vmx
 }
 
 task_intel-move() {
+	checked
 	HOST=intel selftests/run-jobs.sh migrate
 }
 
@@ -206,6 +216,7 @@ task_intel-no() {
 }
 
 task_ryzen-up() {
+	checked
 	# shellcheck disable=SC2086
 	HOST=ryzen selftests/run-upstream.sh ${UPSTREAM:-m0}
 }
@@ -292,6 +303,11 @@ bench_figures() { # what an awk program makes of figures that meet every target
 		END { print "@MODULE", "ours"; for (j = 1; j <= i; j++) print "@BENCH", n[j], 100 }' \
 		selftests/bench/targets.tsv | awk -F'\t' -v OFS='\t' "$1" >build/test/bench.tsv
 }
+task_seed-check() {
+	local host
+	for host in amd intel; do HOST=$host selftests/run-checked.sh; done
+}
+
 task_seed-bench() {
 	local report="selftests/bench/report.py amd build/test/bench.tsv" rc=0
 	bench_figures 1

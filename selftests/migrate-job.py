@@ -147,7 +147,7 @@ def busybox(*args):
 def main():
     host = {"intel": "kvm-intel", "amd": "kvm-amd", "ryzen": "kvm-amd"}[os.environ["HOST"]]
     wanted = os.environ.get("STEPS", "").split() or list(STEPS)
-    r = busybox("insmod", "/build/src/kvm.ko")
+    r = busybox("insmod", "/build/src/kvm.ko", *os.environ.get("MODULE_PARAMS", "").split())
     if r.returncode:
         print(f"@BAIL\tkvm.ko does not load: {r.stderr.strip()}")
         sys.exit(1)

@@ -6,7 +6,8 @@
 # The job in the host prints one marked line per event:
 #   @START name | @OUT text | @RESULT name code t0 t1 note | @KLOG name line | @DONE | @BAIL why
 # code: 0 pass, 4 skip, 124 or 137 timeout, else fail. A test that takes the host down
-# has failed, and the rest go on in a new host.
+# has failed, and the rest go on in a new host. What vm.sh finds in the host's kernel log
+# when the job has ended counts as one more test.
 
 HOST=${HOST:-amd} MODULE=${MODULE:-ours} update=''
 declare -A expect=() baseline=() limit=() reason=() row=() better=() klog=()
@@ -71,7 +72,7 @@ flush_pending() {
 
 run_hosts() { # prefix, job
 	prefix=$1
-	local job=$2 boots=0 total t v line tag a b c d e current bail done_ left work
+	local job=$2 boots=0 total t v line tag a b c d e current bail done_ left work code after
 	work=$(mktemp -d)
 	echo "# $prefix, HOST=$VM_HOST MODULE=$MODULE, ${#todo[@]} tests"
 	while [ ${#todo[@]} != 0 ]; do
@@ -86,7 +87,7 @@ run_hosts() { # prefix, job
 			printf '%s\n' "${row[$t]}" >>"$work/tests"
 			total=$((total + limit[$t] + 5))
 		done
-		current='' bail='' done_='' left=()
+		current='' bail='' done_='' left=() code='' after=()
 		while IFS= read -r line; do
 			IFS=$'\t' read -r tag a b c d e <<<"$line"
 			case $tag in
@@ -116,16 +117,28 @@ run_hosts() { # prefix, job
 				flush_pending
 				done_=1
 				;;
-			*) [ -z "${VERBOSE:-}" ] || echo "#   $line" ;;
+			@CODE) code=$a ;;
+			*)
+				[ -z "${VERBOSE:-}" ] || echo "#   $line"
+				[ -z "$done_" ] || after+=("$line")
+				;;
 			esac
 		done < <(HOST=$VM_HOST "$SRC/scripts/vm.sh" -q -t "$total" -e MODULE="$MODULE" \
 			-e MODULE_PARAMS="${MODULE_PARAMS:-}" -f "$work/tests" "${vm_args[@]+"${vm_args[@]}"}" \
-			"$job" 2>"$work/vm.err")
+			"$job" 2>"$work/vm.err"; printf '@CODE\t%s\n' $?)
 		flush_pending
 		if [ -n "${klog[-]:-}" ]; then
 			verdict_text="$prefix: the module unloads after the tests"
 			tap not "$verdict_text"
 			failed=$((failed + 1))
+		fi
+		if [ -n "$done_" ] && [ "$code" = 99 ]; then
+			printf '#   %s\n' "${after[@]+"${after[@]}"}"
+			# A test that was blamed for it has failed already.
+			if [ ${#klog[@]} = 0 ]; then
+				tap not "$prefix: the host's kernel log is clean"
+				failed=$((failed + 1))
+			fi
 		fi
 		[ -z "$done_" ] || break
 		sed 's/^/#   /' "$work/vm.err"

@@ -87,7 +87,7 @@ while IFS="	" read -r name limit; do
 	last=$(grep -E "SKIP|[Ss]kipping" $log | tail -n 1 | sed "s,^1..0 # SKIP -* *,," | cut -c1-120)
 	printf '@RESULT\t%s\t%s\t%s\t%s\t%s\n' "$name" $rc "$t0" "$t1" "$last"
 	# Only a bad word of the kernel's in this test's part of the log is held against it.
-	dmesg | sed -n "\\|selftest: $name\$|,\$p" | grep -E 'WARNING: |BUG: |Oops|Call Trace:' |
+	dmesg | sed -n "\\|selftest: $name\$|,\$p" | grep -E 'WARNING: |BUG: |Oops|Call Trace:|kvm: checked: ' |
 		head -n 3 | sed "s|^|@KLOG	$name	|"
 done </build/run/tests
 cd /

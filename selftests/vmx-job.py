@@ -118,7 +118,8 @@ STEPS = {
 
 def main():
     wanted = os.environ.get("STEPS", "").split() or list(STEPS)
-    expect("insmod", busybox("insmod", "/build/src/kvm.ko").returncode, 0)
+    params = os.environ.get("MODULE_PARAMS", "").split()
+    expect("insmod", busybox("insmod", "/build/src/kvm.ko", *params).returncode, 0)
     for name in wanted:
         with open("/dev/kmsg", "w") as f:
             f.write(f"<6>selftest: {name}\n")

@@ -273,7 +273,7 @@ impl LoadedFpu<'_> {
     /// Makes sure that the registers hold the guest's state, right before an entry.
     #[inline(always)]
     pub fn ready(&self, _irqs: &IrqsOff<'_>) {
-        if crate::params::checked() {
+        if crate::params::checked() != 0 {
             #[cfg(CONFIG_X86_DEBUG_FPU)]
             // SAFETY: Only checks.
             unsafe {

@@ -20,8 +20,8 @@ macro_rules! params {
 }
 
 params! {
-    /// Check internal invariants at run time.
-    checked: bool = kvmrs_param_checked;
+    /// Check internal invariants at run time; 2: with a fault seeded into each check.
+    checked: i32 = kvmrs_param_checked;
     /// Let guests read (as 0) and write MSRs that are not known.
     ignore_msrs: bool = kvmrs_param_ignore_msrs;
     /// Log such accesses.

@@ -10,6 +10,7 @@
 /// What the printing macros put before a message.
 const __LOG_PREFIX: &[u8] = b"kvm\0";
 
+mod check;
 pub mod entry;
 pub mod loaded;
 pub mod regs;

@@ -13,7 +13,7 @@
 	module_param_named(name, kvmrs_param_##name, type, perm);	\
 	MODULE_PARM_DESC(name, text)
 
-PARAM(bool, checked, false, 0444, "check internal invariants at run time");
+PARAM(int, checked, 0, 0444, "check internal invariants at run time; 2: seed a fault into each check");
 PARAM(bool, ignore_msrs, false, 0644, "let guests read and write unknown MSRs");
 PARAM(bool, report_ignored_msrs, true, 0644, "log accesses to ignored MSRs");
 PARAM(uint, min_timer_period_us, 200, 0644, "shortest period of a guest's timer, microseconds");

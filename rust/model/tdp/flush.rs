@@ -143,6 +143,11 @@ impl TlbState {
         (current != self.acknowledged).then_some(current)
     }
 
+    /// Has a flush of `gen` or later been acknowledged, since the last [`forget`](Self::forget)?
+    pub fn has(&self, gen: u64) -> bool {
+        self.acknowledged >= gen
+    }
+
     /// The flush for `gen`, a value from [`pending`](Self::pending), has been carried out, or the
     /// vCPU got a tag under which the CPU holds no translations.
     #[inline]

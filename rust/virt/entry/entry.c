@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* The parts of entry and exit that are the same for both vendors and rare. */
 
+#include <linux/bug.h>
 #include <linux/percpu.h>
 
 #include "enter.h"
@@ -38,6 +39,11 @@ void kvmrs_entry_machine_check(void)
 	};
 
 	do_machine_check(&regs);
+}
+
+void kvmrs_check_failed(void)
+{
+	WARN_ONCE(1, "kvm: the parameter 'checked' found a mistake\n");
 }
 
 /* Protection keys are switched last and put back first: the host's code runs with its own. */

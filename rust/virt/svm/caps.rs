@@ -161,7 +161,8 @@ impl Module {
             spec_ctrl: has(c::SVM_CAP_SPEC_CTRL),
             ibpb: has(c::SVM_CAP_IBPB),
             flush_l1d: has(c::SVM_CAP_FLUSH_L1D),
-            clean: if has(c::SVM_CAP_CLEAN) {
+            // Without the feature the claims are not looked at, but checked all the same.
+            clean: if has(c::SVM_CAP_CLEAN) || crate::check::on() {
                 clean::AFTER_EXIT
             } else {
                 0
@@ -169,7 +170,7 @@ impl Module {
             pause_filter: pause_filter(caps, &asked),
             invlpgb: has(c::SVM_CAP_INVLPGB),
             host_mce: has(c::SVM_CAP_HOST_MCE),
-            checked: host::params::checked(),
+            checked: crate::check::on(),
             iopm: IoMap::new()?,
             empty: RootRef::empty(tdp)?,
             save_pages,

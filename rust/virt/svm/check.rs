@@ -4,9 +4,11 @@
 //!
 //! A setter that forgets its clean bit does no harm where hardware ignores the bits, and makes a
 //! guest go wrong where it does not. With the module parameter `checked` of `kvm` the fields of every group
-//! are compared with what they were after the last exit.
+//! are compared with what they were after the last exit ([`crate::check`]).
 
 use super::vcpu::Vcpu;
+use crate::check::Flushes;
+use crate::check::Reports;
 use core::mem::offset_of;
 use kernel::prelude::*;
 use model::svm::vmcb::clean;
@@ -18,10 +20,13 @@ use model::svm::vmcb::Vmcb;
 /// A control block as it was after the last exit, in words of 32 bits.
 pub(super) struct Checked {
     valid: bool,
-    /// No group is reported twice by a vCPU.
-    reported: u32,
+    reports: Reports,
+    flushes: Flushes,
     words: [u32; WORDS],
 }
+
+/// The number of the comparison that is not made with the others.
+const FLUSH: u32 = 63;
 
 const WORDS: usize = size_of::<Vmcb>() / 4;
 
@@ -96,24 +101,13 @@ const fn save(group: u32, name: &'static str, at: usize, len: usize) -> Fields {
     control(group, name, offset_of!(Vmcb, save) + at, len)
 }
 
-#[inline(never)]
-fn report(f: &Fields) {
-    pr_err!("VMCB: {} changed but is claimed to be clean\n", f.name);
-    warn(f.group);
-}
-
-/// A warning in the kernel log, once: of the fields of a clean bit, or with 0 of a missing flush.
-fn warn(group: u32) {
-    // SAFETY: Prints.
-    unsafe { crate::c::kvmrs_svm_warn(group) };
-}
-
 impl Checked {
     pub(super) fn new() -> Result<KBox<Self>> {
         let zeroed = KBox::<Self>::init(
             pin_init::init!(Self {
                 valid: false,
-                reported: 0,
+                reports: Reports::new(),
+                flushes: Flushes::default(),
                 words <- pin_init::init_zeroed(),
             }),
             GFP_KERNEL_ACCOUNT,
@@ -128,35 +122,50 @@ fn words(vmcb: &Vmcb) -> &[u32; WORDS] {
 }
 
 impl Vcpu {
-    /// Compares what is claimed to be clean with what it was.
+    /// Compares, right before an entry, what is claimed to be clean with what it was, and what was
+    /// flushed with what had to be. The root's flush generation was `seen` when the entry began.
     #[cold]
     #[inline(never)]
-    pub(super) fn check_clean(&mut self) {
+    pub(super) fn check(&mut self, seen: u64) {
         let Some(mut checked) = self.checked.take() else {
             return;
         };
-        let claimed = self.vmcb().control.clean;
-        if checked.valid {
-            let now = words(self.vmcb());
-            for f in &FIELDS {
-                if claimed & f.group == 0 || checked.reported & f.group != 0 {
-                    continue;
-                }
-                if now.get(f.from..f.to) != checked.words.get(f.from..f.to) {
-                    checked.reported |= f.group;
-                    report(f);
-                }
+        let Checked {
+            valid,
+            reports,
+            flushes,
+            words: then,
+        } = &mut *checked;
+        reports.begin();
+        let now = words(self.vmcb());
+        let control = &self.vmcb().control;
+        for f in &FIELDS {
+            let claimed = *valid && control.clean & f.group != 0;
+            if claimed && now.get(f.from..f.to) != then.get(f.from..f.to) {
+                let name = f.name;
+                reports.differ(format_args!("{name} changed but is claimed to be clean"));
+            } else {
+                reports.skip();
             }
         }
+        reports.same("nested CR3", control.nested_cr3, self.root.hw_pa());
+        let tag = self.asid_generation.wrapping_shl(32) | u64::from(control.asid);
+        let to = (&self.tlb, &self.root);
+        flushes.check(reports, to, seen, (self.last_cpu, tag));
         self.checked = Some(checked);
     }
 
     /// Something must be flushed by the next entry: is it?
     #[cold]
     #[inline(never)]
-    pub(super) fn check_flush(&self) {
-        if !self.asid_new && self.vmcb().control.tlb_ctl == tlb::KEEP {
-            warn(0);
+    pub(super) fn check_flush(&mut self) {
+        let asked = self.asid_new || self.vmcb().control.tlb_ctl != tlb::KEEP;
+        if let Some(checked) = &mut self.checked {
+            checked.reports.begin_at(FLUSH);
+            if !asked || checked.reports.seed() {
+                let what = format_args!("a flush is acknowledged but not asked for");
+                checked.reports.differ(what);
+            }
         }
     }
 
@@ -169,6 +178,13 @@ impl Vcpu {
         };
         checked.words = *words(self.vmcb());
         checked.valid = true;
+        if checked.reports.seed() {
+            for f in &FIELDS {
+                if let Some(word) = checked.words.get_mut(f.from) {
+                    *word = !*word;
+                }
+            }
+        }
         self.checked = Some(checked);
     }
 }

@@ -148,12 +148,6 @@ void kvmrs_svm_kick_self(void)
 	smp_send_reschedule(smp_processor_id());
 }
 
-void kvmrs_svm_warn(unsigned int group)
-{
-	WARN_ONCE(group, "kvm: VMCB fields of clean bits %#x changed unseen\n", group);
-	WARN_ONCE(!group, "kvm: a flush was acknowledged and not asked for\n");
-}
-
 bool kvmrs_svm_spec_ctrl_legal(u64 value)
 {
 	unsigned long flags;

@@ -37,6 +37,11 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
     if cpu.fresh.load(Relaxed) && !arrive(hw, cpu, irqs) {
         return;
     }
+    let seen = if hw.checked.is_some() {
+        hw.root.generation()
+    } else {
+        0
+    };
     if let Some(gen) = hw.tlb.begin(&hw.root, irqs) {
         flush(hw, gen, irqs);
     }
@@ -44,7 +49,7 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
         hw.before_entry();
     }
     if hw.checked.is_some() {
-        hw.check_clean();
+        hw.check(seen);
     }
 
     // SAFETY:

@@ -13,7 +13,7 @@
 //! | `bitmap` | the permission maps |
 //! | `params` | the parameters of kvm-amd.ko |
 //! | `pause` | the PAUSE filter |
-//! | `check` | clean bits checked against the truth |
+//! | `check` | clean bits and flushes checked against the truth |
 //!
 //! Hardware reads and writes the control block during VMRUN only, which happens inside one C
 //! function; between two of those it is ordinary memory of the vCPU.

@@ -138,6 +138,11 @@ impl<V: Vendor> RootRef<V> {
         self.shared.pa | self.shared.cfg.enc()
     }
 
+    /// How often everything had to be flushed so far.
+    pub(crate) fn generation(&self) -> u64 {
+        self.shared.gen.current()
+    }
+
     /// The shape of the tree.
     pub fn config(&self) -> &Config {
         &self.shared.cfg
@@ -183,6 +188,11 @@ impl Tlb {
     pub(crate) fn done(&mut self, gen: u64) {
         self.state.acknowledge(gen);
         self.flushes = self.flushes.wrapping_add(1);
+    }
+
+    /// Has a flush of this generation or a later one been [`Self::done`]?
+    pub(crate) fn has(&self, gen: u64) -> bool {
+        self.state.has(gen)
     }
 
     /// How often [`Self::done`] was called.

@@ -279,6 +279,29 @@ void kvmrs_vmx_guest_out(struct kvmrs_vmx_vmcs *v)
 	v->guest_in = false;
 }
 
+u32 kvmrs_vmx_check_host(const struct kvmrs_vmx_vmcs *v)
+{
+	int cpu = raw_smp_processor_id();
+	const struct {
+		u32 field;
+		u64 value;
+	} want[] = {
+		{ HOST_TR_BASE, (unsigned long)&get_cpu_entry_area(cpu)->tss.x86_tss },
+		{ HOST_GDTR_BASE, (unsigned long)get_cpu_gdt_ro(cpu) },
+		{ HOST_GS_BASE, cpu_kernelmode_gs_base(cpu) },
+		{ HOST_FS_BASE, is_64bit_mm(current->mm) ?
+			current->thread.fsbase : native_rdmsrq(MSR_FS_BASE) },
+	};
+	int i;
+
+	if (v->cpu != cpu || vmptrst() != v->pa)
+		return ~0u;
+	for (i = 0; i < ARRAY_SIZE(want); i++)
+		if (vmread(want[i].field) != want[i].value)
+			return want[i].field;
+	return 0;
+}
+
 u64 kvmrs_vmx_kernel_gs(struct kvmrs_vmx_vmcs *v)
 {
 	preempt_disable();

@@ -27,6 +27,11 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
     if cpu.fresh.load(Relaxed) && !arrive(hw, cpu, irqs) {
         return;
     }
+    let seen = if hw.checked.is_some() {
+        hw.root.generation()
+    } else {
+        0
+    };
     if let Some(gen) = hw.tlb.begin(&hw.root, irqs) {
         hw.flush_root(gen, irqs);
     }
@@ -41,6 +46,9 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
     }
     let launched = hw.vmcs.launched(irqs);
     hw.entry.set_flag(flags::VMRESUME, launched);
+    if hw.checked.is_some() {
+        hw.check(seen, irqs);
+    }
 
     // SAFETY:
     // 1. Interrupts are off, and the thread stays on this CPU.

@@ -91,6 +91,11 @@ impl Vcpu {
         }
     }
 
+    /// Has the VMCS an event for the next entry?
+    pub(super) fn has_event(&self) -> bool {
+        self.events.set
+    }
+
     /// The entry took place: hardware has dropped the event.
     #[inline]
     pub(super) fn delivered(&mut self) {

@@ -77,4 +77,16 @@ failed:
 	return false;
 }
 
+/* The address of the current VMCS; ~0 without one. */
+static __always_inline u64 vmptrst(void)
+{
+	u64 pa = ~0ull;
+
+	asm volatile("1: vmptrst %[pa]\n"
+		     "2:\n\t"
+		     _ASM_EXTABLE(1b, 2b)
+		     : [pa] "+m" (pa) : : "cc");
+	return pa;
+}
+
 #endif /* KVM_RS_VMX_INSN_H */

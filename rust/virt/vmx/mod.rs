@@ -17,6 +17,7 @@
 //! | `inject` | events and windows |
 //! | `bitmap` | the MSR bitmap |
 //! | `dump` | the VMCS in the log |
+//! | `check` | what is kept beside the VMCS checked against it |
 //!
 //! The processor may keep a VMCS to itself, so that its fields are reached by instructions, and only
 //! while it is the current one of the CPU: that is, while the vCPU is loaded.
@@ -26,6 +27,7 @@ pub mod vcpu;
 
 mod apicv;
 mod bitmap;
+mod check;
 mod dump;
 mod enter;
 mod inject;

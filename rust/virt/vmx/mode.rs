@@ -41,15 +41,20 @@ impl Vcpu {
         self.cr0 & !CR0_OWNED | hw & CR0_OWNED
     }
 
-    /// Sets CR0. Hardware never gets the caching bits, and has what it insists on; the guest sees
+    /// CR0 for hardware, which never gets the caching bits, and has what it insists on; the guest sees
     /// neither.
     ///
     /// KVM: the quirk KVM_X86_QUIRK_CD_NW_CLEARED.
+    pub(super) fn hardware_cr0(&self) -> u64 {
+        self.cr0 & !(cr0::CD | cr0::NW) | cr0::ET | self.m.cfg.cr0_on
+    }
+
+    /// Sets CR0.
     pub(super) fn set_cr0(&mut self, v: u64) {
         let (old, cr4) = (self.cr0, self.cr4());
         let cr3 = self.cr3();
         self.cr0 = v;
-        let hw = v & !(cr0::CD | cr0::NW) | cr0::ET | self.m.cfg.cr0_on;
+        let hw = self.hardware_cr0();
         vmcs::write(field::CR0_SHADOW, v);
         vmcs::write(field::GUEST_CR0, hw);
         self.cache.put(cached::CR0, &self.cache.cr0, hw);
@@ -96,11 +101,10 @@ impl Vcpu {
         self.cr4 & !CR4_OWNED | vmcs::read(field::GUEST_CR4) & CR4_OWNED
     }
 
-    /// Sets CR4. A machine check is the host's, VMXE is hardware's, and UMIP may have to be done by
-    /// exits.
-    pub(super) fn set_cr4(&mut self, v: u64) {
-        self.cr4 = v;
-        let mut hw = v & !cr4::MCE | self.m.cfg.cr4_on;
+    /// CR4 for hardware: a machine check is the host's, VMXE is hardware's, and UMIP may have to be
+    /// done by exits.
+    pub(super) fn hardware_cr4(&self) -> u64 {
+        let mut hw = self.cr4 & !cr4::MCE | self.m.cfg.cr4_on;
         if self.m.host_mce {
             hw |= cr4::MCE;
         }
@@ -110,10 +114,27 @@ impl Vcpu {
         if self.is_identity_mapped() {
             hw = hw & !CR4_NOT_UNPAGED | cr4::PSE;
         }
+        hw
+    }
+
+    /// Sets CR4.
+    pub(super) fn set_cr4(&mut self, v: u64) {
+        self.cr4 = v;
+        let hw = self.hardware_cr4();
         vmcs::write(field::CR4_SHADOW, v);
         vmcs::write(field::GUEST_CR4, hw);
         self.update_table_trap();
         self.entry.set_cr4(v);
+    }
+
+    /// EFER for hardware. Where that has paging on and the guest has not, LME alone would not be legal.
+    /// It has no effect before paging is on.
+    pub(super) fn hardware_efer(&self) -> u64 {
+        if self.efer & efer::LMA != 0 {
+            self.efer
+        } else {
+            self.efer & !efer::LME
+        }
     }
 
     /// Sets EFER. Hardware wants to know in a control that the guest is in IA-32e mode, where only a
@@ -121,10 +142,7 @@ impl Vcpu {
     pub(super) fn set_efer(&mut self, v: u64) {
         self.efer = v;
         let on = v & efer::LMA != 0;
-        // Where hardware has paging on and the guest has not, LME alone would not be legal. It has no
-        // effect before paging is on.
-        let hw = if on { v } else { v & !efer::LME };
-        vmcs::write(field::GUEST_EFER, hw);
+        vmcs::write(field::GUEST_EFER, self.hardware_efer());
         let controls = if on {
             self.entry_controls | entry::IA32E
         } else {
@@ -157,9 +175,14 @@ impl Vcpu {
         if let Some(known) = self.runnable.get() {
             return known;
         }
-        let now = self.cr0 & cr0::PE != 0 && self.segments_fit();
+        let now = self.hardware_runs_it();
         self.runnable.set(Some(now));
         now
+    }
+
+    /// Whether hardware runs the guest as it is, asked anew.
+    pub(super) fn hardware_runs_it(&self) -> bool {
+        self.cr0 & cr0::PE != 0 && self.segments_fit()
     }
 
     fn segments_fit(&self) -> bool {

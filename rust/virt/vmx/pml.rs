@@ -28,9 +28,13 @@ impl Log {
         Ok(Self(HwPage::new()?))
     }
 
+    pub(super) fn hw_pa(&self) -> u64 {
+        self.0.hw_pa()
+    }
+
     /// Tells the VMCS where it is.
     pub(super) fn install(&self) {
-        vmcs::write(field::PML_ADDRESS, self.0.hw_pa());
+        vmcs::write(field::PML_ADDRESS, self.hw_pa());
         vmcs::write(field::GUEST_PML_INDEX, LAST);
     }
 

@@ -4,6 +4,7 @@
 
 use super::bitmap::MsrMap;
 use super::caps::Module;
+use super::check::Checked;
 use super::inject::Events;
 use super::pml::Log;
 use super::vmcs;
@@ -131,6 +132,11 @@ impl Cache {
         self.valid.set(0);
     }
 
+    /// Is the slot filled?
+    pub(super) fn has(&self, bit: u32) -> bool {
+        self.valid.get() & bit != 0
+    }
+
     /// One of the slots, filled by `read` if it is empty.
     #[inline]
     pub(super) fn get<T: Copy>(&self, bit: u32, slot: &Cell<T>, read: impl FnOnce() -> T) -> T {
@@ -212,6 +218,7 @@ pub struct Vcpu {
     pub(super) vpid: Option<Vpid>,
     /// The log of written pages, where the processor writes one.
     pub(super) pml: Option<Log>,
+    pub(super) checked: Option<KBox<Checked>>,
 }
 
 /// Traps that several reasons can switch on.
@@ -270,6 +277,9 @@ pub(super) fn new(m: &'static Module, vm: &Vm) -> Result<(Vcpu, Cpu)> {
     let pages = pages(m)?;
     let vmcs = pages.vmcs.clone();
     let mut vcpu = blank(m, vm, id, pages);
+    if crate::check::on() {
+        vcpu.checked = Some(Checked::new()?);
+    }
     vmcs.with_current(|| {
         vcpu.init();
         vcpu.reset(false);
@@ -341,6 +351,7 @@ fn blank(m: &'static Module, vm: &Vm, id: u64, pages: Pages) -> Vcpu {
             None => None,
         },
         pml: pages.pml,
+        checked: None,
     }
 }
 
