@@ -26,18 +26,18 @@ use model::abi;
 use model::addr::Gfn;
 use model::addr::Hva;
 use model::addr::PAGE_SHIFT;
+use model::addr::PAGE_SIZE;
 use model::slots;
 use model::slots::Change;
 use model::slots::Limits;
 use model::slots::NoMemory;
 use model::slots::Request;
 use model::slots::SlotError;
+use model::x86::ctrl::cr4;
 
 /// The id of the identity map's slot, the first that user space cannot name.
 // CAST: a number below 2^16.
 const PRIVATE_SLOT: u16 = USER_SLOTS as u16;
-/// User addresses end below this: 56 bits with five-level host paging.
-const USER_END: u64 = 1 << 56;
 
 /// A memory slot.
 #[derive(Clone)]
@@ -262,6 +262,9 @@ pub(crate) fn hva(set: &SlotSet, gfn: Gfn, write: bool) -> Option<(Hva, &Slot)> 
 
 /// What slots of this VM may be like.
 fn limits() -> Limits {
+    // User addresses are half of those there are, less the last page, which the kernel keeps free.
+    let levels_5 = host::cpu::cr4() & cr4::LA57 != 0;
+    let user: u64 = if levels_5 { 1 << 56 } else { 1 << 47 };
     let gfn_bits = u32::from(host::cpu::raw_phys_bits()).saturating_sub(PAGE_SHIFT);
     Limits {
         // CAST: a number below 2^16.
@@ -269,7 +272,7 @@ fn limits() -> Limits {
         spaces: Space::COUNT,
         flags: abi::KVM_MEM_LOG_DIRTY_PAGES | abi::KVM_MEM_READONLY,
         last_gfn: Gfn(1u64.wrapping_shl(gfn_bits).wrapping_sub(1)),
-        hva_end: USER_END,
+        hva_end: user.wrapping_sub(PAGE_SIZE),
     }
 }
 
