@@ -47,26 +47,14 @@ if [ "${1:-}" = --record ]; then
 	limit=$((60 * SLOW))
 	[ "$HOST" = amd ] || limit=$((limit * 4))
 	for t; do printf -- '--record %s\t%s\n' "$t" "$limit" >>"$work/tests"; done
-	column=2
-	[ "$HOST" != intel ] || column=3
 	"$SRC/scripts/vm.sh" -q -t $((limit * ($# + 2))) -e MODULE="$MODULE" -e MODULE_PARAMS= -f "$work/tests" \
 		"${vm_args[@]}" -e SHOW=@REC "$here/upstream-job.sh" >"$work/out" || :
 	grep -q '^@DONE' "$work/out" || { cat "$work/out"; die "no recording"; }
 	for t; do
 		table=$here/own/data/${t/_/-}.tsv
-		# New lines take the place of old ones; the other vendor's column stays.
-		sed -n "/^@START\t--record $t\$/,/^@RESULT/p" "$work/out" | awk -F'\t' -v OFS='\t' -v c=$column '
-			FILENAME == "-" { if ($1 == "@REC") { new[$2] = $3; order[++n] = $2 } next }
-			/^#/ { print; next }
-			{ svm[$1] = $2; vmx[$1] = $3; note[$1] = $4 }
-			END {
-				for (i = 1; i <= n; i++) {
-					k = order[i]
-					a = c == 2 ? new[k] : (k in svm ? svm[k] : "?")
-					b = c == 3 ? new[k] : (k in vmx ? vmx[k] : "=")
-					print k, a, (a == b ? "=" : b) (note[k] ? OFS note[k] : "")
-				}
-			}' - "$table" >"$table.new"
+		[ "$HOST" != ryzen ] || table=$here/own/data/ryzen.tsv
+		sed -n "/^@START\t--record $t\$/,/^@RESULT/p" "$work/out" | grep '^@REC' |
+			"$here/own/record.awk" -v host="$HOST" -v test="$t" -v svm="$here/own/data/${t/_/-}.tsv" - "$table" >"$table.new"
 		mv "$table.new" "$table"
 		grep -q "^@RESULT	--record $t	0" "$work/out" || echo "$t did not end well: $(grep "^@RESULT	--record $t	" "$work/out")"
 		echo "${table##*/}: $(grep -c -v '^#' "$table") lines"

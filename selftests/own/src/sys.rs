@@ -591,6 +591,11 @@ pub fn memory_file(len: usize) -> Fd {
     fd
 }
 
+/// Is this the test host of that name (`HOST=` of `scripts/vm.sh`)?
+pub fn host(name: &str) -> bool {
+    std::env::var("HOST").is_ok_and(|h| h == name)
+}
+
 /// Runs `f` and interrupts its system calls again and again if it takes longer than `ms`.
 pub fn limited<T>(ms: u64, f: impl FnOnce() -> T) -> T {
     use std::sync::mpsc::channel;

@@ -29,7 +29,11 @@ fn call(w: &World, on: On, cmd: u32, arg: &[u8]) -> String {
 
 /// Lists of /dev/kvm and of a vCPU.
 pub fn lists(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/errno-lists.tsv"));
+    let mut t = Table::new(
+        tap,
+        "errno_lists",
+        include_str!("../../data/errno-lists.tsv"),
+    );
     let w = World::new(Stage::Full);
     // How many there are differs from host to host: a count that is written counts as good.
     for (name, cmd) in [
@@ -166,7 +170,11 @@ pub fn lists(tap: &mut Tap) {
 
 /// Ids and limits of a VM.
 pub fn limits(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/errno-limits.tsv"));
+    let mut t = Table::new(
+        tap,
+        "errno_limits",
+        include_str!("../../data/errno-limits.tsv"),
+    );
     let dev = guest::dev();
     for ty in [0usize, 1, 2, 3, 4, 5, 6, 7, 1 << 31, 1 << 32, usize::MAX] {
         let a = plain(k::CREATE_VM, dev.call(k::CREATE_VM, ty));
@@ -482,7 +490,11 @@ fn zones(t: &mut Table<'_>, dev: &Fd) {
 
 /// Memory slots: borders, overlaps, changes.
 pub fn slots(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/errno-slots.tsv"));
+    let mut t = Table::new(
+        tap,
+        "errno_slots",
+        include_str!("../../data/errno-slots.tsv"),
+    );
     let dev = guest::dev();
     let mem = sys::Area::anonymous(4 << 20);
     let hva = mem.addr() as u64;

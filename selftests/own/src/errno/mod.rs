@@ -50,7 +50,11 @@ fn good(w: &World, op: &Op) -> Answer {
 
 /// Null, unmapped, kernel, truncated, constant and unaligned pointers.
 pub fn pointers(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/errno-pointers.tsv"));
+    let mut t = Table::new(
+        tap,
+        "errno_pointers",
+        include_str!("../../data/errno-pointers.tsv"),
+    );
     for op in ops::all() {
         let Arg::Bytes(arg) = &op.arg else { continue };
         let w = World::new(Stage::Full);
@@ -92,7 +96,7 @@ pub fn pointers(tap: &mut Tap) {
 
 /// Each bit of each field, flipped in a good argument.
 pub fn bits(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/errno-bits.tsv"));
+    let mut t = Table::new(tap, "errno_bits", include_str!("../../data/errno-bits.tsv"));
     for op in ops::all() {
         for (field, at, bits) in op.fields {
             let w = World::new(Stage::Full);
@@ -127,7 +131,11 @@ pub fn bits(tap: &mut Tap) {
 
 /// Each command on the other descriptors, with other sizes and directions; unknown commands.
 pub fn dispatch(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/errno-dispatch.tsv"));
+    let mut t = Table::new(
+        tap,
+        "errno_dispatch",
+        include_str!("../../data/errno-dispatch.tsv"),
+    );
     let w = World::new(Stage::Full);
     let all = [On::Dev, On::Vm, On::Vcpu];
     // An argument that cannot be read: a command that is known says so.
@@ -191,7 +199,11 @@ pub fn dispatch(tap: &mut Tap) {
 
 /// Each command with a good argument, at each stage of a VM's set-up.
 pub fn order(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/errno-order.tsv"));
+    let mut t = Table::new(
+        tap,
+        "errno_order",
+        include_str!("../../data/errno-order.tsv"),
+    );
     for op in ops::all() {
         let mut answers = Vec::new();
         for stage in [

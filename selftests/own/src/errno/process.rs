@@ -18,7 +18,11 @@ use crate::uapi as k;
 
 /// Each command from a forked child, and after the process that made the VM is gone.
 pub fn process(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/errno-process.tsv"));
+    let mut t = Table::new(
+        tap,
+        "errno_process",
+        include_str!("../../data/errno-process.tsv"),
+    );
     let w = World::new(Stage::Full);
     let shared = shared_area();
     let all = ops::all();
@@ -111,7 +115,7 @@ fn shared_area() -> Area {
 
 /// mmap of the three kinds of descriptor.
 pub fn mapping(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/errno-mmap.tsv"));
+    let mut t = Table::new(tap, "errno_mmap", include_str!("../../data/errno-mmap.tsv"));
     let w = World::new(Stage::Full);
     let (rw, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
     let map = |on: On, pages: usize, first: usize, prot: i32, flags: i32| match Area::of_fd_prot(

@@ -65,13 +65,15 @@ pub fn story(g: &Guest) -> String {
 }
 
 /// Triple faults end in an exit, and the VM can be used again.
-pub fn triple(t: &mut Tap) {
+pub fn triple(tap: &mut Tap) {
+    let mut table = Table::new(tap, "bad_triple", include_str!("../../data/bad-triple.tsv"));
     for irqchip in [Irqchip::None, Irqchip::Split, Irqchip::Full] {
         let plan = Plan {
             irqchip,
             ..Plan::default()
         };
         // ud2 without an IDT.
+        let t = table.tap();
         let g = Guest::long_with(plan, &[0x0f, 0x0b]);
         let mut s = g.cpus[0].sregs();
         s.idt.limit = 0;
@@ -115,16 +117,18 @@ pub fn triple(t: &mut Tap) {
         let story = story(&g);
         if change == 2 {
             // Processors differ in how far they get; nothing but this guest may suffer.
-            t.point(!story.is_empty(), format!("{what}: {story}"));
+            let text = format!("{what}: {story}");
+            table.tap().point(!story.is_empty(), text);
         } else {
-            t.same(what, story, "shutdown".to_string());
+            table.row(what, story);
         }
     }
+    table.finish();
 }
 
 /// Page tables that are garbage.
 pub fn tables(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/bad-tables.tsv"));
+    let mut t = Table::new(tap, "bad_tables", include_str!("../../data/bad-tables.tsv"));
     let mut run = |what: String, change: &dyn Fn(&Guest) -> u64| {
         // mov [0x300000], eax: memory behind tables; then the end.
         let code = [0x89, 0x04, 0x25, 0x00, 0x00, 0x10, 0x00, 0xe7, 0xe1];
@@ -195,7 +199,7 @@ pub fn tables(tap: &mut Tap) {
 
 /// Code where there is no memory.
 pub fn device_code(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/bad-code.tsv"));
+    let mut t = Table::new(tap, "bad_code", include_str!("../../data/bad-code.tsv"));
     // mov eax, 0xe0000000; jmp rax
     let g = Guest::long(&[0xb8, 0, 0, 0, 0xe0, 0xff, 0xe0]);
     t.row("long mode, jump to a device", story(&g));
@@ -334,7 +338,7 @@ guest_code! {
 
 /// The local APIC at other addresses.
 pub fn apic_base(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/bad-apic.tsv"));
+    let mut t = Table::new(tap, "bad_apic", include_str!("../../data/bad-apic.tsv"));
     for irqchip in [Irqchip::Split, Irqchip::Full] {
         for (base, flags) in [
             (0xfee0_0000u64, 0x900u64),

@@ -47,7 +47,7 @@ guest_code! {
 
 /// Which ports reach user space, with all chips in the kernel and without.
 pub fn ports(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/poke-ports.tsv"));
+    let mut t = Table::new(tap, "poke_ports", include_str!("../../data/poke-ports.tsv"));
     for (irqchip, kind, from, count) in [
         (Irqchip::Full, 1u64, 0u64, 0x1_0000u64),
         (Irqchip::Full, 2, 0, 0x600),
@@ -183,7 +183,7 @@ fn read_only(m: u32) -> bool {
 
 /// Every MSR that is not refused altogether has a line.
 pub fn msrs(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/poke-msrs.tsv"));
+    let mut t = Table::new(tap, "poke_msrs", include_str!("../../data/poke-msrs.tsv"));
     for irqchip in [Irqchip::None, Irqchip::Full] {
         let g = Guest::long_with(
             Plan {

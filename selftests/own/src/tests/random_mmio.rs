@@ -108,7 +108,11 @@ fn leaves(b: &[u8]) -> bool {
 
 /// The test.
 pub fn random(tap: &mut Tap) {
-    let mut t = Table::new(tap, include_str!("../../data/random-mmio.tsv"));
+    let mut t = Table::new(
+        tap,
+        "random_mmio",
+        include_str!("../../data/random-mmio.tsv"),
+    );
     let mut rng = Rng::new(7);
     let mut g = Guest::long(&[]);
     let mut n = 0;
