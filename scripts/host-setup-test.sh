@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # What host-setup.sh does when things go wrong: no network, no space, interrupted, twice at
-# once; and that the next run recovers. TAP. The slow step is made up: it links the folder that
+# once; and that the next run recovers. Which kernel it takes when the archive has moved on. TAP. The slow step is made up: it links the folder that
 # is there already, so nothing is downloaded.
 set -u
 . "$(dirname "$0")/lib.sh"
@@ -81,4 +81,45 @@ if [ $two = 0 ]; then ok "twice at once: the second ends well"; else not_ok "twi
 mv "$tmp/first" "$tmp/out"
 if [ $one = 0 ]; then ok "after an interruption the next run recovers"; else not_ok "after an interruption the next run recovers"; fi
 says "and says what is ready" 'The test host is ready'
+
+# An archive without the best series: a later one that nobody knows, one without headers, one whose
+# source is of another version. What is installed is made up, too.
+rm -rf --one-file-system "$tmp/cache/host"
+mkdir "$tmp/apt"
+printf '%s\n' 7.4.1 7.3.9 7.2.8 7.2.5 6.12.107 | sed 's/$/+deb13-amd64/' >"$tmp/apt/image"
+grep -v '^7\.3\.9' "$tmp/apt/image" >"$tmp/apt/headers"
+cat >"$tmp/apt/apt-cache" <<-'END'
+	#!/bin/sh
+	case $1 in
+	pkgnames) sed "s/^/$2/" "/build/apt/$(echo "$2" | cut -d- -f2)" ;;
+	show) echo "Version: ${2#linux-headers-}" | sed 's/+deb13.*/-1~bpo13+1/' ;;
+	madison) echo " $2 | 7.2.5-1~bpo13+1 | made up" ;;
+	esac
+END
+cat >"$tmp/apt/apt-get" <<-'END'
+	#!/bin/sh
+	for p; do
+		case $p in linux-headers-*)
+			mkdir -p "/usr/src/$p/rust"
+			touch "/usr/src/$p/rust/libkernel.rmeta" "/boot/vmlinuz-${p#linux-headers-}"
+			;;
+		esac
+	done
+END
+chmod +x "$tmp"/apt/apt-*
+tool mmdebstrap "$link
+rm -rf \$new/usr/src/linux-headers-* \$new/build/.stamp && mkdir \$new/build/.stamp
+cp -r $tmp/apt \$new/build/ && cp --remove-destination $tmp/apt/apt-* \$new/usr/bin/
+echo 7.2.5+deb13-amd64 >\$new/build/.stamp/kselftests"
+if run; then
+	says "another archive: falls back to a kernel it knows, and says so" '7\.2\.5\+deb13-amd64 \(7\.2\.5-1~bpo13\+1\): fallback'
+	says "another archive: ends well with it" 'The test host is ready: 7\.2\.5\+deb13-amd64'
+else not_ok "another archive: falls back to a kernel it knows"; fi
+# The same folder again, as if it had no kernel yet.
+host=$tmp/cache/host
+rm -r "$host"/usr/src/linux-headers-7.2* "$host/build/.stamp/kernel"
+sed -i '/^7\.2/d' "$host/build/apt/image"
+if run; then not_ok "an archive with no known kernel is refused"; else
+	says "an archive with no known kernel: says what it has" 'none of the kernels in scripts/kernels.tsv any more \(it has: 7\.4\.1'
+fi
 exit $failed
