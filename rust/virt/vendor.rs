@@ -187,7 +187,8 @@ pub enum Trap {
 pub enum VirtualApic {
     /// The local APIC is disabled: nothing.
     Off,
-    /// It is reached through memory, which is emulated: interrupts are delivered.
+    /// It is reached through memory: interrupts are delivered, and accesses to the page of
+    /// [`Vendor::apic_access_page`] carried out.
     XApic,
     /// It is reached by MSRs: the task priority, the end of an interrupt and self-IPIs, too.
     X2Apic,
@@ -269,6 +270,10 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// page directory while the guest has paging off. To be set before the first vCPU is made. `None`
     /// if hardware needs none.
     fn identity_map(vm: &Self::Vm) -> Option<&AtomicU64>;
+    /// The page that stands for the registers of the local APIC in the nested tables: accesses of a vCPU
+    /// whose mode is [`VirtualApic::XApic`] go to the page of [`Vendor::share_apic_page`] instead. `None`
+    /// if hardware leaves such accesses to us.
+    fn apic_access_page(vm: &Self::Vm) -> Option<Arc<HwPage>>;
     /// Makes a vCPU in its reset state, not intercepting less than is safe.
     fn new_vcpu(m: &'static Self::Module, vm: &Self::Vm) -> Result<(Self::Vcpu, Self::Cpu)>;
     /// Do the two halves belong to the same vCPU?

@@ -52,6 +52,15 @@ pub(crate) fn fast<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Flow {
     emulate::instruction(cx)
 }
 
+/// An access to the local APIC that hardware does not carry out.
+pub(crate) fn apic<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    if cx.st.events.reinjects() {
+        let at = cx.st.apic.as_ref().map_or(0, |a| a.window());
+        return undeliverable(cx, Gpa(at));
+    }
+    emulate::instruction(cx)
+}
+
 impl<V: Backend> Cx<'_, '_, V> {
     /// Is there memory that can be read, or (`write`) written?
     pub(crate) fn is_ram(&self, gpa: Gpa, write: bool) -> bool {

@@ -129,7 +129,11 @@ fn any<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             cx.ended_by_hardware(vector);
             Continue(())
         }
-        Exit::ApicAccess { .. } | Exit::ApicWrite { .. } => emulate::instruction(cx),
+        Exit::ApicAccess { .. } => mmio::apic(cx),
+        Exit::ApicWrite { offset } => {
+            cx.register_written(offset);
+            Continue(())
+        }
         Exit::BusLock => Continue(()),
         Exit::NotifyWindow { .. } => {
             cx.count(VcpuStat::NotifyWindowExits);

@@ -52,6 +52,8 @@ pub(crate) struct Irq {
     eoi_vectors: [AtomicU64; 4],
     /// The PIC's output, so that entries need not take the lock.
     pic_output: AtomicBool,
+    /// Local APICs that are not in xAPIC mode at the usual address.
+    pub(crate) apics_elsewhere: AtomicU32,
     /// Where the IOAPIC is, so that other accesses need not take the lock.
     ioapic_base: AtomicU64,
     #[pin]
@@ -79,6 +81,7 @@ impl Irq {
             split_pins: AtomicU32::new(0),
             eoi_vectors: [const { AtomicU64::new(0) }; 4],
             pic_output: AtomicBool::new(false),
+            apics_elsewhere: AtomicU32::new(0),
             ioapic_base: AtomicU64::new(IOAPIC_DEFAULT_BASE),
             chips <- IrqSpinLock::new(None, c"kvm->chips_lock", kernel::static_lock_class!()),
             resamplers: SrcuBox::new(domain.clone(), KBox::new(KVec::new(), GFP_KERNEL_ACCOUNT)?),

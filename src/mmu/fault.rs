@@ -77,6 +77,7 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flo
                 }
                 host::task::cond_resched();
             }
+            Outcome::Device if super::apic::map(cx, f) => return Continue(()),
             Outcome::Device => {
                 cx.count(VcpuStat::PfEmulate);
                 return exit::mmio::handle(cx, f);

@@ -6,6 +6,7 @@
 //! The MMU lock is taken for reading to map and to write-protect, for writing to zap. Table pages
 //! are allocated before it is taken. See Documentation/locking.rst.
 
+pub(crate) mod apic;
 mod fault;
 pub(crate) mod log;
 mod notify;
@@ -35,11 +36,11 @@ pub(crate) struct Tables<V: Vendor> {
 
 impl<V: Backend> Tables<V> {
     /// Empty trees of the depth that the hardware of this host wants.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(hw: &V::Vm) -> Result<Self> {
         let levels = V::host_features().tdp_levels;
         Ok(Self {
-            normal: Root::new(V::module()?, levels)?,
-            smm: Root::new(V::module()?, levels)?,
+            normal: Root::new(V::module()?, hw, levels)?,
+            smm: Root::new(V::module()?, hw, levels)?,
         })
     }
 

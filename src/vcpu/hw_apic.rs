@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A local APIC that hardware has a share in (APICv): it delivers what the IRR requests, and carries
-//! out the guest's writes of the task priority and of EOI.
+//! out the guest's writes of the task priority and of EOI. It reads and writes most other registers
+//! in the page; what a write means is ours to carry out.
 //!
 //! The registers are in a page that both reach. What is posted goes from the mailbox to the IRR as
 //! without hardware; while the guest runs, hardware may do that, too.
 
 use super::Cx;
 use crate::backend::Backend;
+use crate::mmu::apic;
 use model::irqchip::lapic::Effects;
 use model::irqchip::lapic::Mode;
 use virt::vendor::VirtualApic;
@@ -23,9 +25,11 @@ impl<V: Backend> Cx<'_, '_, V> {
             Mode::XApic => VirtualApic::XApic,
             Mode::X2Apic => VirtualApic::X2Apic,
         };
-        let mailbox = &self.vcpu.shared.pending;
+        let vcpu = self.vcpu;
+        let mailbox = &vcpu.shared.pending;
         let posts = V::share_mailbox(self.l, mailbox);
         V::set_virtual_apic(self.l, mode);
+        apic::follow(self);
         mailbox.set_hardware(posts && mode != VirtualApic::Off);
         self.update_eoi_exits();
     }
@@ -51,6 +55,16 @@ impl<V: Backend> Cx<'_, '_, V> {
                 let in_service = apic.highest_in_service().unwrap_or(0);
                 V::set_interrupt_status(self.l, requested, in_service);
             }
+        }
+    }
+
+    /// The guest wrote the register at `offset` of the page, and what follows is left to us.
+    pub(crate) fn register_written(&mut self, offset: u16) {
+        let register = u32::from(offset) & !0xf;
+        let now = self.now_for(register);
+        if let Some(apic) = &mut self.st.apic {
+            let e = apic.written(register, now);
+            self.apply(&e);
         }
     }
 

@@ -182,6 +182,8 @@ pub(crate) struct State {
     pub(crate) write_log: bool,
     /// A timer of the host does that instead, as the vCPU is halted.
     pub(crate) deadline_in_host: bool,
+    /// The local APIC is counted as one that is not where hardware looks for it in memory.
+    pub(crate) apic_elsewhere: bool,
 }
 
 impl State {
@@ -261,6 +263,7 @@ impl State {
             tpr_access: None,
             deadline: None,
             deadline_in_host: false,
+            apic_elsewhere: false,
             write_log: false,
             heard_eois: [0; 4],
         }? Error);

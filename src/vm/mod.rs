@@ -162,7 +162,7 @@ impl<V: Backend> VmCore<V> {
     fn new() -> Result<Arc<Self>> {
         let in_use = VmUse::take()?;
         let hw = V::new_vm(V::module()?)?;
-        let tables = Tables::<V>::new()?;
+        let tables = Tables::<V>::new(&hw)?;
         let srcu = SrcuDomain::new(c"kvm->srcu", kernel::static_lock_class!())?;
         let irq_srcu = SrcuDomain::new(c"kvm->irq_srcu", kernel::static_lock_class!())?;
         Arc::pin_init(

@@ -322,6 +322,9 @@ const PROC2_REQUIRED: u32 = proc2::EPT;
 /// What delivering interrupts in hardware needs.
 const APICV: u32 = proc2::APIC_REGISTER_VIRT | proc2::VIRT_INTR_DELIVERY | proc2::X2APIC_MODE;
 
+/// What it can have besides: in xAPIC mode, where the registers are memory, accesses to them.
+const APICV_MEMORY: u32 = proc2::APIC_ACCESSES;
+
 const PROC2_OPTIONAL: u32 = proc2::BUS_LOCK_DETECTION
     | proc2::WBINVD_EXITING
     | proc2::DESC_EXITING
@@ -395,7 +398,7 @@ pub fn configure(raw: &Raw, s: &Switches) -> Result<Config, Refusal> {
             | only_if(s.unrestricted_guest, proc2::UNRESTRICTED_GUEST)
             | only_if(s.ple, proc2::PAUSE_LOOP_EXITING)
             | only_if(s.pml && ad, proc2::PML)
-            | only_if(apicv, APICV)
+            | only_if(apicv, APICV | APICV_MEMORY)
             | only_if(s.rdtscp, proc2::RDTSCP)
             | only_if(s.invpcid, proc2::INVPCID)
             | only_if(s.xsaves, proc2::XSAVES),
@@ -516,6 +519,50 @@ mod tests {
         assert!(c.ad && c.page_1g && !c.levels_5);
         assert_eq!(c.invvpid, Some(FlushBy::Context));
         assert_eq!(c.invept, FlushBy::Context);
+    }
+
+    /// The controls that a Haswell of a server has besides.
+    fn with_apicv() -> Raw {
+        Raw {
+            pin: HASWELL.pin | u64::from(pin::POSTED_INTERRUPTS) << 32,
+            proc2: HASWELL.proc2 | u64::from(APICV | APICV_MEMORY) << 32,
+            ..HASWELL
+        }
+    }
+
+    #[test]
+    fn the_apic_in_hardware_is_all_or_nothing() {
+        let used = |c: &Config| {
+            (
+                c.apicv,
+                c.pin(pin::POSTED_INTERRUPTS),
+                c.proc2 & (APICV | APICV_MEMORY),
+            )
+        };
+        let c = configure(&with_apicv(), &ON).unwrap();
+        assert_eq!(used(&c), (true, true, APICV | APICV_MEMORY));
+        // Its registers in memory can be emulated.
+        let mut r = with_apicv();
+        r.proc2 &= !(u64::from(APICV_MEMORY) << 32);
+        assert_eq!(used(&configure(&r, &ON).unwrap()), (true, true, APICV));
+        for bit in [
+            proc2::APIC_REGISTER_VIRT,
+            proc2::VIRT_INTR_DELIVERY,
+            proc2::X2APIC_MODE,
+        ] {
+            let mut r = with_apicv();
+            r.proc2 &= !(u64::from(bit) << 32);
+            assert_eq!(used(&configure(&r, &ON).unwrap()), (false, false, 0));
+        }
+        for off in [
+            |s: &mut Switches| s.apicv = false,
+            |s: &mut Switches| s.tpr_shadow = false,
+        ] {
+            let mut s = ON;
+            off(&mut s);
+            let c = configure(&with_apicv(), &s).unwrap();
+            assert_eq!(used(&c), (false, false, 0));
+        }
     }
 
     #[test]

@@ -114,6 +114,10 @@ impl Vendor for Svm {
         Ok(vcpu::Vm)
     }
 
+    fn apic_access_page(_: &vcpu::Vm) -> Option<Arc<HwPage>> {
+        None
+    }
+
     fn identity_map(_: &vcpu::Vm) -> Option<&AtomicU64> {
         None
     }

@@ -7,7 +7,8 @@
 //! whatever the code above decides:
 //!
 //! * A leaf is made from a [`GuestPage`](host::gup::GuestPage), which exists only while the lock
-//!   under which it was validated is held: safe code cannot map a host page by number.
+//!   under which it was validated is held: safe code cannot map a host page by number. The one page
+//!   of our own that is mapped has nothing in it, and lives as long as the tree.
 //! * The shape of a tree (levels, address bits) comes from the vendor, so that hardware and software
 //!   agree on what is a table and what is a page.
 //! * A table is freed after every CPU that may have cached it was made to forget it. Operations that

@@ -32,6 +32,8 @@ pub(super) struct Shared<V: Vendor> {
     /// Flushes that found a CPU on the tree.
     pub(super) forced: AtomicU64,
     pub(super) cfg: Config,
+    /// The page that stands for the registers of the local APIC, which leaves may point to.
+    pub(super) apic: Option<Arc<HwPage>>,
     table: Table,
     pa: u64,
     _vendor: PhantomData<fn() -> V>,
@@ -43,12 +45,13 @@ unsafe impl<V: Vendor> Send for Shared<V> {}
 unsafe impl<V: Vendor> Sync for Shared<V> {}
 
 impl<V: Vendor> Shared<V> {
-    pub(super) fn new(cfg: Config) -> Result<Arc<Self>> {
+    pub(super) fn new(cfg: Config, apic: Option<Arc<HwPage>>) -> Result<Arc<Self>> {
         let new = Table::of(HwPage::new_table()?);
         let shared = Self {
             gen: FlushGen::new(),
             forced: AtomicU64::new(0),
             cfg,
+            apic,
             table: new.table,
             pa: new.pa,
             _vendor: PhantomData,
@@ -129,7 +132,7 @@ impl<V: Vendor> RootRef<V> {
     /// A root below which nothing is mapped, nor ever will be.
     pub(crate) fn empty(cfg: Config) -> Result<Self> {
         Ok(Self {
-            shared: Shared::new(cfg)?,
+            shared: Shared::new(cfg, None)?,
         })
     }
 

@@ -17,6 +17,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use model::addr::Gfn;
 use model::addr::Pfn;
+use model::addr::PAGE_SHIFT;
 use model::tdp::Age;
 use model::tdp::Config;
 use model::tdp::Counts;
@@ -62,15 +63,15 @@ pub struct Root<V: Vendor> {
 }
 
 impl<V: Vendor> Root<V> {
-    /// Makes an empty tree with `levels` levels. Sleeps.
+    /// Makes an empty tree with `levels` levels, for a VM with this vendor part. Sleeps.
     ///
     /// # Errors
     ///
     /// `EINVAL` if the hardware cannot use that many; `ENOMEM`.
-    pub fn new(module: &V::Module, levels: u8) -> Result<Self> {
+    pub fn new(module: &V::Module, vm: &V::Vm, levels: u8) -> Result<Self> {
         let cfg = V::tdp_config(module, levels)?;
         Ok(Self {
-            shared: Shared::new(cfg)?,
+            shared: Shared::new(cfg, V::apic_access_page(vm))?,
         })
     }
 
@@ -127,6 +128,32 @@ impl<V: Vendor> Root<V> {
         let view = self.view();
         let tdp = Tdp::<V::Format, _>::new(self.shared.cfg, &view);
         tdp.map_mmio(gfn, gen, &mut Stock(cache))
+    }
+
+    /// Maps the page that stands for the registers of the local APIC ([`Vendor::apic_access_page`]) for
+    /// reading and writing. `None` if there is none.
+    pub fn map_apic(&self, gfn: Gfn, cache: &mut TableCache) -> Option<Mapped> {
+        // The tree keeps the page for as long as an entry may point to it.
+        let page = self.shared.apic.as_ref()?;
+        let spec = LeafSpec {
+            pfn: Pfn(page.pa() >> PAGE_SHIFT),
+            prot: Prot {
+                r: true,
+                w: true,
+                x: false,
+            },
+            mem: MemType::Wb,
+            ignore_guest_pat: true,
+            host_writable: true,
+            mmu_writable: true,
+            accessed: true,
+            dirty: true,
+            encrypt: true,
+            instead_of: Level::L4K,
+        };
+        let view = self.view();
+        let tdp = Tdp::<V::Format, _>::new(self.shared.cfg, &view);
+        Some(tdp.map(gfn, Level::L4K, &spec, &mut Stock(cache)))
     }
 
     /// Tries to resolve a fault on a mapped page on the spot. See `model::tdp::Tdp::fast_fault`.

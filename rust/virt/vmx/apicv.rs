@@ -5,8 +5,13 @@
 //!
 //! The virtual-APIC page is the page of the local APIC's registers. Software sets a bit in its IRR and
 //! says which the highest is; hardware delivers it when the guest can take it, and carries out what the
-//! guest does to the task priority and to EOI in x2APIC mode. EOIs of vectors that an IOAPIC may wait
-//! for exit afterwards. In xAPIC mode the registers are reached through memory, and emulated.
+//! guest does to the task priority and to EOI. EOIs of vectors that an IOAPIC may wait for exit
+//! afterwards.
+//!
+//! In x2APIC mode the registers are MSRs, some of which the MSR bitmap opens. In xAPIC mode they are
+//! memory: hardware knows accesses to them by the host-physical address, which is that of a page with
+//! nothing in it that all vCPUs of the VM share. Reads are carried out on the virtual-APIC page, and
+//! so are writes, after which it exits unless it knows itself what follows.
 //!
 //! While the guest runs, others set bits in the descriptor that its mailbox begins with, and send an
 //! interrupt that hardware takes for the order to look there.
@@ -63,14 +68,21 @@ impl Vcpu {
         if !self.apic_shared {
             return;
         }
-        const ALL: u32 = proc2::APIC_REGISTER_VIRT | proc2::VIRT_INTR_DELIVERY | proc2::X2APIC_MODE;
+        const BOTH: u32 = proc2::APIC_REGISTER_VIRT | proc2::VIRT_INTR_DELIVERY;
+        const ALL: u32 = BOTH | proc2::X2APIC_MODE | proc2::APIC_ACCESSES;
         let x2apic = mode == VirtualApic::X2Apic;
         let on = match mode {
             VirtualApic::Off => 0,
-            VirtualApic::XApic => proc2::APIC_REGISTER_VIRT | proc2::VIRT_INTR_DELIVERY,
-            VirtualApic::X2Apic => ALL,
+            VirtualApic::XApic => BOTH | self.m.cfg.proc2 & proc2::APIC_ACCESSES,
+            VirtualApic::X2Apic => BOTH | proc2::X2APIC_MODE,
         };
-        self.set_proc2(self.proc2 & !ALL | on);
+        let new = self.proc2 & !ALL | on;
+        if (self.proc2 ^ new) & proc2::APIC_ACCESSES != 0 {
+            // Translations may remember whether the page was the APIC's (`SDM: vol 3, 30.4.5`).
+            self.tlb.forget();
+            self.flush_linear = true;
+        }
+        self.set_proc2(new);
         let posted = if on != 0 && self.mailbox.is_some() {
             pin::POSTED_INTERRUPTS
         } else {

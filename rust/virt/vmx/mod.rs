@@ -121,11 +121,15 @@ impl Vendor for Vmx {
     }
 
     fn new_vm(m: &'static caps::Module) -> Result<vcpu::Vm> {
-        Ok(vcpu::Vm::new(m))
+        vcpu::Vm::new(m)
     }
 
     fn identity_map(vm: &vcpu::Vm) -> Option<&AtomicU64> {
         vm.identity_map.as_ref()
+    }
+
+    fn apic_access_page(vm: &vcpu::Vm) -> Option<Arc<HwPage>> {
+        vm.apic_access.clone()
     }
 
     fn new_vcpu(m: &'static caps::Module, vm: &vcpu::Vm) -> Result<(vcpu::Vcpu, vcpu::Cpu)> {

@@ -47,13 +47,20 @@ pub struct Vm {
     /// The guest-physical address of the page directory that maps every address to itself, on
     /// processors that need one; 0 before there is one.
     pub(super) identity_map: Option<AtomicU64>,
+    /// Stands for the registers of the local APIC. Nothing is ever in it.
+    pub(super) apic_access: Option<Arc<HwPage>>,
 }
 
 impl Vm {
-    pub(super) fn new(m: &Module) -> Self {
-        Self {
+    pub(super) fn new(m: &Module) -> Result<Self> {
+        Ok(Self {
             identity_map: (!m.cfg.unrestricted).then(|| AtomicU64::new(0)),
-        }
+            apic_access: if m.cfg.proc2(proc2::APIC_ACCESSES) {
+                Some(Arc::new(HwPage::new()?, GFP_KERNEL_ACCOUNT)?)
+            } else {
+                None
+            },
+        })
     }
 }
 
@@ -211,6 +218,8 @@ pub struct Vcpu {
     pub(super) msr_map: MsrMap,
     /// The virtual-APIC page, of which the task priority is used.
     pub(super) vapic: Arc<HwPage>,
+    /// The page at whose accesses hardware turns to that one.
+    apic_access: Option<Arc<HwPage>>,
     /// The local APIC has its registers there, too.
     pub(super) apic_shared: bool,
     /// The mailbox that hardware looks into.
@@ -253,15 +262,17 @@ struct Pages {
     vmcs: Arc<Vmcs>,
     msr_map: MsrMap,
     vapic: Arc<HwPage>,
+    apic_access: Option<Arc<HwPage>>,
     pml: Option<Log>,
 }
 
 #[inline(never)]
-fn pages(m: &Module) -> Result<Pages> {
+fn pages(m: &Module, vm: &Vm) -> Result<Pages> {
     Ok(Pages {
         vmcs: Vmcs::new(m.revision())?,
         msr_map: MsrMap::new()?,
         vapic: Arc::new(HwPage::new()?, GFP_KERNEL_ACCOUNT)?,
+        apic_access: vm.apic_access.clone(),
         pml: if m.cfg.proc2(proc2::PML) {
             Some(Log::new()?)
         } else {
@@ -274,7 +285,7 @@ fn pages(m: &Module) -> Result<Pages> {
 pub(super) fn new(m: &'static Module, vm: &Vm) -> Result<(Vcpu, Cpu)> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = NEXT.fetch_add(1, Relaxed);
-    let pages = pages(m)?;
+    let pages = pages(m, vm)?;
     let vmcs = pages.vmcs.clone();
     let mut vcpu = blank(m, vm, id, pages);
     if crate::check::on() {
@@ -344,6 +355,7 @@ fn blank(m: &'static Module, vm: &Vm, id: u64, pages: Pages) -> Vcpu {
         failure: 0,
         msr_map: pages.msr_map,
         vapic: pages.vapic,
+        apic_access: pages.apic_access,
         apic_shared: false,
         mailbox: None,
         vpid: match m.cfg.invvpid {
@@ -391,6 +403,9 @@ impl Vcpu {
         if m.cfg.proc(proc::TPR_SHADOW) {
             vmcs::write(field::VIRTUAL_APIC_PAGE, self.vapic.hw_pa());
             w(field::TPR_THRESHOLD, 0);
+        }
+        if let Some(page) = &self.apic_access {
+            vmcs::write(field::APIC_ACCESS_PAGE, page.hw_pa());
         }
         if m.cfg.apicv {
             self.apic_shared = true;
@@ -515,6 +530,7 @@ impl Vcpu {
                 | proc2::DESC_EXITING
                 | proc2::BUS_LOCK_DETECTION
                 | proc2::PML
+                | proc2::APIC_ACCESSES
                 | proc2::APIC_REGISTER_VIRT
                 | proc2::VIRT_INTR_DELIVERY
                 | proc2::X2APIC_MODE);

@@ -254,8 +254,11 @@ impl<P: Storage> LocalApic<P> {
     /// The interrupt whose end the guest may signal through PV EOI, without an exit: there is
     /// nothing that its end would let through, and no IOAPIC waits for it because of its trigger
     /// mode. The caller asks the IOAPIC whether it wants EOIs of that vector nevertheless.
+    ///
+    /// None where hardware delivers interrupts: it ends them without an exit, and would go by the
+    /// priority of one that was ended behind its back.
     pub fn pv_eoi_candidate(&mut self) -> Option<u8> {
-        if self.highest_requested().is_some() {
+        if self.accelerated || self.highest_requested().is_some() {
             return None;
         }
         let vector = self.highest_in_service()?;

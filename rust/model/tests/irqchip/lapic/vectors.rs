@@ -181,6 +181,11 @@ fn pv_eoi_only_when_nothing_waits() {
     assert!(apic.request(0x51, Trigger::Level));
     apic.ack(0x51);
     assert_eq!(apic.pv_eoi_candidate(), None, "level-triggered");
+    let _ = apic.eoi();
+    assert!(apic.request(0x41, Trigger::Edge));
+    apic.ack(0x41);
+    apic.set_accelerated(true);
+    assert_eq!(apic.pv_eoi_candidate(), None, "hardware ends it");
 }
 
 #[test]
