@@ -320,6 +320,8 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     fn port_access(l: &Loaded<'_, Self>) -> IoAccess;
     /// What the last exit was.
     fn decode(l: &mut Loaded<'_, Self>) -> Exit;
+    /// Was the last exit a bus lock, or one besides? While [`Trap::BusLock`] is on.
+    fn bus_locked(l: &Loaded<'_, Self>) -> bool;
     /// The last exit as the hardware put it.
     fn raw_exit(l: &Loaded<'_, Self>) -> RawExit;
     /// Why the last entry failed.

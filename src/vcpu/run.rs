@@ -151,7 +151,23 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     cx.count(VcpuStat::Exits);
     host::trace::exit(|| exit_seen(cx));
     event::after_exit(cx);
-    exit::handle(cx)
+    let flow = exit::handle(cx);
+    if cx.st.bus_lock_exits {
+        return report_bus_lock(cx, flow);
+    }
+    flow
+}
+
+/// User space hears of bus locks: by an exit of their own, or by a flag beside another one.
+#[cold]
+#[inline(never)]
+fn report_bus_lock<V: Backend>(cx: &mut Cx<'_, '_, V>, flow: Flow) -> Flow {
+    if !V::bus_locked(cx.l) {
+        return flow;
+    }
+    cx.st.bus_locked = true;
+    flow?;
+    UserExit::BusLock.leave(cx)
 }
 
 /// What the tracepoint of an exit shows.
@@ -271,11 +287,13 @@ fn user_irqchip<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 fn after_run<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let run = &cx.vcpu.run;
     let if_flag = V::rflags(cx.l) & rflags::IF != 0;
-    let flags = if cx.st.smm.active() {
-        abi::KVM_RUN_X86_SMM
-    } else {
-        0
-    };
+    let mut flags = 0;
+    if cx.st.smm.active() {
+        flags |= abi::KVM_RUN_X86_SMM;
+    }
+    if core::mem::take(&mut cx.st.bus_locked) {
+        flags |= abi::KVM_RUN_X86_BUS_LOCK;
+    }
     run.write_u16(at::FLAGS, flags);
     run.write_u8(at::IF_FLAG, u8::from(if_flag));
     run.write_u64(at::CR8, cx.cr8());

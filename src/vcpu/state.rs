@@ -182,6 +182,10 @@ pub(crate) struct State {
     pub(crate) write_log: bool,
     /// A timer of the host does that instead, as the vCPU is halted.
     pub(crate) deadline_in_host: bool,
+    /// Bus locks exit.
+    pub(crate) bus_lock_exits: bool,
+    /// One did, which the next return to user space says.
+    pub(crate) bus_locked: bool,
     /// The local APIC is counted as one that is not where hardware looks for it in memory.
     pub(crate) apic_elsewhere: bool,
 }
@@ -263,6 +267,8 @@ impl State {
             tpr_access: None,
             deadline: None,
             deadline_in_host: false,
+            bus_lock_exits: false,
+            bus_locked: false,
             apic_elsewhere: false,
             write_log: false,
             heard_eois: [0; 4],

@@ -70,6 +70,8 @@ pub(crate) enum UserExit {
     Hlt,
     /// KVM_EXIT_IRQ_WINDOW_OPEN.
     IrqWindow,
+    /// KVM_EXIT_X86_BUS_LOCK.
+    BusLock,
     /// KVM_EXIT_SHUTDOWN.
     Shutdown,
     /// KVM_EXIT_FAIL_ENTRY.
@@ -199,6 +201,7 @@ impl UserExit {
                 cx.count(VcpuStat::RequestIrqExits);
                 abi::KVM_EXIT_IRQ_WINDOW_OPEN
             }
+            Self::BusLock => abi::KVM_EXIT_X86_BUS_LOCK,
             Self::Shutdown => abi::KVM_EXIT_SHUTDOWN,
             Self::FailEntry { reason, cpu } => {
                 run.write(

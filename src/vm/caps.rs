@@ -9,6 +9,7 @@ use super::vcpus;
 use super::VmBase;
 use crate::backend::Backend;
 use crate::host_caps;
+use crate::vcpu::shared::Request;
 use crate::vcpu::state::State;
 use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
@@ -48,6 +49,9 @@ const X2APIC_API: u64 = abi::KVM_X2APIC_API_USE_32BIT_IDS
 /// Hypercalls that can exit.
 const HYPERCALL_EXITS: u64 = 1 << abi::KVM_HC_MAP_GPA_RANGE;
 
+/// What KVM_CAP_X86_BUS_LOCK_EXIT can choose between.
+const BUS_LOCKS: u64 = abi::KVM_BUS_LOCK_DETECTION_OFF | abi::KVM_BUS_LOCK_DETECTION_EXIT;
+
 /// What KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 can switch on.
 const MANUAL_DIRTY: u64 =
     abi::KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | abi::KVM_DIRTY_LOG_INITIALLY_SET;
@@ -64,6 +68,7 @@ mod flag {
     pub(super) const BOOT_CPU_SET: u32 = 1 << 7;
     pub(super) const EOI_SUPPRESSION_ON: u32 = 1 << 8;
     pub(super) const EOI_SUPPRESSION_OFF: u32 = 1 << 9;
+    pub(super) const BUS_LOCK_EXITS: u32 = 1 << 10;
 }
 
 /// What user space enabled on a VM.
@@ -190,6 +195,11 @@ impl VmCaps {
         }
     }
 
+    /// Bus locks exit to user space.
+    pub(crate) fn bus_lock_exits(&self) -> bool {
+        self.has(flag::BUS_LOCK_EXITS)
+    }
+
     /// The boot CPU was chosen: remembered so that a later choice is refused after a vCPU.
     pub(crate) fn mark_boot_cpu(&self) {
         self.set(flag::BOOT_CPU_SET, true);
@@ -295,6 +305,7 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         abi::KVM_CAP_MULTI_ADDRESS_SPACE if f.unrestricted_guest => Space::COUNT as isize,
         abi::KVM_CAP_X86_DISABLE_EXITS => host_caps::disabled_exits(&f) as isize,
         abi::KVM_CAP_EXIT_HYPERCALL => HYPERCALL_EXITS as isize,
+        abi::KVM_CAP_X86_BUS_LOCK_EXIT if f.bus_lock_exit => BUS_LOCKS as isize,
         abi::KVM_CAP_X86_APIC_BUS_CYCLES_NS => match vm {
             Some(vm) => vm.caps.apic_bus_cycle_ns() as isize,
             None => APIC_BUS_CYCLE_NS as isize,
@@ -403,6 +414,17 @@ pub(crate) fn enable<V: Backend>(vm: &VmBase, e: &KvmEnableCap) -> Result<isize>
                 return Err(EINVAL);
             }
             caps.hypercall_exits.store(arg, Relaxed);
+        }
+        abi::KVM_CAP_X86_BUS_LOCK_EXIT => {
+            let exits = arg & abi::KVM_BUS_LOCK_DETECTION_EXIT != 0;
+            if arg & !BUS_LOCKS != 0 || arg == BUS_LOCKS {
+                return Err(EINVAL);
+            }
+            // KVM: once they exit they do, and where they cannot nothing is said.
+            if exits && V::host_features().bus_lock_exit {
+                caps.set(flag::BUS_LOCK_EXITS, true);
+                vm.request_all(Request::Traps);
+            }
         }
         abi::KVM_CAP_X86_DISABLE_EXITS => {
             let _setup = vm.setup.lock();

@@ -142,6 +142,11 @@ pub const ENTRY_FAILED: u32 = 1 << 31;
 /// The reason word: the exit was a bus lock besides.
 pub const BUS_LOCK_TOO: u32 = 1 << 26;
 
+/// Did the guest take a bus lock? `reason` is the whole reason word.
+pub const fn is_bus_lock(reason: u32) -> bool {
+    reason & ENTRY_FAILED == 0 && (basic(reason) == reason::BUS_LOCK || reason & BUS_LOCK_TOO != 0)
+}
+
 /// The basic reason of an exit.
 #[inline]
 pub const fn basic(reason: u32) -> u32 {

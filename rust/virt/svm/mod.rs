@@ -197,6 +197,10 @@ impl Vendor for Svm {
         l.hw.decode()
     }
 
+    fn bus_locked(l: &Loaded<'_, Self>) -> bool {
+        l.hw.bus_locked()
+    }
+
     fn raw_exit(l: &Loaded<'_, Self>) -> RawExit {
         l.hw.raw_exit()
     }

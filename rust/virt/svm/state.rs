@@ -448,6 +448,11 @@ impl Vcpu {
         exit
     }
 
+    /// Was the last exit a bus lock?
+    pub(super) fn bus_locked(&self) -> bool {
+        self.vmcb().control.exit_code == code::BUSLOCK
+    }
+
     pub(super) fn raw_exit(&self) -> RawExit {
         let c = &self.vmcb().control;
         RawExit {

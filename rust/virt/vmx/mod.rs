@@ -67,6 +67,7 @@ use model::exit::Quick;
 use model::irqchip::pending::Pending;
 use model::tdp::Config;
 use model::vmx::ept::Ept;
+use model::vmx::exit;
 use model::x86::msr;
 use model::x86::state::DescTable;
 use model::x86::state::SegReg;
@@ -213,6 +214,10 @@ impl Vendor for Vmx {
     #[inline]
     fn decode(l: &mut Loaded<'_, Self>) -> Exit {
         l.hw.decode()
+    }
+
+    fn bus_locked(l: &Loaded<'_, Self>) -> bool {
+        exit::is_bus_lock(l.hw.run.reason)
     }
 
     fn raw_exit(l: &Loaded<'_, Self>) -> RawExit {

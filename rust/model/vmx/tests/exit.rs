@@ -98,6 +98,8 @@ fn plain_reasons() {
     }
     // A bus lock that exits together with another reason does not hide it.
     assert_eq!(qual(10 | BUS_LOCK_TOO, 0), Exit::Cpuid);
+    assert!(is_bus_lock(10 | BUS_LOCK_TOO) && is_bus_lock(74));
+    assert!(!is_bus_lock(10) && !is_bus_lock(ENTRY_FAILED | 33 | BUS_LOCK_TOO));
 }
 
 #[test]
