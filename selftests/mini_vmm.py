@@ -15,7 +15,7 @@ RUN, GET_REGS, SET_REGS = 0xAE80, 0x8090AE81, 0x4090AE82
 GET_SREGS, SET_SREGS, INTERRUPT = 0x8138AE83, 0x4138AE84, 0x4004AE86
 CREATE_VM, MMAP_SIZE, CREATE_VCPU = 0xAE01, 0xAE04, 0xAE41
 SET_REGION, DIRTY_LOG, CREATE_IRQCHIP, SET_TSS = 0x4020AE46, 0x4010AE42, 0xAE60, 0xAE47
-GET_SUPPORTED_CPUID, SET_CPUID2 = 0xC008AE05, 0x4008AE90
+GET_SUPPORTED_CPUID, SET_CPUID2, STATS_FD = 0xC008AE05, 0x4008AE90, 0xAECE
 
 EXIT_IO, EXIT_HLT, EXIT_SHUTDOWN, EXIT_FAIL_ENTRY, EXIT_INTR, EXIT_INTERNAL = 2, 5, 8, 9, 10, 17
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
@@ -127,6 +127,20 @@ class Vm:
                 u = struct.unpack_from("QQ", self.run, 32)
                 raise Failed(f"exit {r} ({u[0]:#x} {u[1]:#x}) at {self.regs()[16]:#x}, not {reason}")
         raise Failed(f"no exit {reason}")
+
+    def stat(self, name):
+        """A number of the vCPU's statistics."""
+        fd = fcntl.ioctl(self.cpu, STATS_FD, 0)
+        _, size, count, _, descs, data = struct.unpack("6I", os.pread(fd, 24, 0))
+        try:
+            for i in range(count):
+                d = os.pread(fd, 16 + size, descs + i * (16 + size))
+                if d[16:].split(b"\0")[0] == name.encode():
+                    offset = struct.unpack_from("I", d, 8)[0]
+                    return struct.unpack("Q", os.pread(fd, 8, data + offset))[0]
+        finally:
+            os.close(fd)
+        raise Failed(f"no statistic {name}")
 
     def close(self):
         LIVE.remove(self)
@@ -251,24 +265,61 @@ def timer():
     vm.close()
 
 
-# Writes a word to each page from 0x10000 to 0x1ffff, then reports.
-WRITER = bytes.fromhex("bf00000100" "8907" "81c700100000" "81ff00000200" "72f0" "e610" "ebe7")
+# Registers of the local APIC in memory: some are written and read back, the task priority and EOI a
+# thousand times; then an interrupt to itself. As above, what that needs is touched before.
+REGISTERS = bytes.fromhex(
+    "a100320000" "a110200000" "50" "58"
+    "c705f000e0feff010000"  # SVR
+    "c705d000e0fe00000005"  # LDR
+    "a12000e0fe" "a300200000" "a1d000e0fe" "a304200000" "a1f000e0fe" "a308200000"
+    "b9e8030000"
+    "c7058000e0fe20000000" "a18000e0fe" "c7058000e0fe00000000"  # TPR
+    "c705b000e0fe00000000"  # EOI
+    "49" "75da"
+    "a30c200000"
+    "c7051003e0fe00000000" "fb" "c7050003e0fe40400400" "90" "e610")   # ICR
+REGISTERS_HANDLER = bytes.fromhex("ff0510200000" "c705b000e0fe00000000" "cf")
 
 
-def dirty_log():
-    vm = Vm(WRITER, log=True)
+def registers(most=None):
+    """The local APIC's registers; in at most so many exits."""
+    vm = Vm(REGISTERS, irqchip=True)
     vm.protected()
+    vm.put(0x1200, REGISTERS_HANDLER)
+    s = vm.sregs()
+    s["idt"], s["gdt"] = [0x3000, 0x7FF], [0x1810, 39]
+    vm.set_sregs(s)
+    vm.put(0x1810, GDT_ENTRIES)
+    vm.put(0x3000 + 8 * 0x40, struct.pack("<HHHH", 0x1200, 8, 0x8E00, 0))
+    before = vm.stat("exits")
+    vm.until(EXIT_IO)
+    exits = vm.stat("exits") - before
+    expect("ID, LDR, SVR, TPR", [hex(vm.word(at)) for at in range(0x2000, 0x2010, 4)],
+           ["0x0", "0x5000000", "0x1ff", "0x20"])
+    expect("interrupts", vm.word(0x2010), 1)
+    if most is not None and exits > most:
+        raise Failed(f"{exits} exits, not {most} at most")
+    vm.close()
+
+
+def dirty_log(first=16, end=32):
+    """A guest that writes a word to each of these pages and reports, and the log of what it wrote."""
+    # From the report it goes back to the beginning.
+    code = bytes.fromhex("bf") + struct.pack("I", first << 12) + bytes.fromhex("8907" "81c700100000" "81ff")
+    vm = Vm(code + struct.pack("I", end << 12) + bytes.fromhex("72f0" "e610" "ebe7"), log=True, size=max(end << 12, 1 << 20))
+    vm.protected()
+    size = max(end, 256) // 8
     for turn in range(3):
         vm.until(EXIT_IO)
-        bits = bytearray(32)
-        address = ctypes.addressof((ctypes.c_char * 32).from_buffer(bits))
+        bits = bytearray(size)
+        address = ctypes.addressof((ctypes.c_char * size).from_buffer(bits))
         fcntl.ioctl(vm.vm, DIRTY_LOG, struct.pack("IIQ", 0, 0, address))
-        pages = [i for i in range(256) if bits[i >> 3] >> (i & 7) & 1]
-        missing = [p for p in range(16, 32) if p not in pages]
+        pages = {i for i in range(8 * size) if bits[i >> 3] >> (i & 7) & 1}
+        missing = sorted(set(range(first, end)) - pages)
         if missing:
-            raise Failed(f"turn {turn}: pages {missing} were written and are not in the log")
-        if turn and [p for p in pages if p > 32]:
-            raise Failed(f"turn {turn}: pages {pages}")
+            raise Failed(f"turn {turn}: {len(missing)} pages were written and are not in the log, such as {missing[:8]}")
+        if turn and [p for p in pages if not (p < first or p in range(first, end))]:
+            raise Failed(f"turn {turn}: pages {sorted(pages)[-8:]}")
     vm.close()
 
 
