@@ -56,6 +56,15 @@ guest_paths() {
 	done
 	stock_paths
 }
+# Python with the named modules, and what they import: the whole library would be 28 MB.
+python_paths() { # module, ...
+	"$SRC/scripts/in-host.sh" python3 -c "import $1"'
+import os, sys
+print("/usr/bin/python3")
+for m in list(sys.modules.values()):
+    for f in (getattr(m, "__file__", None), getattr(m, "__cached__", None)):
+        if f and os.path.exists(f) and f.startswith("/usr/"): print(f)'
+}
 stock_paths() {
 	local f
 	for f in virt/lib/irqbypass arch/x86/kvm/kvm arch/x86/kvm/kvm-intel arch/x86/kvm/kvm-amd drivers/crypto/ccp/ccp; do

@@ -28,7 +28,7 @@ depends    object    ko   kvm.ko needs no other module
 panic      object    ko   no panic is reachable in kvm.ko
 stack      object    ko   no stack frame of kvm.ko exceeds 1 KiB
 setup      scripts   -    host-setup.sh and load-check.sh when something is in the way
-load       host      ko   load and unload 100 times, then the in-tree module
+load       host      ko   what loading and unloading 100 times and 200 killed VMMs leave behind
 modules    host      ko   kvm.ko with kvm-amd.ko: every order, parameters, refusals
 lifetime   host      ko   CPU hotplug, suspend, reboot, reset, crash under running guests
 own        selftests ko   this project's selftests on our module
@@ -45,7 +45,7 @@ fuzz       fuzz      -    each fuzz target for some seconds
 seed-lint  harness   -    a seeded file: each rule of lint.py turns red
 seed-mod   harness   -    a seeded module: panic, stack and host log checks turn red
 seed-boot  harness   -    a stale nonce: the boot check turns red
-seed-load  harness   -    a seeded leak: the leak check turns red
+seed-load  harness   ko   small seeded leaks: the leak check turns red
 debug      debug     ko   HOST=debug only: tests on a kernel with lockdep, KASAN and the like
 seed-check harness   ko   a seeded difference: each check of checked=1 turns red
 seed-bench harness   -    seeded figures: the verdict of the benchmark turns red
@@ -149,8 +149,7 @@ task_debug() {
 }
 
 task_load() {
-	scripts/vm.sh -q -t 300 selftests/load-job.sh
-	verdict "load, unload, 100 times" $?
+	selftests/run-jobs.sh leak
 }
 
 task_modules() {
@@ -294,9 +293,16 @@ task_seed-boot() {
 	red "boot check, stale nonce" 'the guest says nonce stale' env SEED_STALE=1 selftests/run-boots.sh --stock first
 }
 
+said() {
+	cat "$1"
+	return 1
+}
 task_seed-load() {
 	seed_module || return
-	red "leak check" '^leak: ' scripts/vm.sh -q -e SEED=1 selftests/load-job.sh
+	SEED=1 selftests/run-jobs.sh leak load kill >build/test/seed-load.txt 2>&1
+	red "leak check, a page with each load" 'leak: after .* loads and unloads: [0-9]+ KiB' said build/test/seed-load.txt
+	red "leak check, an object with each load" 'leak: after .* loads and unloads: .*objects of kmalloc' said build/test/seed-load.txt
+	red "leak check, a vCPU with every tenth VMM" 'leak: after .* killed VMMs: [0-9]+ KiB' said build/test/seed-load.txt
 }
 
 bench_figures() { # what an awk program makes of figures that meet every target

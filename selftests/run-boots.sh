@@ -56,16 +56,11 @@ export SMP=${SMP:-1}
 if [ "$HOST" = amd ]; then
 	[ "$VM_HOST" = debug ] || export MEM=${MEM:-4096}
 else
-	# Python with what boots-job.py imports; the whole library would be 28 MB.
 	while IFS= read -r f; do vm_args+=(-a "$f"); done < <(
 		guest_paths
 		echo "$IN_SRC/selftests/boots-job.py"
 		echo "$IN_SRC/selftests/gdb_remote.py"
-		"$SRC/scripts/in-host.sh" python3 -c 'import json, os, re, signal, socket, subprocess, sys, time
-print("/usr/bin/python3")
-for m in list(sys.modules.values()):
-    for f in (getattr(m, "__file__", None), getattr(m, "__cached__", None)):
-        if f and os.path.exists(f) and f.startswith("/usr/"): print(f)'
+		python_paths json,os,re,signal,socket,subprocess,sys,time
 	)
 fi
 run_hosts boots "$here/boots-job.sh"
