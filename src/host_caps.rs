@@ -25,13 +25,14 @@ use model::x86::ctrl::xcr0;
 use model::x86::msr::mcg_cap;
 use virt::vendor::Features;
 
-/// The paravirtual features that are offered: all but asynchronous page faults and TLB flushes.
+/// The paravirtual features that are offered: all but asynchronous page faults.
 const PV: u32 = pv::CLOCKSOURCE
     | pv::NOP_IO_DELAY
     | pv::CLOCKSOURCE2
     | pv::STEAL_TIME
     | pv::PV_EOI
     | pv::PV_UNHALT
+    | pv::PV_TLB_FLUSH
     | pv::PV_SEND_IPI
     | pv::POLL_CONTROL
     | pv::PV_SCHED_YIELD

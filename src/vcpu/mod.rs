@@ -150,6 +150,7 @@ impl<V: Backend> Vcpu<V> {
         let st = State::new(vm, &mut hw, shared.id, bsp, tsc_khz)?;
         let sched = Sched {
             shared: shared.clone(),
+            base: vm.base.clone(),
         };
         let timer = ApicTimer {
             shared: shared.clone(),

@@ -58,7 +58,7 @@ pub(crate) fn reset<V: Backend>(cx: &mut Cx<'_, '_, V>, init: bool) {
     cx.st.events = event::Events::default();
     cx.st.smm = smm::Smm::default();
     cx.st.reset(init);
-    cx.vcpu.shared.report_steal(false);
+    cx.vcpu.shared.report_steal(0);
     // RDX holds the processor's signature.
     let signature = cx.st.cpuid.signature();
     if let Some(r) = V::regs_mut(cx.l).gpr.get_mut(gpr::RDX) {

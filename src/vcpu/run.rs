@@ -140,7 +140,7 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     }
     if !enter(cx) {
         event::not_entered(cx);
-        if host::task::guest_work_likely() && host::task::handle_guest_work().is_err() {
+        if host::task::guest_work_likely() && cx.vcpu.shared.give_way().is_err() {
             return UserExit::Signal.leave(cx);
         }
         return Continue(());

@@ -5,8 +5,10 @@
 //! Everything here is atomic; there is no lock. See Documentation/locking.rst, "Mailbox".
 
 use crate::pv::clock;
+use crate::pv::steal;
 use crate::stats::VcpuStats;
 use crate::vm::ring::VcpuRing;
+use crate::vm::VmBase;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicI32;
 use core::sync::atomic::AtomicU64;
@@ -72,8 +74,12 @@ pub(crate) struct VcpuShared {
     tsc_offset: AtomicU64,
     /// [`host::clock::tsc_lost`] as the owner has taken it into account.
     tsc_lost: AtomicU64,
-    /// The guest wants to know of stolen time.
-    steal: AtomicBool,
+    /// The MSR of stolen time while the guest wants to know of it, else 0.
+    steal: AtomicU64,
+    /// Nothing that the guest's page tables said is kept while it waits for a CPU.
+    at_boundary: AtomicBool,
+    /// The guest was told that it was preempted, and not yet that it is back.
+    told_preempted: AtomicBool,
     /// It could run and does not: it was preempted, or woken and has not started.
     ready: AtomicBool,
     /// It spins and looks for somebody to give its turn to.
@@ -102,7 +108,9 @@ impl VcpuShared {
             cpu: AtomicI32::new(-1),
             tsc_offset: AtomicU64::new(0),
             tsc_lost: AtomicU64::new(host::clock::tsc_lost()),
-            steal: AtomicBool::new(false),
+            steal: AtomicU64::new(0),
+            at_boundary: AtomicBool::new(false),
+            told_preempted: AtomicBool::new(false),
             ready: AtomicBool::new(false),
             spinning: AtomicBool::new(false),
             boost: AtomicBool::new(false),
@@ -173,14 +181,29 @@ impl VcpuShared {
         now.wrapping_sub(self.tsc_lost.swap(now, Ordering::Relaxed))
     }
 
-    /// Owner: stolen time is asked for at each load from now on, or no longer.
-    pub(crate) fn report_steal(&self, on: bool) {
-        self.steal.store(on, Ordering::Relaxed);
+    /// Owner: stolen time is asked for at each load from now on, with this value of its MSR; 0: no
+    /// longer.
+    pub(crate) fn report_steal(&self, msr: u64) {
+        self.steal.store(msr, Ordering::Relaxed);
     }
 
     /// Is stolen time reported?
     pub(crate) fn reports_steal(&self) -> bool {
-        self.steal.load(Ordering::Relaxed)
+        self.steal.load(Ordering::Relaxed) != 0
+    }
+
+    /// Owner: the guest's page says from now on that it is back.
+    pub(crate) fn told_back(&self) {
+        self.told_preempted.store(false, Ordering::Relaxed);
+    }
+
+    /// Owner: gives way to whoever else needs this CPU, between two instructions of the guest. EINTR
+    /// for a signal.
+    pub(crate) fn give_way(&self) -> Result {
+        self.at_boundary.store(true, Ordering::Relaxed);
+        let r = host::task::handle_guest_work();
+        self.at_boundary.store(false, Ordering::Relaxed);
+        r
     }
 
     /// Could it run, and does not?
@@ -266,6 +289,29 @@ impl TimerOps for ApicTimer {
 pub(crate) struct Sched {
     /// The shared part of the same vCPU.
     pub(crate) shared: Arc<VcpuShared>,
+    /// Its VM.
+    pub(crate) base: Arc<VmBase>,
+}
+
+impl Sched {
+    /// The vCPU loses its CPU though it could go on: its guest is told, unless an instruction is
+    /// being emulated. Others that saw the mark would not interrupt it to have its TLB flushed, and
+    /// the emulation would go on with what it has looked up before.
+    #[inline(never)]
+    fn preempted(&self) {
+        let s = &*self.shared;
+        if !s.at_boundary.load(Ordering::Relaxed) {
+            s.stats.count_shared(VcpuStat::PreemptionOther);
+            return;
+        }
+        s.stats.count_shared(VcpuStat::PreemptionReported);
+        let msr = s.steal.load(Ordering::Relaxed);
+        if msr == 0 || s.told_preempted.load(Ordering::Relaxed) || !self.base.mm.is_current() {
+            return;
+        }
+        let told = steal::tell_preempted(&self.base, msr);
+        s.told_preempted.store(told, Ordering::Relaxed);
+    }
 }
 
 impl SchedObserver for Sched {
@@ -276,7 +322,7 @@ impl SchedObserver for Sched {
             .cpu
             .store(cpu.cpu_id() as i32, Ordering::Relaxed);
         self.shared.ready.store(false, Ordering::Relaxed);
-        if self.shared.steal.load(Ordering::Relaxed) {
+        if self.shared.reports_steal() {
             self.shared.request(Request::StealTime);
         }
         if clock::drifts() {
@@ -297,6 +343,7 @@ impl SchedObserver for Sched {
     fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool) {
         if preempted {
             self.shared.ready.store(true, Ordering::Relaxed);
+            self.preempted();
         }
         if let Some(r) = &self.shared.ring {
             r.loaded(cpu, None);

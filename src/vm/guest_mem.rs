@@ -122,6 +122,15 @@ impl VmBase {
         Ok(())
     }
 
+    /// Writes a byte of guest memory, and marks it dirty, if that needs no sleep. EFAULT else.
+    pub(crate) fn write_guest_now(&self, gpa: Gpa, byte: u8) -> Result {
+        let set = self.slots.space(Space::Normal);
+        let (hva, slot) = hva(&set, gpa.gfn(), true).ok_or(EFAULT)?;
+        uaccess::copy_to_hva_nofault(hva.wrapping_add(gpa.offset()), &[byte])?;
+        self.mark_dirty(slot, gpa.gfn());
+        Ok(())
+    }
+
     /// Can the four bytes at `gpa` be written?
     pub(crate) fn has_guest_word(&self, gpa: Gpa) -> bool {
         let set = self.slots.space(Space::Normal);

@@ -447,6 +447,16 @@ impl Area {
         unsafe { self.at.add(at).cast::<T>().write_unaligned(v) };
     }
 
+    /// Replaces a byte in one step if it is `old`; false if it is not.
+    pub fn replace_byte(&self, at: usize, old: u8, new: u8) -> bool {
+        use std::sync::atomic::AtomicU8;
+        use std::sync::atomic::Ordering::SeqCst;
+        assert!(at < self.len);
+        // SAFETY: within the mapping, which lives as long as we do.
+        let byte = unsafe { AtomicU8::from_ptr(self.at.add(at)) };
+        byte.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+    }
+
     /// An integer that somebody else changes meanwhile.
     pub fn watch(&self, at: usize) -> u32 {
         assert!(at % 4 == 0 && at + 4 <= self.len);
@@ -562,6 +572,17 @@ pub fn this_thread() -> libc::pthread_t {
 pub fn interrupt(t: libc::pthread_t) {
     // SAFETY: the callers hold the thread's handle.
     unsafe { libc::pthread_kill(t, libc::SIGUSR1) };
+}
+
+/// Keeps this thread, and those it starts, on one CPU of the host.
+pub fn run_on_cpu(cpu: usize) {
+    // SAFETY: a live set of the size given.
+    let r = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    };
+    assert_eq!(r, 0, "sched_setaffinity");
 }
 
 /// Blocks (or unblocks) SIGUSR1 for this thread.

@@ -13,6 +13,7 @@ mod memory;
 mod notify;
 mod pages;
 mod pokes;
+mod preempted;
 mod random_mmio;
 mod rng;
 mod user_exits;
@@ -48,6 +49,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("bad_apic", bad_guest::apic_base),
     ("poke_ports", pokes::ports),
     ("poke_msrs", pokes::msrs),
+    ("preempted_mark", preempted::mark),
     ("random_mmio", random_mmio::random),
     ("statistics", pages::statistics),
     ("large_pages", pages::large_pages),
