@@ -27,6 +27,7 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::ArcBorrow;
 use model::abi;
+use model::abi::compat::KVM_X86_SET_MSR_FILTER_32;
 use model::irqchip::line::IrqSource;
 
 /// Highest address of the three pages for real mode without unrestricted guest: they end below 4
@@ -139,6 +140,25 @@ impl<V: Backend> FileOps for Vm<V> {
             abi::KVM_REGISTER_COALESCED_MMIO => bus::coalesced(base, &read_user(arg)?, true),
             abi::KVM_UNREGISTER_COALESCED_MMIO => bus::coalesced(base, &read_user(arg)?, false),
             _ => Err(ENOTTY),
+        }
+    }
+
+    fn compat_ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+        let core = this.core();
+        match cmd {
+            abi::KVM_GET_DIRTY_LOG => {
+                core.base.check_caller()?;
+                dirty::get(core, &read_user::<abi::KvmDirtyLog>(arg)?.narrow())
+            }
+            abi::KVM_CLEAR_DIRTY_LOG => {
+                core.base.check_caller()?;
+                dirty::clear(core, &read_user::<abi::KvmClearDirtyLog>(arg)?.narrow())
+            }
+            KVM_X86_SET_MSR_FILTER_32 => {
+                core.base.check_caller()?;
+                msr_filter::set_32(&core.base, arg)
+            }
+            _ => Self::ioctl(this, cmd, arg),
         }
     }
 }

@@ -11,6 +11,7 @@ use host::srcu_box::SrcuBox;
 use host::srcu_box::SrcuDomain;
 use kernel::prelude::*;
 use kernel::sync::Arc;
+use model::abi::compat::KvmMsrFilter32;
 use model::abi::KvmMsrFilter;
 use model::policy::msr::filter;
 use model::policy::msr::filter::FilterRange;
@@ -72,7 +73,19 @@ impl MsrFilter {
 #[inline(never)]
 pub(crate) fn set(vm: &VmBase, arg: usize) -> Result<isize> {
     let user = host::uaccess::read_user_vec::<KvmMsrFilter>(arg, 1)?;
-    let user = user.first().ok_or(EFAULT)?;
+    install(vm, user.first().ok_or(EFAULT)?)
+}
+
+/// The same of a 32-bit process.
+#[inline(never)]
+pub(crate) fn set_32(vm: &VmBase, arg: usize) -> Result<isize> {
+    let user = host::uaccess::read_user_vec::<KvmMsrFilter32>(arg, 1)?;
+    let mut wide = KBox::new(KvmMsrFilter::zeroed(), GFP_KERNEL)?;
+    user.first().ok_or(EFAULT)?.widen(&mut wide);
+    install(vm, &wide)
+}
+
+fn install(vm: &VmBase, user: &KvmMsrFilter) -> Result<isize> {
     let default_allow = filter::check(user).map_err(|_| EINVAL)?;
     let mut ranges = KVec::new();
     for r in &user.ranges {

@@ -14,6 +14,7 @@
 //! | [`vcpu`] | the vCPU descriptor: register state and events |
 //! | [`exit`] | the shared `struct kvm_run` page: field offsets, exit reasons, exit payloads |
 //! | [`cap`] | capability numbers |
+//! | [`compat`] | what differs for 32-bit processes |
 //! | [`para`] | shared with guests: clocks, stolen time, hypercalls |
 //!
 //! Structures are plain old data without implicit padding: any bytes are a valid value and every
@@ -25,6 +26,7 @@
 //! every size, offset and number with a kernel's own headers.
 
 pub mod cap;
+pub mod compat;
 pub mod exit;
 pub mod irqchip;
 pub mod para;

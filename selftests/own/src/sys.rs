@@ -99,6 +99,32 @@ pub fn ioctl(fd: RawFd, cmd: u32, arg: usize) -> Answer {
     }
 }
 
+/// An ioctl as a 32-bit program makes it: by that kind of system call, all registers 32 bits wide.
+pub fn ioctl_32(fd: RawFd, cmd: u32, arg: u32) -> Answer {
+    /// The number of ioctl() there.
+    const IOCTL: i64 = 54;
+    let r: i64;
+    // SAFETY: as in `ioctl`; RBX, which the compiler keeps for itself, is put back. The kernel may
+    // clear R8 to R11.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {fd}",
+            "int 0x80",
+            "xchg rbx, {fd}",
+            fd = inout(reg) i64::from(fd) => _,
+            inout("rax") IOCTL => r,
+            in("rcx") u64::from(cmd),
+            in("rdx") u64::from(arg),
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    // A negative number of 32 bits.
+    match r as i32 {
+        e if e < 0 => Answer::Err(-e),
+        n => Answer::Ok(n),
+    }
+}
+
 /// A C structure of integers: any bytes are a value of it.
 ///
 /// # Safety
@@ -313,6 +339,23 @@ impl Area {
         // What lies before and after stays mapped; it is never touched.
         let at = (at as usize).next_multiple_of(big) as *mut u8;
         Self { at, len }
+    }
+
+    /// Anonymous memory that a 32-bit program could have.
+    pub fn below_4g(len: usize) -> Self {
+        // SAFETY: a new mapping anywhere.
+        let at = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_32BIT,
+                -1,
+                0,
+            )
+        };
+        assert_ne!(at, libc::MAP_FAILED, "mmap");
+        Self { at: at.cast(), len }
     }
 
     /// A page of a descriptor.

@@ -5,6 +5,7 @@
 mod bad_guest;
 mod basic;
 mod clock;
+mod compat;
 mod devices;
 mod emul;
 mod hammer;
@@ -61,6 +62,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("notify_migrate", notify::migrate),
     ("notify_swap", notify::swap),
     ("notify_storm", notify::storm),
+    ("compat_ioctls", compat::ioctls),
     ("errno_pointers", errno::pointers),
     ("errno_bits", errno::bits),
     ("errno_dispatch", errno::dispatch),
