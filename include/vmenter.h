@@ -185,6 +185,7 @@ void kvmrs_svm_enter(struct kvmrs_entry *entry);
 #define VMX_CAP_HOST_MCE	0x0000800
 #define VMX_CAP_LA57		0x0001000
 #define VMX_CAP_SPLIT_LOCK	0x0002000
+#define VMX_CAP_HYPERVISOR	0x0004000
 
 /* What the boot CPU offers and the kernel did not switch off. */
 u32 kvmrs_vmx_caps(void);

@@ -6,10 +6,13 @@ use super::emulate;
 use super::plain;
 use crate::backend::Backend;
 use crate::irq::chips;
+use crate::mmu::marker;
+use crate::vcpu::fetch;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
 use crate::vm::memslot::hva;
+use core::ops::ControlFlow::Continue;
 use model::abi;
 use model::addr::Gpa;
 use model::exit::NestedFault;
@@ -44,12 +47,19 @@ fn undeliverable<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Flow {
     .leave(cx)
 }
 
-/// An access to an address that was marked as device memory.
+/// An access to a page that is marked as device memory. What it was is not told.
+///
+/// KVM: where an event for any length is registered it counts as a write.
 pub(crate) fn fast<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Flow {
-    if cx.st.events.reinjects() {
-        return undeliverable(cx, gpa);
+    if !cx.st.events.reinjects()
+        && marker::holds(cx, gpa.gfn())
+        && cx.vm.base.bus.write_any_length(gpa.0)
+    {
+        return fetch::skip(cx);
     }
-    emulate::instruction(cx)
+    // The guest does it again and gets a fault that tells more.
+    marker::unmark(cx, gpa.gfn());
+    Continue(())
 }
 
 /// An access to the local APIC that hardware does not carry out.

@@ -7,6 +7,7 @@
 
 use super::mmio;
 use crate::backend::Backend;
+use crate::mmu::marker;
 use crate::vcpu::fetch;
 use crate::vcpu::pending::Pending;
 use crate::vcpu::run::Flow;
@@ -61,6 +62,7 @@ pub(crate) fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Opt
         return None;
     }
     if f.write && cx.vm.base.bus.write_any_length(f.gpa.0) {
+        marker::mark(cx, f.gpa.gfn());
         return Some(fetch::skip(cx));
     }
     let insn = cx.instruction()?;

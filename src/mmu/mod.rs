@@ -9,6 +9,7 @@
 pub(crate) mod apic;
 mod fault;
 pub(crate) mod log;
+pub(crate) mod marker;
 mod notify;
 pub(crate) mod nx;
 mod prefault;

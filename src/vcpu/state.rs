@@ -12,6 +12,7 @@ use super::pending::Pending;
 use super::smm::Smm;
 use crate::backend::Backend;
 use crate::exit::emulate::Emul;
+use crate::mmu::marker::Known;
 use crate::pv::tsc;
 use crate::pv::PvState;
 use crate::vm::VmBase;
@@ -154,6 +155,8 @@ pub(crate) struct State {
     pub(crate) debug: Debug,
     /// Spare table pages.
     pub(crate) tables: TableCache,
+    /// The page whose mark was looked at last.
+    pub(crate) no_memory: Option<Known>,
     /// The hardware has the root of the nested tables.
     pub(crate) root_loaded: bool,
     /// The emulator's workspace.
@@ -255,6 +258,7 @@ impl State {
                 stepping: false,
             },
             tables: TableCache::new(),
+            no_memory: None,
             root_loaded: false,
             emul: Emul::new()?,
             code: Code::new(),

@@ -33,6 +33,7 @@ use model::slots::Limits;
 use model::slots::NoMemory;
 use model::slots::Request;
 use model::slots::SlotError;
+use model::tdp;
 use model::x86::ctrl::cr4;
 
 /// The id of the identity map's slot, the first that user space cannot name.
@@ -378,6 +379,10 @@ fn prepare(new: Result<SlotSet, NoMemory>) -> Result<KBox<SlotSet>> {
 /// invalidation must see the same slots.
 fn swap<V: Backend>(vm: &VmCore<V>, space: Space, new: KBox<SlotSet>) {
     let slots = &vm.base.slots;
+    if tdp::mmio_tag_wraps(slots.generation().wrapping_add(1)) {
+        // The marks of device memory there are would be taken for new ones.
+        mmu::zap::zap_all(vm);
+    }
     let old = vm.mmu.when_quiet(|| slots.of(space).publish(new));
     slots.generation.fetch_add(1, Ordering::Release);
     drop(old.wait());

@@ -340,7 +340,7 @@ pub trait Format: Sized + 'static {
     fn part(cfg: &Config, entry: u64, level: Level, index: usize) -> u64;
 
     /// An entry that makes hardware report an access as MMIO without a walk of the slots, tagged
-    /// with the low 40 bits of `gen`. `None` where the format has no such thing.
+    /// with [`mmio_tag`] of `gen`. `None` where the format has no such thing.
     fn mmio(gen: u64) -> Option<u64>;
 
     /// The tag of an MMIO entry, `None` for any other entry.
@@ -349,3 +349,16 @@ pub trait Format: Sized + 'static {
 
 /// Number of bits of [`Format::mmio`]'s tag.
 pub const MMIO_GEN_BITS: u32 = 40;
+
+/// What an MMIO entry keeps of a generation: its tag.
+#[inline]
+pub const fn mmio_tag(gen: u64) -> u64 {
+    gen & 1u64.wrapping_shl(MMIO_GEN_BITS).wrapping_sub(1)
+}
+
+/// Is this a generation whose tags begin anew? Before it is reached all MMIO entries must be removed:
+/// theirs would mean generations to come.
+#[inline]
+pub const fn mmio_tag_wraps(gen: u64) -> bool {
+    mmio_tag(gen) == 0
+}

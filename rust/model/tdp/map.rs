@@ -111,6 +111,17 @@ impl<F: Format, T: Tables> Tdp<'_, F, T> {
         }
     }
 
+    /// Removes the MMIO marker of `gfn`, if there is one.
+    pub fn unmap_mmio(&self, gfn: Gfn) {
+        let Some((found, slot)) = self.descend(gfn, Level::L4K) else {
+            return;
+        };
+        if F::mmio_gen(found.entry).is_some() {
+            // If another one was faster, it has put something in its place. No flush, as above.
+            let _ = slot.compare_exchange(found.entry, 0, AcqRel, Acquire);
+        }
+    }
+
     /// Tries to resolve a fault on a mapped page without its slot and host page: restores write
     /// permission that only dirty logging took away, and the rights of a parked leaf.
     ///

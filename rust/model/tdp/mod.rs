@@ -12,7 +12,7 @@
 //! There is one lock, the mmu lock of the VM, and it is taken around every operation.
 //!
 //! * **Held for reading** (any `T: Tables`): [`Tdp::walk`], [`Tdp::map`], [`Tdp::map_mmio`],
-//!   [`Tdp::fast_fault`], [`Tdp::write_protect`], [`Tdp::clean`], [`Tdp::age`], [`Tdp::split`]. These
+//!   [`Tdp::unmap_mmio`], [`Tdp::fast_fault`], [`Tdp::write_protect`], [`Tdp::clean`], [`Tdp::age`], [`Tdp::split`]. These
 //!   run concurrently with each other, with vCPUs in the guest, and change an entry only by
 //!   compare-exchange against the value on which the decision was based. They never remove a
 //!   table, so a table reached by a walk stays a table until the lock is dropped.
@@ -53,7 +53,7 @@ use core::marker::PhantomData;
 use core::sync::atomic::AtomicU64;
 
 pub use cursor::{Found, Step, Sweep};
-pub use entry::{Config, Format, LeafSpec, Level, MemType, Prot};
+pub use entry::{mmio_tag, mmio_tag_wraps, Config, Format, LeafSpec, Level, MemType, Prot};
 pub use flush::{Flush, FlushGen, TlbState};
 pub use map::{FastFault, Map, Mapped, Split};
 pub use protect::{Age, LogMode};

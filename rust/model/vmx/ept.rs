@@ -16,7 +16,7 @@
 //! says; the value 110b in bits 2:0 marks emulated MMIO and its address bits carry a tag.
 
 use crate::addr::PAGE_SHIFT;
-use crate::tdp::entry::{Config, Format, LeafSpec, Level, Prot, MMIO_GEN_BITS};
+use crate::tdp::entry::{mmio_tag, Config, Format, LeafSpec, Level, Prot};
 
 /// Reads allowed.
 pub const EPT_R: u64 = 1 << 0;
@@ -42,7 +42,6 @@ const MMU_WRITABLE: u64 = 1 << 53;
 const PARK_SHIFT: u32 = 54;
 const PARKED: u64 = RWX << PARK_SHIFT;
 const PARKED_W: u64 = EPT_W << PARK_SHIFT;
-const GEN_MASK: u64 = (1 << MMIO_GEN_BITS) - 1;
 
 /// The EPT entry format.
 #[derive(Clone, Copy, Debug)]
@@ -218,13 +217,13 @@ impl Format for Ept {
 
     #[inline]
     fn mmio(gen: u64) -> Option<u64> {
-        Some(MMIO | ((gen & GEN_MASK) << PAGE_SHIFT))
+        Some(MMIO | (mmio_tag(gen) << PAGE_SHIFT))
     }
 
     #[inline]
     fn mmio_gen(entry: u64) -> Option<u64> {
         if entry & RWX == MMIO {
-            Some((entry >> PAGE_SHIFT) & GEN_MASK)
+            Some(mmio_tag(entry >> PAGE_SHIFT))
         } else {
             None
         }

@@ -130,6 +130,12 @@ impl<V: Vendor> Root<V> {
         tdp.map_mmio(gfn, gen, &mut Stock(cache))
     }
 
+    /// Removes that mark. See `model::tdp::Tdp::unmap_mmio`.
+    pub fn unmap_mmio(&self, gfn: Gfn) {
+        let view = self.view();
+        Tdp::<V::Format, _>::new(self.shared.cfg, &view).unmap_mmio(gfn);
+    }
+
     /// Maps the page that stands for the registers of the local APIC ([`Vendor::apic_access_page`]) for
     /// reading and writing. `None` if there is none.
     pub fn map_apic(&self, gfn: Gfn, cache: &mut TableCache) -> Option<Mapped> {

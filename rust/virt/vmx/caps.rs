@@ -53,6 +53,8 @@ pub struct Module {
     pub(super) host_mce: bool,
     /// The host looks for split locks.
     pub(super) split_lock: bool,
+    /// The processor is made by a hypervisor.
+    pub(super) on_hypervisor: bool,
     /// Bits of a linear address on this host.
     pub(super) linear_bits: u32,
     /// The L1 data cache is flushed before some entries.
@@ -191,6 +193,7 @@ impl Module {
             umip: has(c::VMX_CAP_UMIP),
             host_mce: has(c::VMX_CAP_HOST_MCE),
             split_lock: has(c::VMX_CAP_SPLIT_LOCK),
+            on_hypervisor: has(c::VMX_CAP_HYPERVISOR),
             linear_bits: if has(c::VMX_CAP_LA57) { 57 } else { 48 },
             l1d,
             ple: (gap, asked.ple_window),

@@ -559,7 +559,7 @@ impl Vcpu {
     /// RIP of the next instruction, if an instruction exited. Outside 64-bit mode it wraps.
     #[inline]
     pub(super) fn next_rip(&self) -> Option<u64> {
-        if self.failure != 0 || !exit::has_length(self.run.reason) {
+        if !exit::has_length(self.run.reason) && !self.misconfig_has_length() {
             return None;
         }
         let rip = self.rip();
@@ -568,6 +568,15 @@ impl Vcpu {
             return Some(next & 0xffff_ffff);
         }
         Some(next)
+    }
+
+    /// Was the exit a misconfiguration, and is there the length of the instruction? The manual does
+    /// not promise it (`SDM: vol 3, 28.2.5`).
+    ///
+    /// KVM: processors are taken to give it, other hypervisors are not.
+    #[inline(never)]
+    fn misconfig_has_length(&self) -> bool {
+        self.run.reason == reason::EPT_MISCONFIG && !self.m.on_hypervisor
     }
 
     /// Does the guest run 64-bit code?

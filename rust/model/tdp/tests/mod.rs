@@ -4,5 +4,6 @@
 
 mod arena;
 mod concurrent;
+mod markers;
 mod ops;
 mod property;

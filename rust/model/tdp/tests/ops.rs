@@ -398,6 +398,13 @@ fn mmio_markers() {
     let z = t.zap(&mut Sweep::new(Gfn(0xfee01), Gfn(0xfee02)), 10, &mut bin);
     assert_eq!((z, bin.leaves.len()), (Zapped::default(), 0));
     assert_eq!(t.walk(Gfn(0xfee01)).unwrap().mmio_gen(), None);
+    // So does taking one back; anything else stays.
+    let _ = t.map_mmio(Gfn(0xfee01), 6, &mut pool);
+    t.unmap_mmio(Gfn(0xfee01));
+    assert_eq!(t.walk(Gfn(0xfee01)).unwrap().entry, 0);
+    t.unmap_mmio(Gfn(0xfee00));
+    assert!(t.walk(Gfn(0xfee00)).unwrap().is_mapped());
+    t.unmap_mmio(EPT.end());
     // AMD has no such entry.
     let b = Arena::new(4);
     let t = Tdp::<Npt, _>::new(NPT, &b);

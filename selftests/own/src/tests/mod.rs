@@ -8,6 +8,7 @@ mod clock;
 mod compat;
 mod devices;
 mod emul;
+mod event_page;
 mod hammer;
 mod ipis;
 mod memory;
@@ -40,6 +41,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("irq_sources", devices::sources),
     ("startup_ipi", devices::startup),
     ("io_events", devices::events),
+    ("event_page", event_page::event_page),
     ("slot_changes", memory::slots),
     ("run_signals", memory::signals),
     ("state_moves", memory::round_trip),
