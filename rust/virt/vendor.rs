@@ -219,9 +219,9 @@ pub struct RawExit {
     pub reason: u64,
     /// EXITINFO1, or the exit qualification.
     pub info1: u64,
-    /// EXITINFO2, or the guest-physical address.
+    /// EXITINFO2, or the IDT-vectoring information.
     pub info2: u64,
-    /// EXITINTINFO, or the IDT-vectoring information.
+    /// EXITINTINFO, or the interruption information of the exit.
     pub intr_info: u32,
     /// Error code that belongs to it.
     pub error_code: u32,

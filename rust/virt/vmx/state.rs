@@ -537,16 +537,10 @@ impl Vcpu {
                 ..RawExit::default()
             };
         }
-        let basic = exit::basic(self.run.reason);
-        let gpa = matches!(basic, reason::EPT_VIOLATION | reason::EPT_MISCONFIG);
         RawExit {
             reason: u64::from(self.run.reason),
             info1: self.qualification(),
-            info2: if gpa {
-                vmcs::read(field::GUEST_PHYSICAL_ADDRESS)
-            } else {
-                u64::from(self.run.vectoring)
-            },
+            info2: u64::from(self.run.vectoring),
             intr_info: self.run.intr_info,
             error_code: if self.run.intr_info & info::ERROR_CODE != 0 {
                 vmcs::read(field::EXIT_INTR_ERROR)
