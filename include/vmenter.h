@@ -186,6 +186,7 @@ void kvmrs_svm_enter(struct kvmrs_entry *entry);
 #define VMX_CAP_LA57		0x0001000
 #define VMX_CAP_SPLIT_LOCK	0x0002000
 #define VMX_CAP_HYPERVISOR	0x0004000
+#define VMX_CAP_TSX_CTRL	0x0008000	/* and transactions are on */
 
 /* What the boot CPU offers and the kernel did not switch off. */
 u32 kvmrs_vmx_caps(void);
@@ -286,6 +287,9 @@ bool kvmrs_vmx_split_lock(u64 rip);
 #define VMX_L1D_ORDER		4
 /* Chooses the mode; true if anything will be flushed. `pages` are needed then, and stay. */
 bool kvmrs_vmx_l1d_setup(u32 wish, void *pages);
+/* What is in effect: an enum vmx_l1d_flush_state, of which Rust knows one. */
+#define VMX_L1D_STATE_NEVER	1
+u32 kvmrs_vmx_l1d_state(void);
 /* Data of the host that a guest must not see may be in the cache of this CPU. */
 void kvmrs_vmx_l1d_mark(void);
 

@@ -15,6 +15,7 @@ use model::policy::feature::HostCpuid;
 use model::policy::feature::Supported;
 use model::policy::msr;
 use model::policy::msr::HostMsrs;
+use model::policy::msr::Immunities;
 use model::policy::msr::MAX_MSRS;
 use model::policy::pv;
 use model::x86::cpuid::Feature;
@@ -22,6 +23,7 @@ use model::x86::cpuid::FeatureSet;
 use model::x86::cpuid::Regs;
 use model::x86::cpuid::Word;
 use model::x86::ctrl::xcr0;
+use model::x86::msr::arch_cap;
 use model::x86::msr::mcg_cap;
 use virt::vendor::Features;
 
@@ -100,6 +102,22 @@ impl HostCpuid for Cpu {
 const LS_CFG_SSBD: u32 = 7 * 32 + 24;
 /// X86_BUG_SPEC_STORE_BYPASS.
 const BUG_SPEC_STORE_BYPASS: u32 = 22 * 32 + 17;
+/// X86_BUG_CPU_MELTDOWN.
+const BUG_CPU_MELTDOWN: u32 = 22 * 32 + 14;
+/// X86_BUG_MDS.
+const BUG_MDS: u32 = 22 * 32 + 19;
+/// X86_BUG_TAA.
+const BUG_TAA: u32 = 22 * 32 + 22;
+/// X86_BUG_GDS.
+const BUG_GDS: u32 = 22 * 32 + 30;
+/// X86_BUG_RFDS.
+const BUG_RFDS: u32 = 23 * 32 + 2;
+/// X86_BUG_ITS.
+const BUG_ITS: u32 = 23 * 32 + 7;
+/// X86_FEATURE_RTM.
+const RTM: u32 = 9 * 32 + 11;
+/// X86_FEATURE_ARCH_CAPABILITIES.
+const ARCH_CAPABILITIES: u32 = 18 * 32 + 29;
 /// X86_FEATURE_SPLIT_LOCK_DETECT.
 const SPLIT_LOCK_DETECT: u32 = 11 * 32 + 6;
 /// X86_BUG_NULL_SEG.
@@ -171,6 +189,40 @@ pub(crate) fn until_unload() -> UntilUnload<HostCaps> {
     CAPS.until_unload()
 }
 
+/// The host's IA32_ARCH_CAPABILITIES; 0 if it has none.
+fn arch_capabilities() -> u64 {
+    if !host::cpu::has(ARCH_CAPABILITIES) {
+        return 0;
+    }
+    host::msr::rdmsr_safe(model::x86::msr::ARCH_CAPABILITIES).unwrap_or(0)
+}
+
+/// What the kernel knows to be no fault of this processor, or mended below every guest.
+fn immunities(flushes_l1d: bool) -> Immunities {
+    let mut no_bug = 0;
+    for (bug, bit) in [
+        (BUG_CPU_MELTDOWN, arch_cap::RDCL_NO),
+        (BUG_SPEC_STORE_BYPASS, arch_cap::SSB_NO),
+        (BUG_MDS, arch_cap::MDS_NO),
+        (BUG_TAA, arch_cap::TAA_NO),
+        (BUG_GDS, arch_cap::GDS_NO),
+        (BUG_RFDS, arch_cap::RFDS_NO),
+        (BUG_ITS, arch_cap::ITS_NO),
+    ] {
+        if !host::cpu::has(bug) {
+            no_bug |= bit;
+        }
+    }
+    if host::cpu::gds_mitigated() {
+        no_bug |= arch_cap::GDS_NO;
+    }
+    Immunities {
+        no_bug,
+        flushes_l1d,
+        rtm: host::cpu::has(RTM),
+    }
+}
+
 /// Works out the capabilities, or takes those from when this backend was last in use. ENOMEM.
 #[inline(never)]
 pub(crate) fn probe<V: Backend>() -> Result {
@@ -221,6 +273,11 @@ pub(crate) fn probe<V: Backend>() -> Result {
     msrs.smm = f.unrestricted_guest;
     // The scheduler accounts for it always: CONFIG_SCHEDSTATS.
     msrs.steal_time = true;
+    let host_arch = arch_capabilities();
+    msrs.arch_capabilities =
+        HostMsrs::offered_arch_capabilities(host_arch, immunities(f.l1d_flushed));
+    msrs.tsx_ctrl =
+        V::EXTENSION == X86Virt::Vmx && msrs.arch_capabilities & arch_cap::TSX_CTRL != 0;
     msrs.microcode = u64::from(host::cpu::microcode());
     let mut msr_list = KVec::from_elem(0u32, MAX_MSRS, GFP_KERNEL)?;
     let all = msr_list.first_chunk_mut().ok_or(EINVAL)?;

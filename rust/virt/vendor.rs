@@ -93,6 +93,9 @@ pub struct Features {
     pub xsaves: bool,
     /// UMIP is not in hardware, and is made of exits where a guest switches it on.
     pub umip_by_exits: bool,
+    /// Entries flush the L1 data cache where the processor needs it: no guest need do so before its own
+    /// guests. False if the administrator switched that off.
+    pub l1d_flushed: bool,
     /// Bus-lock exits exist.
     pub bus_lock_exit: bool,
 }

@@ -27,6 +27,7 @@ pub(crate) struct Cpuid {
     /// A register changed that bits of the entries follow.
     stale: bool,
     runtime: RuntimeState,
+    hide: Hide,
 }
 
 impl Cpuid {
@@ -37,6 +38,7 @@ impl Cpuid {
             features: GuestFeatures::empty(),
             stale: false,
             runtime: RuntimeState::default(),
+            hide: Hide::default(),
         }
     }
 
@@ -70,6 +72,11 @@ impl Cpuid {
         }
     }
 
+    /// The guest hides TSX from itself, or does no longer (IA32_TSX_CTRL, bit 1).
+    pub(crate) fn hide_tsx(&mut self, hidden: bool) {
+        self.hide.tsx = hidden;
+    }
+
     /// IA32_MISC_ENABLE or IA32_XSS changed.
     pub(crate) fn update_msrs(&mut self, misc_enable: u64, xss: u64) {
         if self.runtime.misc_enable != misc_enable || self.runtime.xss != xss {
@@ -94,9 +101,11 @@ impl Cpuid {
         self.refresh();
         // Most questions have an entry of their own.
         if let Some(e) = guest::find_sub(&self.entries, leaf, subleaf) {
-            return [e.eax, e.ebx, e.ecx, e.edx];
+            if leaf != 7 {
+                return [e.eax, e.ebx, e.ecx, e.edx];
+            }
         }
-        guest::lookup(&self.entries, leaf, subleaf, Hide::default()).regs
+        guest::lookup(&self.entries, leaf, subleaf, self.hide).regs
     }
 }
 

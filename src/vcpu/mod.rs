@@ -34,6 +34,7 @@ pub(crate) mod sync;
 pub(crate) mod user_exit;
 
 use crate::backend::Backend;
+use crate::host_caps;
 use crate::vm::VmCore;
 use host::lock::KillableMutex;
 use host::run_page::SharedPage;
@@ -42,6 +43,8 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use model::stats::VcpuStat;
 use model::x86::ctrl::cr0;
+use model::x86::msr::TSX_CTRL;
+use model::x86::msr::TSX_CTRL_RTM_DISABLE;
 use shared::ApicTimer;
 use shared::Sched;
 use shared::VcpuShared;
@@ -202,6 +205,15 @@ impl<V: Backend> Cx<'_, '_, V> {
         self.cpuid_runtime();
     }
 
+    /// Transactions abort in a guest that was not told of them. SDM: vol 1, 16.3.3.
+    #[cold]
+    fn tsx_offered(&mut self, rtm: bool) {
+        let v = if rtm { 0 } else { TSX_CTRL_RTM_DISABLE };
+        self.st.msrs.state.tsx_ctrl = v;
+        self.st.cpuid.hide_tsx(false);
+        V::set_msr(self.l, TSX_CTRL, v);
+    }
+
     /// The guest has another CPUID now.
     pub(crate) fn cpuid_changed(&mut self) {
         use model::x86::cpuid::Feature;
@@ -213,6 +225,10 @@ impl<V: Backend> Cx<'_, '_, V> {
             cfg.x2apic = x2apic;
             cfg.tsc_deadline = deadline;
             a.configure(cfg);
+        }
+        let rtm = f.has(Feature::RTM);
+        if host_caps::get().is_some_and(|h| h.msrs.tsx_ctrl) {
+            self.tsx_offered(rtm);
         }
         self.update_traps();
     }

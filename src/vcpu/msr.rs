@@ -260,6 +260,11 @@ fn act<V: Backend>(
             if !V::set_msr(cx.l, index, v) {
                 return Err(MsrError::Unsupported);
             }
+            if index == model::x86::msr::TSX_CTRL {
+                cx.st
+                    .cpuid
+                    .hide_tsx(v & model::x86::msr::TSX_CTRL_CPUID_CLEAR != 0);
+            }
             if index == model::x86::msr::SPEC_CTRL && v != 0 && !cx.st.msrs.spec_ctrl_used {
                 cx.st.msrs.spec_ctrl_used = true;
                 cx.update_passthrough();

@@ -149,6 +149,7 @@ impl Module {
                 invpcid: has(c::SVM_CAP_INVPCID),
                 xsaves: has(c::SVM_CAP_XSAVES),
                 umip_by_exits: false,
+                l1d_flushed: true,
                 bus_lock_exit: has(c::SVM_CAP_BUS_LOCK),
             },
             tdp,

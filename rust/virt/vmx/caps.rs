@@ -49,6 +49,8 @@ pub struct Module {
     pub(super) flush_l1d: bool,
     /// UMIP exists in hardware.
     pub(super) umip: bool,
+    /// Transactional memory is on, and IA32_TSX_CTRL decides what a guest gets of it.
+    pub(super) tsx_ctrl: bool,
     /// CR4.MCE of the host.
     pub(super) host_mce: bool,
     /// The host looks for split locks.
@@ -180,6 +182,8 @@ impl Module {
                 invpcid: cfg.proc2(proc2::INVPCID),
                 xsaves: cfg.proc2(proc2::XSAVES),
                 umip_by_exits: !has(c::VMX_CAP_UMIP) && cfg.proc2(proc2::DESC_EXITING),
+                // SAFETY: Reads what the set-up above decided.
+                l1d_flushed: unsafe { c::kvmrs_vmx_l1d_state() } != c::VMX_L1D_STATE_NEVER,
                 bus_lock_exit: cfg.proc2(proc2::BUS_LOCK_DETECTION),
             },
             cfg,
@@ -191,6 +195,7 @@ impl Module {
             ibpb: has(c::VMX_CAP_IBPB),
             flush_l1d: has(c::VMX_CAP_FLUSH_L1D),
             umip: has(c::VMX_CAP_UMIP),
+            tsx_ctrl: has(c::VMX_CAP_TSX_CTRL),
             host_mce: has(c::VMX_CAP_HOST_MCE),
             split_lock: has(c::VMX_CAP_SPLIT_LOCK),
             on_hypervisor: has(c::VMX_CAP_HYPERVISOR),

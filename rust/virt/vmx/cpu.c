@@ -63,6 +63,9 @@ u32 kvmrs_vmx_caps(void)
 	for (i = 0; i < ARRAY_SIZE(known); i++)
 		if (test_cpu_cap(&boot_cpu_data, known[i].feature))
 			caps |= known[i].cap;
+	/* Transactions that the kernel switched off stay off, whatever a guest asks for. */
+	if (boot_cpu_has(X86_FEATURE_RTM) && boot_cpu_has(X86_FEATURE_MSR_TSX_CTRL))
+		caps |= VMX_CAP_TSX_CTRL;
 	if (cpuid_ecx(1) & BIT(5))
 		caps |= VMX_CAP_CPUID;
 	if (pgtable_l5_enabled())

@@ -21,6 +21,7 @@ use model::vmx::exit::reason;
 use model::vmx::exit::ENTRY_FAILED;
 use model::vmx::field;
 use model::x86::ctrl::efer;
+use model::x86::msr;
 
 #[inline]
 pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
@@ -148,10 +149,11 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
 fn load_user_msrs(hw: &Vcpu, irqs: &IrqsOff<'_>) {
     let uret = &hw.m.uret;
     let pinned = irqs.pinned();
-    let set = |msr, value| {
+    let set_masked = |msr, value, mask| {
         // A value that this processor refuses: the guest has the host's, which user space has, too.
-        let _ = uret.set(pinned, msr, value, u64::MAX);
+        let _ = uret.set(pinned, msr, value, mask);
     };
+    let set = |msr, value| set_masked(msr, value, u64::MAX);
     let s = &hw.syscall;
     // SYSCALL exists in 64-bit mode only, so that CSTAR is not used.
     if hw.efer & (efer::LMA | efer::SCE) == efer::LMA | efer::SCE {
@@ -161,6 +163,11 @@ fn load_user_msrs(hw: &Vcpu, irqs: &IrqsOff<'_>) {
     }
     if hw.proc2 & proc2::RDTSCP != 0 {
         set(UretMsr::TscAux, s.tsc_aux);
+    }
+    if hw.m.tsx_ctrl {
+        // What the guest hides from itself is hidden where its CPUID is answered: the host's programs
+        // look at the register's bit.
+        set_masked(UretMsr::TsxCtrl, hw.tsx_ctrl, !msr::TSX_CTRL_CPUID_CLEAR);
     }
 }
 

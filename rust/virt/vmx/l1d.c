@@ -76,6 +76,12 @@ bool kvmrs_vmx_l1d_setup(u32 wish, void *pages)
 	return kvmrs_l1d_mode != KVMRS_L1D_NEVER;
 }
 
+u32 kvmrs_vmx_l1d_state(void)
+{
+	BUILD_BUG_ON(VMX_L1D_STATE_NEVER != VMENTER_L1D_FLUSH_NEVER);
+	return l1tf_vmx_mitigation;
+}
+
 void kvmrs_vmx_l1d_mark(void)
 {
 	kvm_set_cpu_l1tf_flush_l1d();

@@ -306,6 +306,7 @@ impl Vcpu {
             msr::CSTAR => self.syscall.cstar,
             msr::SYSCALL_MASK => self.syscall.mask,
             msr::TSC_AUX => self.syscall.tsc_aux,
+            msr::TSX_CTRL => self.tsx_ctrl,
             msr::FS_BASE => vmcs::read(field::GUEST_FS_BASE),
             msr::GS_BASE => vmcs::read(field::GUEST_GS_BASE),
             msr::KERNEL_GS_BASE => {
@@ -343,6 +344,7 @@ impl Vcpu {
             msr::LSTAR => self.syscall.lstar = v,
             msr::CSTAR => self.syscall.cstar = v,
             msr::SYSCALL_MASK => self.syscall.mask = v,
+            msr::TSX_CTRL => self.tsx_ctrl = v,
             msr::TSC_AUX => {
                 self.syscall.tsc_aux = v & 0xffff_ffff;
                 return v >> 32 == 0;

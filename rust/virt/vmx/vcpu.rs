@@ -209,6 +209,8 @@ pub struct Vcpu {
     pub(super) dr6: u64,
     pub(super) pat: u64,
     pub(super) syscall: Syscall,
+    /// IA32_TSX_CTRL.
+    pub(super) tsx_ctrl: u64,
     /// CR8 where hardware does not keep it.
     pub(super) tpr: u8,
     pub(super) trap: Traps,
@@ -344,6 +346,7 @@ fn blank(m: &'static Module, vm: &Vm, id: u64, pages: Pages) -> Vcpu {
         dr6: dr6::INIT,
         pat: PAT_RESET,
         syscall: Syscall::default(),
+        tsx_ctrl: 0,
         tpr: 0,
         trap: Traps {
             rdtsc: false,
