@@ -138,6 +138,11 @@ impl<'a> Table<'a> {
         };
     }
 
+    /// Does the table want this answer in the case?
+    pub fn wants(&self, case: &str, answer: &str) -> bool {
+        RECORDING.load(Ordering::Relaxed) || self.want.get(case).is_some_and(|w| *w == answer)
+    }
+
     /// Does the table have the case?
     pub fn expects(&self, case: &str) -> bool {
         self.want.contains_key(case)
