@@ -42,7 +42,9 @@ const MAY_VANISH: usize = 0x8_8018;
 const WRONG: usize = 0x8_8020;
 
 guest_code! {
+    // Interrupts are on: Bochs would not let the host have its own otherwise.
     rounds,
+    "sti",
     "2: mov edi, 0x200000",
     "xor ebx, ebx",
     "3: mov rax, [rdi]",

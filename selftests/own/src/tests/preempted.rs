@@ -27,8 +27,10 @@ const PAGE: u64 = DATA + 0x40;
 const MARK: usize = PAGE as usize + 16;
 
 guest_code! {
-    // Counts in word 0 until word 1 is set.
+    // Counts in word 0 until word 1 is set. Interrupts are on: Bochs would not let the host have its
+    // own otherwise.
     counts,
+    "sti",
     "mov ebx, 0x80000",
     "1: inc qword ptr [rbx]",
     "cmp qword ptr [rbx + 8], 0",
