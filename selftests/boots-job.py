@@ -67,7 +67,13 @@ class Guest:
             cmd.append("-no-reboot")
         if r["scenario"] == "reset":
             cmd.remove("-no-reboot")
-        if r["boot"] == "direct":
+        if r["boot"] == "disk":
+            disk = f"/tmp/boot{Guest.count}"
+            with open(f"{RUN}/boot-sector.bin", "rb") as src, open(disk, "wb") as dst:
+                dst.write(src.read() + f"GUEST-UP nonce={TOLD} cpus=1 by the firmware\r\n\0".encode())
+                dst.truncate(1 << 20)
+            cmd += ["-vga", "std", "-drive", f"if=ide,format=raw,file={disk}"]
+        elif r["boot"] == "direct":
             cmd += ["-kernel", KERNEL, "-initrd", INITRD, "-append", append]
         else:
             cmd += ["-cdrom", f"{RUN}/guest.iso"]
@@ -349,6 +355,22 @@ def migrate(row):
         g.stop()
 
 
+def thin(params=""):
+    """Loads the module with the parameters anew, with others."""
+    name = "kvm-intel" if os.environ["HOST"] == "intel" else "kvm-amd"
+    path = f"/build/src/{name}.ko"
+    if os.environ["MODULE"] == "stock":
+        path = f"/lib/modules/{os.environ['KVER']}/kernel/arch/x86/kvm/{name}.ko.xz"
+    if os.path.exists("/sys/module/" + name.replace("-", "_")):
+        subprocess.run(["busybox", "rmmod", name], check=True)
+    subprocess.run(["busybox", "insmod", path, *params.split()], check=True)
+    for p in params.split():
+        key, value = p.split("=")
+        with open(f"/sys/module/{name.replace('-', '_')}/parameters/{key}") as f:
+            if f.read().strip() != {"0": "N", "1": "Y"}[value]:
+                raise Failed(f"{p} is not in effect")
+
+
 def host_memory():
     with open("/proc/sys/vm/drop_caches", "w") as f:
         f.write("3\n")
@@ -399,12 +421,19 @@ def main():
         print(f"@START\t{row['name']}", flush=True)
         t0, guest, rc, what = time.monotonic(), None, 0, ""
         first = Guest.count + 1
+        # up@unrestricted_guest=0: with that parameter.
+        row["scenario"], _, params = row["scenario"].partition("@")
         try:
+            if params:
+                thin(params)
             guest, what = globals()[row["scenario"]](row)
-        except (Failed, GdbError, OSError, ValueError) as e:
+        except (Failed, GdbError, OSError, ValueError, subprocess.CalledProcessError) as e:
             rc, what = 1, str(e) or type(e).__name__
         finally:
             subprocess.run(["busybox", "killall", "-9", "qemu-system-x86_64"], stderr=subprocess.DEVNULL)
+            if params:
+                time.sleep(1)
+                thin()
         if rc:
             for n in range(first, Guest.count + 1):
                 for path, how in ((f"/tmp/con{n}", 12), (f"{RUN}/{row['name']}-{n}.err", 6)):

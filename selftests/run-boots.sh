@@ -51,6 +51,12 @@ if printf '%s\n' "${row[@]}" | grep -qP '\t(iso|ovmf)\t'; then
 		"$IN_RUN/guest.gz" "/boot/vmlinuz-$KVER" "console=ttyS0 quiet panic=-1 nonce=$told do=poweroff"
 	vm_args+=(-f "$stage/guest.iso")
 fi
+if printf '%s\n' "${row[@]}" | grep -qP '\tdisk\t'; then
+	"$SRC/scripts/in-host.sh" sh -ec "cd '$IN_SRC/build/${stage##*/}' && gcc -c -o sector.o '$IN_SRC/selftests/boot-sector.S' &&
+		ld -Ttext 0x7c00 -e _start --oformat binary -o boot-sector.bin sector.o"
+	vm_args+=(-f "$stage/boot-sector.bin")
+	[ "$HOST" = amd ] || vm_args+=(-a /usr/share/seabios/vgabios-stdvga.bin)
+fi
 # One host CPU: with several, the emulator injects guest interrupts twice now and then.
 export SMP=${SMP:-1}
 if [ "$HOST" = amd ]; then
