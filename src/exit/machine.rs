@@ -367,6 +367,9 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
     }
 
     fn cpuid(&mut self, _s: &CpuState, leaf: u32, subleaf: u32) -> Result<[u32; 4], Stop> {
+        if !cpuid::allowed(self.cx) {
+            return Err(Stop::GP0);
+        }
         Ok(cpuid::answer(self.cx.st, leaf, subleaf))
     }
 

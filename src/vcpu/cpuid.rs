@@ -5,6 +5,7 @@
 use super::run::Flow;
 use super::Cx;
 use crate::backend::Backend;
+use crate::exit::raise;
 use crate::host_caps;
 use core::ops::ControlFlow;
 use kernel::prelude::*;
@@ -17,6 +18,7 @@ use model::policy::guest;
 use model::policy::guest::GuestFeatures;
 use model::policy::guest::Hide;
 use model::policy::guest::RuntimeState;
+use model::x86::exception::Exception;
 use model::x86::state::gpr;
 
 /// The CPUID of one vCPU. Guarded by the vCPU mutex.
@@ -112,6 +114,9 @@ impl Cpuid {
 /// The CPUID instruction.
 #[inline(never)]
 pub(crate) fn execute<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    if cx.st.msrs.state.cpuid_faults_in_user_mode() && !allowed(cx) {
+        return raise(cx, Exception::gp0());
+    }
     let regs = V::regs(cx.l);
     // CAST: CPUID looks at the low halves.
     let (leaf, subleaf) = (regs.gpr[gpr::RAX] as u32, regs.gpr[gpr::RCX] as u32);
@@ -124,6 +129,12 @@ pub(crate) fn execute<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     regs.gpr[gpr::RDX] = u64::from(d);
     super::fetch::skip(cx)?;
     ControlFlow::Continue(())
+}
+
+/// Where CPUID faults in user mode: may it be executed now?
+#[inline(never)]
+pub(crate) fn allowed<V: Backend>(cx: &Cx<'_, '_, V>) -> bool {
+    !cx.st.msrs.state.cpuid_faults_in_user_mode() || cx.st.smm.active() || V::cpl(cx.l) == 0
 }
 
 /// The answer to CPUID, for the emulator.

@@ -365,6 +365,42 @@ pub fn umip(t: &mut Tap) {
 }
 
 guest_code! {
+    asks_cpuid,
+    "xor eax, eax",
+    "lea r15, [rip + 2f]",
+    "cpuid",
+    "2: mov eax, [r14]",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// A guest may keep CPUID from its programs.
+pub fn cpuid_faulting(t: &mut Tap) {
+    const MISC_FEATURES_ENABLES: u32 = 0x140;
+    for (on, cpl, want) in [(1, 3u8, 13), (0, 3, 0), (1, 0, 0)] {
+        let g = Guest::long(asks_cpuid());
+        let v = &g.cpus[0];
+        let set = v.set_msr(MISC_FEATURES_ENABLES, on);
+        t.same("MISC_FEATURES_ENABLES", set, true);
+        let mut s = v.sregs();
+        for seg in [&mut s.cs, &mut s.ss] {
+            seg.dpl = cpl;
+            seg.selector |= u16::from(cpl);
+        }
+        v.set_sregs(&s);
+        // RSP0; IOPL 3.
+        g.mem.store::<u32>(0x3004, 0x9_f000);
+        let mut r = v.regs();
+        r.rflags |= 3 << 12;
+        v.set_regs(&r);
+        let what = format!("faulting {on}, CPL {cpl}");
+        t.same(what, g.values(), Some(vec![want]));
+    }
+}
+
+guest_code! {
     priorities,
     "mov ebx, 0xfee00000",
     "mov dword ptr [rbx + 0x80], 0x20",

@@ -35,6 +35,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("vector_moves", emul::vector_moves),
     ("task_switches", emul::task_switches),
     ("umip", emul::umip),
+    ("cpuid_faulting", emul::cpuid_faulting),
     ("task_priority", emul::task_priority),
     ("user_tpr", user_exits::user_tpr),
     ("hammer", hammer::hammer),
