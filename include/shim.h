@@ -45,8 +45,6 @@ void kvmrs_page_mark(struct page *page, bool dirty);
 unsigned long kvmrs_page_to_pfn(struct page *page);
 /* Whether a frame is device memory, to be mapped uncached in the guest. */
 bool kvmrs_pfn_is_mmio(unsigned long pfn);
-/* `1 << order` pages on or near a node, as a direct-map address, or 0. */
-unsigned long kvmrs_pages_on_node(int node, gfp_t gfp, unsigned int order);
 /* Accounts `pages` pages from `kva` on as secondary page tables (negative: no more). */
 void kvmrs_account_table(unsigned long kva, int pages);
 /* Level (1, 2 or 3) at which the current mm maps `hva`, 0 if it does not. */
@@ -74,15 +72,10 @@ long kvmrs_map_memory(unsigned long len);
 /* Unmaps it. */
 void kvmrs_unmap_memory(unsigned long hva, unsigned long len);
 
-/* Zeroes user memory; the number of bytes left. */
-unsigned long kvmrs_clear_user(unsigned long hva, unsigned long len);
-
 /* ---- locks (shim/lock.c) ---- */
 
 /* Initialises the MMU lock; all of them share one lockdep class. */
 void kvmrs_rwlock_init(rwlock_t *lock);
-/* Whether somebody waits for the lock, or the scheduler for the CPU. */
-bool kvmrs_rwlock_needbreak(rwlock_t *lock);
 
 /* ---- CPUs and the scheduler (shim/sched.c) ---- */
 
@@ -116,8 +109,6 @@ void kvmrs_kick_cpu(int cpu);
 /* The interrupt that tells the hardware of a guest to look for posted interrupts. */
 #define KVMRS_NOTIFICATION 0xf2
 void kvmrs_notify_cpu(int cpu);
-/* Whether a number is an online CPU's. */
-bool kvmrs_cpu_online(unsigned int cpu);
 /* Whether the current task, about to be switched out, could go on running. */
 bool kvmrs_current_runnable(void);
 /* Begins a wait on `w`: wakers find the current task. */
@@ -188,10 +179,6 @@ void user_return_notifier_unregister(struct user_return_notifier *urn);
 extern bool itlb_multihit_kvm_mitigation;
 /* Whether microcode mitigates GDS. */
 bool gds_ucode_mitigated(void);
-/* Before another vCPU runs on this CPU: an IBPB, if the host wants one. */
-void kvmrs_vcpu_switch_barrier(void);
-/* After a guest ran on this CPU: a branch predictor flush is due before user space runs. */
-void kvmrs_mark_guest_ran(void);
 
 /* ---- time, work and events (shim/event.c) ---- */
 
@@ -199,10 +186,6 @@ void kvmrs_mark_guest_ran(void);
 void kvmrs_init_work(struct work_struct *work, void (*func)(struct work_struct *work));
 /* Initialises a work item that is queued after a delay. */
 void kvmrs_init_delayed_work(struct delayed_work *work, void (*func)(struct work_struct *work));
-/* Initialises an item that interrupts this CPU soon, from any context. */
-void kvmrs_init_irq_work(struct irq_work *work, void (*func)(struct irq_work *work));
-/* A workqueue bound to no CPU, or NULL. */
-struct workqueue_struct *kvmrs_alloc_workqueue(const char *name);
 /* Makes `wait` the only receiver of an eventfd's signals; *signaled if one is pending now. */
 int kvmrs_eventfd_watch(struct file *file, struct wait_queue_entry *wait, bool *signaled);
 /* What the timekeeper says: a clock is offset + (base + ((tsc - last) & mask) * mult >> shift). */

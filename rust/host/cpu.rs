@@ -140,11 +140,6 @@ pub fn efer() -> u64 {
     unsafe { crate::msr::rdmsr(0xc000_0080) }
 }
 
-/// Whether the host's page tables have five levels (CR4.LA57).
-pub fn la57() -> bool {
-    cr4() & 1 << 12 != 0
-}
-
 /// Frequency of the time-stamp counter, kHz.
 pub fn tsc_khz() -> u32 {
     // SAFETY: A plain variable that changes at most when the TSC turns out unstable.
@@ -161,12 +156,6 @@ pub fn tsc_unstable() -> bool {
 pub fn num_online() -> u32 {
     // SAFETY: Reads a counter.
     unsafe { shim::kvmrs_num_online_cpus() }
-}
-
-/// Whether a CPU is online now.
-pub fn is_online(cpu: u32) -> bool {
-    // SAFETY: Checks the number.
-    unsafe { shim::kvmrs_cpu_online(cpu) }
 }
 
 /// The local APIC id of a CPU.
@@ -187,11 +176,6 @@ pub fn smt_active() -> bool {
     unsafe { shim::kvmrs_smt_active() }
 }
 
-/// Whether this machine is itself a guest.
-pub fn under_hypervisor() -> bool {
-    has(bindings::X86_FEATURE_HYPERVISOR)
-}
-
 /// Whether large executable pages must be avoided (ITLB_MULTIHIT).
 pub fn itlb_multihit_mitigation() -> bool {
     // SAFETY: Set at boot.
@@ -202,19 +186,4 @@ pub fn itlb_multihit_mitigation() -> bool {
 pub fn gds_mitigated() -> bool {
     // SAFETY: Reads a state set at boot.
     unsafe { shim::gds_ucode_mitigated() }
-}
-
-/// What the host wants done before another vCPU runs on this CPU (an IBPB, or nothing).
-#[inline]
-pub fn vcpu_switch_barrier(_cpu: &crate::pin::PinnedCpu<'_>) {
-    // SAFETY: On this CPU, pinned.
-    unsafe { shim::kvmrs_vcpu_switch_barrier() };
-}
-
-/// Notes that a guest ran on this CPU: the host may flush branch predictors before user space runs
-/// here again. With interrupts off after the exit, before the thread can move.
-#[inline]
-pub fn mark_guest_ran(_irqs: &crate::pin::IrqsOff<'_>) {
-    // SAFETY: On this CPU, pinned.
-    unsafe { shim::kvmrs_mark_guest_ran() };
 }

@@ -2,7 +2,7 @@
 
 //! Eventfds: [`EventFd`] to signal one, [`Waiter`] to be told when one is signaled.
 
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 
 use kernel::bindings;
 use kernel::error::from_err_ptr;
@@ -182,9 +182,4 @@ unsafe extern "C" fn wake<T: WaiterOps>(
         node.ops.hangup(&irqs);
     }
     taken
-}
-
-/// The same file behind two descriptors of the current process.
-pub fn same_eventfd(a: i32, b: &EventFd) -> bool {
-    EventFd::from_fd(a).is_ok_and(|a| ptr::eq(a.0.as_ptr(), b.0.as_ptr()))
 }

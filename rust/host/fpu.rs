@@ -6,6 +6,7 @@
 //! thread runs, and saved and restored by the scheduler when it does not. Outside it is a buffer.
 
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 
 use kernel::bindings;
 use kernel::error::to_result;
@@ -19,9 +20,6 @@ use crate::task::needs_fpu_load;
 /// Bytes of the legacy region and the header: the least an XSAVE image can have.
 /// SDM: vol 1, 13.4.
 const MIN_IMAGE: usize = 576;
-
-/// The state component of AMX tile data. SDM: vol 1, 13.1.
-const XTILE_DATA: u64 = 1 << 18;
 
 /// Where XSTATE_BV is in an image.
 const XSTATE_BV: core::ops::Range<usize> = 512..520;
@@ -149,30 +147,6 @@ impl GuestFpu {
         }
     }
 
-    /// Makes room for dynamic features (AMX) that the guest is given by CPUID.
-    ///
-    /// # Errors
-    ///
-    /// `EPERM` if the process has no permission for them; `ENOMEM`.
-    pub fn enable_features(&mut self, features: u64) -> Result {
-        // SAFETY: The structure is valid and not in use.
-        to_result(unsafe { bindings::fpu_enable_guest_xfd_features(self.raw.get_mut(), features) })
-    }
-
-    /// Puts a component back into its initial state (an INIT does that to some).
-    pub fn clear_component(&mut self, component: u32) {
-        if component >= 64 || self.features() & 1 << component == 0 {
-            return;
-        }
-        // SAFETY: The buffer has the component and is not in registers.
-        unsafe { bindings::fpstate_clear_xstate_component(self.raw.get_mut().fpstate, component) };
-    }
-
-    /// Sets the guest's XFD. SDM: vol 1, 13.14.
-    pub fn set_xfd(&mut self, xfd: u64) {
-        set_xfd(self.raw.get_mut(), xfd);
-    }
-
     /// Runs `f` with the guest's state in place of the thread's.
     ///
     /// # Errors
@@ -187,7 +161,7 @@ impl GuestFpu {
         // unwind.
         unsafe { bindings::fpu_swap_kvm_fpstate(self.raw.get(), true) };
         let result = f(&mut LoadedFpu {
-            raw: self.raw.get_mut(),
+            _state: PhantomData,
             _here: NotThreadSafe,
         });
         // SAFETY: Swapped in above, by this thread.
@@ -255,17 +229,9 @@ impl Drop for GuestFpu {
     }
 }
 
-/// Sets XFD, also in the CPU if the state is in its registers.
-fn set_xfd(raw: &mut bindings::fpu_guest, xfd: u64) {
-    // Other bits fault. AMX is the only feature with XFD so far.
-    let xfd = xfd & raw.xfeatures & XTILE_DATA;
-    // SAFETY: The structure is valid and the value one that hardware takes.
-    unsafe { bindings::fpu_update_guest_xfd(raw, xfd) };
-}
-
 /// A guest's state in place of this thread's.
 pub struct LoadedFpu<'a> {
-    raw: &'a mut bindings::fpu_guest,
+    _state: PhantomData<&'a mut bindings::fpu_guest>,
     _here: NotThreadSafe,
 }
 
@@ -284,17 +250,5 @@ impl LoadedFpu<'_> {
             // SAFETY: Interrupts are off, and the thread's state is the guest's.
             unsafe { bindings::switch_fpu_return() };
         }
-    }
-
-    /// Takes over an XFD that the guest wrote itself, after an exit and before interrupts are on.
-    #[inline]
-    pub fn sync_xfd(&self, _irqs: &IrqsOff<'_>) {
-        // SAFETY: Interrupts are off, and the thread's state is the guest's.
-        unsafe { bindings::fpu_sync_guest_vmexit_xfd_state() };
-    }
-
-    /// Sets the guest's XFD.
-    pub fn set_xfd(&mut self, xfd: u64) {
-        set_xfd(self.raw, xfd);
     }
 }

@@ -19,8 +19,8 @@ use crate::shim;
 /// What happens when the timekeeper's state changes.
 pub trait GtodEvents: Send + Sync + 'static {
     /// The state changed; `tsc` is whether the clock is the TSC, `stepped` whether the time was
-    /// set. Called inside the update with interrupts off: only an
-    /// [`IrqWork`](crate::work::IrqWork) may be queued from here.
+    /// set. Called inside the update with interrupts off: no work may be queued
+    /// from here.
     fn changed(&self, tsc: bool, stepped: bool);
 }
 
@@ -93,11 +93,6 @@ pub struct TimePair {
 }
 
 impl Snapshot {
-    /// Whether the clock is the TSC; without that there are no pairs.
-    pub fn is_tsc(&self) -> bool {
-        self.0.tsc
-    }
-
     /// Time since boot (suspended time included) at the raw frequency of the clock, which is what
     /// paravirtual clocks count. `None` if the clock is not the TSC.
     pub fn boot_raw(&self) -> Option<TimePair> {
@@ -111,13 +106,6 @@ impl Snapshot {
     /// The same time alone, whatever the clock is.
     pub fn boot_raw_ns(&self) -> u64 {
         crate::clock::raw_ns().wrapping_add(self.0.offs_boot as u64)
-    }
-
-    /// Monotonic time. `None` if the clock is not the TSC.
-    pub fn monotonic(&self) -> Option<TimePair> {
-        let (ns, tsc) = self.read(&self.0.mono)?;
-        let ns = ns.wrapping_add(self.0.mono.offset);
-        Some(TimePair { ns, tsc })
     }
 
     /// Wall-clock time since 1970. `None` if the clock is not the TSC.

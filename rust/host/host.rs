@@ -18,7 +18,6 @@ const __LOG_PREFIX: &[u8] = b"kvm\0";
 
 pub mod clock;
 pub mod cpu;
-pub mod dr;
 pub mod eventfd;
 pub mod fd;
 pub mod fpu;
@@ -51,7 +50,6 @@ pub mod uret;
 pub mod wait;
 pub mod witness;
 pub mod work;
-pub mod xstate;
 
 #[allow(
     dead_code,

@@ -82,9 +82,3 @@ pub fn unmap_memory(at: Hva, len: usize) {
     // SAFETY: What is user memory the kernel does not rely on.
     unsafe { shim::kvmrs_unmap_memory(at.0 as usize, len) };
 }
-
-/// Whether the current process runs in `mm`.
-#[inline]
-pub fn same_mm(mm: &MmRef) -> bool {
-    mm.is_current()
-}

@@ -31,7 +31,6 @@ use kernel::bindings;
 use kernel::prelude::*;
 use kernel::sync::{CondVar, SpinLock};
 use kernel::types::{NotThreadSafe, Opaque};
-use model::addr::Hva;
 
 use crate::shim;
 
@@ -181,13 +180,6 @@ impl InvalidateSeq<'_> {
     pub fn is_stale(&self) -> bool {
         self.core.seq() != self.seq
     }
-
-    /// Whether mapping the page at `hva` would certainly be refused now: a cheap check without the
-    /// lock, to save the work of faulting the page in.
-    pub fn hopeless(&self, hva: Hva) -> bool {
-        let start = hva.0 & !0xfff;
-        self.is_stale() || self.core.invalidating(start, start.wrapping_add(0x1000))
-    }
 }
 
 /// The MMU lock, around what it protects.
@@ -304,13 +296,6 @@ impl<T> MmuGuard for MmuRead<'_, T> {}
 impl<T> MmuGuard for MmuWrite<'_, T> {}
 
 impl<T> MmuRead<'_, T> {
-    /// Whether a long walk should let others have the lock or the CPU.
-    #[inline]
-    pub fn needs_break(&self) -> bool {
-        // SAFETY: The lock is initialised.
-        unsafe { shim::kvmrs_rwlock_needbreak(self.lock.core.raw.get()) }
-    }
-
     /// Lets others have the lock or the CPU if they want it; true if the lock was released in
     /// between, so that nothing seen before holds. Sleeps.
     pub fn cond_resched(&mut self) -> bool {
@@ -320,13 +305,6 @@ impl<T> MmuRead<'_, T> {
 }
 
 impl<T> MmuWrite<'_, T> {
-    /// Whether a long walk should let others have the lock or the CPU.
-    #[inline]
-    pub fn needs_break(&self) -> bool {
-        // SAFETY: The lock is initialised.
-        unsafe { shim::kvmrs_rwlock_needbreak(self.lock.core.raw.get()) }
-    }
-
     /// Lets others have the lock or the CPU if they want it; true if the lock was released in
     /// between, so that nothing seen before holds. Sleeps.
     pub fn cond_resched(&mut self) -> bool {

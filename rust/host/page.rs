@@ -79,18 +79,6 @@ impl<const ORDER: u32> HwPages<ORDER> {
         Self::with(bindings::GFP_KERNEL_ACCOUNT)
     }
 
-    /// As [`Self::new`], on a NUMA node or near it.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub fn new_on(node: i32) -> Result<Self> {
-        let gfp = bindings::GFP_KERNEL_ACCOUNT | bindings::__GFP_ZERO;
-        // SAFETY: No requirements; a node out of range means "any".
-        let kva = unsafe { shim::kvmrs_pages_on_node(node, gfp, ORDER) };
-        Self::adopt(kva as usize)
-    }
-
     fn with(gfp: bindings::gfp_t) -> Result<Self> {
         // SAFETY: No requirements.
         let kva = unsafe { bindings::get_free_pages_noprof(gfp | bindings::__GFP_ZERO, ORDER) };

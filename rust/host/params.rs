@@ -82,16 +82,6 @@ pub fn nx_huge_pages() -> bool {
     }
 }
 
-/// Whether LAPIC timer interrupts are to be posted; `None` if the administrator does not say.
-pub fn pi_inject_timer() -> Option<bool> {
-    // SAFETY: As for the other parameters.
-    match unsafe { (&raw const shim::kvmrs_param_pi_inject_timer).read_volatile() } {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    }
-}
-
 /// Whether a control block that hardware refused is to be written to the log.
 pub fn dump_invalid() -> bool {
     // SAFETY: As for the other parameters.

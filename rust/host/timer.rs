@@ -120,27 +120,6 @@ impl<T: TimerOps, const HARD: bool> Timer<T, HARD> {
             _ => Cancelled::Firing,
         }
     }
-
-    /// Whether the timer is armed or fires right now.
-    pub fn is_active(&self) -> bool {
-        // SAFETY: The timer is initialised and pinned.
-        unsafe { bindings::hrtimer_active(self.node.raw.get()) }
-    }
-
-    /// Time until the timer fires, nanoseconds; not positive if it is late. Means something only
-    /// while it is armed.
-    pub fn remaining(&self) -> i64 {
-        // SAFETY: The timer is initialised and pinned.
-        unsafe { bindings::__hrtimer_get_remaining(self.node.raw.get(), false) }
-    }
-
-    /// Moves an armed timer to this CPU, so that it interrupts the vCPU it belongs to. `at` is when
-    /// it was armed for. Waits as [`Self::cancel`] does.
-    pub fn migrate(&self, at: u64) {
-        if self.cancel() {
-            self.arm(at);
-        }
-    }
 }
 
 impl<T> Node<T> {

@@ -51,24 +51,6 @@ pub fn copy_to_hva(hva: Hva, data: &[u8]) -> Result {
     }
 }
 
-/// Copies from user memory without sleeping: a page that is not present is a failure.
-///
-/// # Errors
-///
-/// `EFAULT`.
-#[inline]
-pub fn copy_from_hva_nofault(hva: Hva, out: &mut [u8]) -> Result {
-    // SAFETY: As in `copy_from_hva`.
-    let code = unsafe {
-        bindings::copy_from_user_nofault(out.as_mut_ptr().cast(), hva.0 as *const _, out.len())
-    };
-    if code == 0 {
-        Ok(())
-    } else {
-        Err(EFAULT)
-    }
-}
-
 /// Copies to user memory without sleeping: a page that is not present is a failure.
 ///
 /// # Errors
@@ -81,21 +63,6 @@ pub fn copy_to_hva_nofault(hva: Hva, data: &[u8]) -> Result {
         bindings::copy_to_user_nofault(hva.0 as *mut _, data.as_ptr().cast(), data.len())
     };
     if code == 0 {
-        Ok(())
-    } else {
-        Err(EFAULT)
-    }
-}
-
-/// Fills user memory with zeros. May sleep.
-///
-/// # Errors
-///
-/// `EFAULT`.
-pub fn clear_hva(hva: Hva, len: usize) -> Result {
-    // SAFETY: The function checks the user address and handles faults.
-    let left = unsafe { shim::kvmrs_clear_user(hva.0 as usize, len) };
-    if left == 0 {
         Ok(())
     } else {
         Err(EFAULT)

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work for later: in a kernel thread ([`Work`], [`DelayedWork`]), or in an interrupt of this CPU as
-//! soon as one can be taken ([`IrqWork`]).
+//! Work for later, in a kernel thread.
 //!
 //! The kernel crate's work items cannot be cancelled or waited for.
-
-use core::marker::PhantomData;
 
 use kernel::bindings;
 use kernel::ffi::c_int;
@@ -26,44 +23,6 @@ pub trait DelayedOps: Send + Sync {
     /// The work. It is queued again after so many milliseconds, if any are returned, unless it is
     /// being cancelled. It may be queued meanwhile, too; never runs twice at a time.
     fn run(&self) -> Option<u32>;
-}
-
-/// A workqueue of our own, for work that is waited for as a whole.
-pub struct Queue(*mut bindings::workqueue_struct);
-
-// SAFETY: Queues may be used from any thread.
-unsafe impl Send for Queue {}
-// SAFETY: As above.
-unsafe impl Sync for Queue {}
-
-impl Queue {
-    /// Makes a queue bound to no CPU.
-    ///
-    /// # Errors
-    ///
-    /// `ENOMEM`.
-    pub fn new(name: &CStr) -> Result<Self> {
-        // SAFETY: The name is copied.
-        let raw = unsafe { shim::kvmrs_alloc_workqueue(name.as_char_ptr()) };
-        if raw.is_null() {
-            return Err(ENOMEM);
-        }
-        Ok(Self(raw))
-    }
-
-    /// Waits until everything that is queued now has run. Sleeps; not from work of this queue.
-    pub fn flush(&self) {
-        // SAFETY: The queue is live.
-        unsafe { bindings::__flush_workqueue(self.0) };
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        // SAFETY: Runs what is queued and frees the queue. Work that is queued borrows the queue,
-        // so nothing is queued any more.
-        unsafe { bindings::destroy_workqueue(self.0) };
-    }
 }
 
 macro_rules! item {
@@ -163,13 +122,6 @@ impl<T: WorkOps> Work<T> {
         unsafe { bindings::queue_work_on(ANY_CPU, system(), self.raw()) }
     }
 
-    /// Queues the work on a queue of ours, which must live as long.
-    pub fn queue_on<'q>(&'q self, queue: &'q Queue) -> bool {
-        // SAFETY: As above. A queue runs what is on it before it is freed, and items of a queue
-        // that is freed meanwhile are done with it.
-        unsafe { bindings::queue_work_on(ANY_CPU, queue.0, self.raw()) }
-    }
-
     /// Takes the work out of its queue and waits if it runs right now; whether it was queued.
     /// Sleeps.
     pub fn cancel(&self) -> bool {
@@ -215,51 +167,3 @@ unsafe extern "C" fn run_delayed<T: DelayedOps>(raw: *mut bindings::work_struct)
 }
 
 const _: () = assert!(core::mem::offset_of!(bindings::delayed_work, work) == 0);
-
-/// What an [`IrqWork`] does.
-pub trait IrqWorkOps: Send + Sync {
-    /// The work, in an interrupt.
-    fn run(&self);
-}
-
-item!(
-    /// Work in an interrupt of this CPU: for contexts in which not even a work item may be queued.
-    /// Dropping it waits for it.
-    IrqWork, IrqNode, irq_work, IrqWorkOps, kvmrs_init_irq_work, run_irq, bindings::irq_work_sync
-);
-
-impl<T: IrqWorkOps> IrqWork<T> {
-    /// Queues the work on this CPU; false if it was queued already. Any context.
-    #[inline]
-    pub fn queue(&self) -> bool {
-        // SAFETY: The item is initialised, and waited for before it is freed.
-        unsafe { bindings::irq_work_queue(self.raw()) }
-    }
-}
-
-unsafe extern "C" fn run_irq<T: IrqWorkOps>(raw: *mut bindings::irq_work) {
-    // SAFETY: As in `run`.
-    unsafe { (*raw.cast::<IrqNode<T>>()).ops.run() };
-}
-
-/// A closure as work.
-pub struct Call<F>(pub F, PhantomData<()>);
-
-impl<F: Fn() + Send + Sync> Call<F> {
-    /// Makes `f` usable as [`WorkOps`] and [`IrqWorkOps`].
-    pub fn new(f: F) -> Self {
-        Self(f, PhantomData)
-    }
-}
-
-impl<F: Fn() + Send + Sync> WorkOps for Call<F> {
-    fn run(&self) {
-        (self.0)();
-    }
-}
-
-impl<F: Fn() + Send + Sync> IrqWorkOps for Call<F> {
-    fn run(&self) {
-        (self.0)();
-    }
-}

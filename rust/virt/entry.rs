@@ -270,11 +270,6 @@ impl<V: Vendor> Loaded<'_, V> {
         self.entry_mut().pkru = v;
     }
 
-    /// DR0 to DR3 as hardware gets them.
-    pub fn breakpoints(&self) -> [u64; 4] {
-        self.entry().dr
-    }
-
     /// Sets DR0 to DR3 as hardware gets them while DR7 enables one. Canonical addresses: others
     /// never match.
     pub fn set_breakpoints(&mut self, dr: [u64; 4]) {

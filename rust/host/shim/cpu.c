@@ -161,15 +161,3 @@ bool kvmrs_tsc_unstable(void)
 {
 	return check_tsc_unstable();
 }
-
-void kvmrs_vcpu_switch_barrier(void)
-{
-	if (static_branch_likely(&switch_vcpu_ibpb))
-		indirect_branch_prediction_barrier();
-}
-
-void kvmrs_mark_guest_ran(void)
-{
-	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
-		this_cpu_write(x86_ibpb_exit_to_user, true);
-}

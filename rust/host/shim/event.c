@@ -22,16 +22,6 @@ void kvmrs_init_delayed_work(struct delayed_work *work, void (*func)(struct work
 	INIT_DELAYED_WORK(work, func);
 }
 
-void kvmrs_init_irq_work(struct irq_work *work, void (*func)(struct irq_work *work))
-{
-	init_irq_work(work, func);
-}
-
-struct workqueue_struct *kvmrs_alloc_workqueue(const char *name)
-{
-	return alloc_workqueue("%s", WQ_UNBOUND, 0, name);
-}
-
 struct watch {
 	poll_table pt;
 	struct wait_queue_entry *wait;

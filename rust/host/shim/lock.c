@@ -10,8 +10,3 @@ void kvmrs_rwlock_init(rwlock_t *lock)
 {
 	rwlock_init(lock);
 }
-
-bool kvmrs_rwlock_needbreak(rwlock_t *lock)
-{
-	return need_resched() || rwlock_needbreak(lock);
-}

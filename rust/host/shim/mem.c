@@ -47,16 +47,6 @@ bool kvmrs_pfn_is_mmio(unsigned long pfn)
 	return !pat_enabled() || pat_pfn_immune_to_uc_mtrr(pfn);
 }
 
-unsigned long kvmrs_pages_on_node(int node, gfp_t gfp, unsigned int order)
-{
-	struct page *page;
-
-	if (node < 0 || node >= MAX_NUMNODES || !node_online(node))
-		node = NUMA_NO_NODE;
-	page = alloc_pages_node(node, gfp, order);
-	return page ? (unsigned long)page_address(page) : 0;
-}
-
 void kvmrs_account_table(unsigned long kva, int pages)
 {
 	lruvec_stat_mod_folio(virt_to_folio((void *)kva), NR_SECONDARY_PAGETABLE, pages);

@@ -55,11 +55,6 @@ void kvmrs_notify_cpu(int cpu)
 		__apic_send_IPI_mask(get_cpu_mask(cpu), POSTED_INTR_VECTOR);
 }
 
-bool kvmrs_cpu_online(unsigned int cpu)
-{
-	return cpu < nr_cpu_ids && cpu_online(cpu);
-}
-
 bool kvmrs_current_runnable(void)
 {
 	return task_is_runnable(current);

@@ -35,11 +35,6 @@ fault:
 	return false;
 }
 
-unsigned long kvmrs_clear_user(unsigned long hva, unsigned long len)
-{
-	return clear_user((void __user *)hva, len);
-}
-
 long kvmrs_map_memory(unsigned long len)
 {
 	return vm_mmap(NULL, 0, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, 0);

@@ -235,15 +235,6 @@ impl<V: Vendor> Root<V> {
         zapped.counts
     }
 
-    /// Removes what keeps a leaf of `level` from being mapped at `gfn`, and flushes: the answer to
-    /// `Map::NeedsExclusive`, after which the page is validated and mapped under the same guard.
-    pub fn make_room(&mut self, gfn: Gfn, level: u8) -> Counts {
-        let level = level_of(level);
-        let base = level.base(gfn);
-        let mut sweep = Sweep::new(base, base.wrapping_add(level.pages()));
-        self.zap(&mut sweep, u32::MAX)
-    }
-
     /// Carries out the flush of a removal, then frees the tables.
     fn finish(&mut self, removed: Removed, flush: Flush) {
         if flush.is_needed() || !removed.is_empty() {
