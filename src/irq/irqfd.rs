@@ -28,14 +28,15 @@ use model::irqchip::line::IrqSource;
 pub(super) struct Irqfd {
     vm: Arc<VmBase>,
     gsi: u32,
-    resample: bool,
+    /// With a resampler: whether it still counts.
+    resampled: Option<Arc<AtomicBool>>,
     /// Everybody else closed the eventfd.
     gone: AtomicBool,
 }
 
 impl Irqfd {
     fn fire(&self) {
-        if self.resample {
+        if self.resampled.is_some() {
             // The line stays up until the guest's EOI.
             chips::set_gsi(&self.vm, IrqSource::Resample, self.gsi, true, false);
         } else {
@@ -97,16 +98,27 @@ pub(super) struct Entry {
 /// A resampler: told when the guest ended the interrupt of its GSI.
 pub(super) struct Resampler {
     gsi: u32,
-    /// The irqfd it belongs to.
-    owner: Arc<Irqfd>,
+    /// Set until its irqfd is removed. Not the irqfd itself: that holds the VM, which has the list of
+    /// resamplers, and one may stay in the list.
+    live: Arc<AtomicBool>,
     fd: Arc<EventFd>,
+}
+
+impl Resampler {
+    fn is_of(&self, gsi: u32) -> bool {
+        self.gsi == gsi && self.is_live()
+    }
+
+    fn is_live(&self) -> bool {
+        self.live.load(Ordering::Acquire)
+    }
 }
 
 impl Clone for Resampler {
     fn clone(&self) -> Self {
         Self {
             gsi: self.gsi,
-            owner: self.owner.clone(),
+            live: self.live.clone(),
             fd: self.fd.clone(),
         }
     }
@@ -133,20 +145,25 @@ fn assign(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
     if resample && !vm.irq.is_full() {
         return Err(EINVAL);
     }
+    let live = if resample {
+        Some(Arc::new(AtomicBool::new(true), GFP_KERNEL_ACCOUNT)?)
+    } else {
+        None
+    };
     let irqfd = Arc::new(
         Irqfd {
             vm: vm.clone(),
             gsi: k.gsi,
-            resample,
+            resampled: live.clone(),
             gone: AtomicBool::new(false),
         },
         GFP_KERNEL_ACCOUNT,
     )?;
-    let resampler = if resample {
+    let resampler = if let Some(live) = live {
         // CAST: a descriptor number.
         Some(Resampler {
             gsi: k.gsi,
-            owner: irqfd.clone(),
+            live,
             fd: Arc::new(EventFd::from_fd(k.resamplefd as i32)?, GFP_KERNEL_ACCOUNT)?,
         })
     } else {
@@ -216,7 +233,8 @@ fn remove(vm: &VmBase, which: impl Fn(&Entry) -> bool) {
             // The index is valid, so the entry comes out; dropping it detaches it.
             drop(list.remove(i));
             // Another irqfd of the GSI may still hold the line up.
-            if owner.resample && !vm.irq.resamplers.read().iter().any(|r| r.gsi == owner.gsi) {
+            let others = || vm.irq.resamplers.read().iter().any(|r| r.is_of(owner.gsi));
+            if owner.resampled.is_some() && !others() {
                 chips::set_gsi(vm, IrqSource::Resample, owner.gsi, false, false);
             }
         } else {
@@ -229,7 +247,7 @@ fn update_resamplers(vm: &VmBase, f: impl FnOnce(&mut KVec<Resampler>) -> Result
     let mut new = KVec::new();
     {
         let old = vm.irq.resamplers.read();
-        for r in old.iter() {
+        for r in old.iter().filter(|r| r.is_live()) {
             new.push(r.clone(), GFP_KERNEL_ACCOUNT)?;
         }
     }
@@ -252,7 +270,7 @@ pub(super) fn update_pins(vm: &VmBase) {
         let routes = vm.irq.routes.read();
         let resampled = |pin: &u8| {
             let gsi = routes.pins.ioapic_gsi(*pin);
-            gsi.is_some_and(|g| list.iter().any(|r| r.gsi == g))
+            gsi.is_some_and(|g| list.iter().any(|r| r.is_of(g)))
         };
         (0..IOAPIC_PINS)
             .filter(resampled)
@@ -261,20 +279,19 @@ pub(super) fn update_pins(vm: &VmBase) {
     chips::with(vm, |c, _| c.ioapic.set_resampled(pins));
 }
 
-fn forget_resampler(vm: &VmBase, owner: &Arc<Irqfd>) {
-    if owner.resample {
-        // Only memory can be lacking; the resampler then stays and signals in vain.
-        let _ = update_resamplers(vm, |v| {
-            v.retain(|r| !Arc::ptr_eq(&r.owner, owner));
-            Ok(())
-        });
+fn forget_resampler(vm: &VmBase, owner: &Irqfd) {
+    let Some(live) = &owner.resampled else { return };
+    live.store(false, Ordering::Release);
+    if update_resamplers(vm, |_| Ok(())).is_err() {
+        // Memory is lacking: it stays in the list until the next change, and counts no more.
+        update_pins(vm);
     }
 }
 
 /// The guest ended the interrupt of a GSI: its device looks whether it still asks.
 pub(super) fn resample(vm: &VmBase, gsi: u32) {
     let list = vm.irq.resamplers.read();
-    for r in list.iter().filter(|r| r.gsi == gsi) {
+    for r in list.iter().filter(|r| r.is_of(gsi)) {
         r.fd.signal();
     }
 }
