@@ -51,6 +51,11 @@ if [ "$VM_SHELL" = 1 ]; then
 		'cd /build/src; . /build/run/env; [ ! -x /bin/bash ] || exec /bin/bash; exec /bin/sh'
 	rc=$?
 else
+	if grep -q 'vm_debug.*kmemleak=on' /proc/cmdline; then
+		# What the boot left behind is not the job's.
+		echo scan >/sys/kernel/debug/kmemleak
+		echo clear >/sys/kernel/debug/kmemleak
+	fi
 	# From here on the console shows warnings: a host that dies takes its log along.
 	dmesg -n 5
 	echo "<6>vm: the job starts" >/dev/kmsg
@@ -63,7 +68,8 @@ if grep -q 'vm_debug.*kmemleak=on' /proc/cmdline; then
 	echo scan >/sys/kernel/debug/kmemleak
 	sleep 1
 	echo scan >/sys/kernel/debug/kmemleak
-	head -n 60 /sys/kernel/debug/kmemleak >/dev/kmsg 2>/dev/null
+	# A line each, as the log takes no more at once.
+	head -n 60 /sys/kernel/debug/kmemleak | while IFS= read -r line; do echo "<4>$line" >/dev/kmsg; done
 fi
 sleep 0.1
 if [ "$VM_SHELL" != 1 ]; then

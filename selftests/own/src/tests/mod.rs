@@ -9,6 +9,7 @@ mod compat;
 mod devices;
 mod emul;
 mod event_page;
+mod faults;
 mod hammer;
 mod ipis;
 mod memory;
@@ -76,6 +77,10 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("errno_lists", errno::counts::lists),
     ("errno_limits", errno::counts::limits),
     ("errno_slots", errno::counts::slots),
+    ("fail_creation", faults::creation),
+    ("fail_slots", faults::slots),
+    ("fail_events", faults::events),
+    ("fail_tables", faults::faults),
     ("forced_emulation", emul::forced_emulation),
     ("ipi_x2apic", ipis::x2apic),
     ("ipi_xapic", ipis::xapic),
