@@ -40,6 +40,7 @@ intel-up   intel     ko   the kernel's selftests on our module, Intel host
 intel-boot intel     ko   QEMU boots guests on our module, Intel host
 intel-off  intel     ko   what each parameter of kvm-intel.ko takes away
 intel-move intel     ko   VMCSs that move between two CPUs, one of which goes offline
+skylake    intel     ko   what only Bochs's corei7_skylake_x has: APICv, page-modification log, TSC scaling
 intel-no   intel     ko   processors that cannot be used are refused in one line
 ryzen-up   ryzen     ko   the kernel's selftests on our module, Bochs's SVM
 ryzen-boot ryzen     ko   QEMU boots a guest on our module, Bochs's SVM
@@ -250,6 +251,10 @@ task_intel-off() {
 task_intel-move() {
 	checked
 	HOST=intel selftests/run-jobs.sh migrate
+}
+
+task_skylake() {
+	CPU=corei7_skylake_x HOST=intel selftests/run-jobs.sh vmx apicv apicv_off tsc_scaling
 }
 
 task_intel-no() {

@@ -16,6 +16,7 @@ GET_SREGS, SET_SREGS, INTERRUPT = 0x8138AE83, 0x4138AE84, 0x4004AE86
 CREATE_VM, MMAP_SIZE, CREATE_VCPU = 0xAE01, 0xAE04, 0xAE41
 SET_REGION, DIRTY_LOG, CREATE_IRQCHIP, SET_TSS = 0x4020AE46, 0x4010AE42, 0xAE60, 0xAE47
 GET_SUPPORTED_CPUID, SET_CPUID2, STATS_FD = 0xC008AE05, 0x4008AE90, 0xAECE
+CHECK_EXTENSION, SET_TSC_KHZ, GET_TSC_KHZ, CAP_TSC_CONTROL = 0xAE03, 0xAEA2, 0xAEA3, 60
 
 EXIT_IO, EXIT_HLT, EXIT_SHUTDOWN, EXIT_FAIL_ENTRY, EXIT_INTR, EXIT_INTERNAL = 2, 5, 8, 9, 10, 17
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
@@ -300,6 +301,34 @@ def registers(most=None):
     if most is not None and exits > most:
         raise Failed(f"{exits} exits, not {most} at most")
     vm.close()
+
+
+# Ticks of the TSC that two million instructions take.
+TICKS = bytes.fromhex("0f31" "89c3" "b940420f00" "49" "75fd" "0f31" "29d8" "a300200000" "e610")
+
+
+def tsc_scaling():
+    """The guest's TSC at other rates than the host's."""
+    def ticks(factor):
+        vm = Vm(TICKS)
+        vm.protected()
+        khz = fcntl.ioctl(vm.cpu, GET_TSC_KHZ, 0)
+        fcntl.ioctl(vm.cpu, SET_TSC_KHZ, int(khz * factor))
+        expect("KVM_GET_TSC_KHZ", fcntl.ioctl(vm.cpu, GET_TSC_KHZ, 0), int(khz * factor))
+        vm.until(EXIT_IO)
+        n = vm.word(0x2000)
+        vm.close()
+        return n
+
+    kvm = os.open("/dev/kvm", os.O_RDWR)
+    control = fcntl.ioctl(kvm, CHECK_EXTENSION, CAP_TSC_CONTROL)
+    os.close(kvm)
+    expect("KVM_CAP_TSC_CONTROL", control, 1)
+    host = ticks(1)
+    for factor in (0.5, 3):
+        got = ticks(factor) / host
+        if not 0.8 < got / factor < 1.25:
+            raise Failed(f"at {factor} times the rate the TSC counts {got:.3f} times as fast")
 
 
 def dirty_log(first=16, end=32):

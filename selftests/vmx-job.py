@@ -119,6 +119,7 @@ def apicv():
 MORE = {
     "apicv": apicv,
     "apicv_off": without("enable_apicv=0"),
+    "tsc_scaling": mini_vmm.tsc_scaling,
 }
 
 STEPS = {
