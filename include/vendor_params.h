@@ -87,6 +87,11 @@ struct kvmrs_vmx_params {
  * virtual machines, or why the processor cannot be used so.
  */
 int kvmrs_hand_over(int feature, void *params);
+/*
+ * Flushes the L1 data cache before entries as an enum vmx_l1d_flush_state asks, from now on. Returns
+ * what came of it. There are virtual machines, maybe.
+ */
+int kvmrs_l1d_choose(int wish);
 /* dump_invalid_vmcb and dump_invalid_vmcs, which can be changed at any time. */
 extern bool kvmrs_dump_invalid;
 

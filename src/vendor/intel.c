@@ -33,8 +33,15 @@ static const char *const l1d_names[] = { "auto", "never", "cond", "always", "EPT
 
 static int l1d_set(const char *val, const struct kernel_param *kp)
 {
-	params.vmentry_l1d_flush = __sysfs_match_string(l1d_names, 4, val);
-	return min(params.vmentry_l1d_flush, 0);
+	int wish = __sysfs_match_string(l1d_names, 4, val);
+
+	if (wish < 0)
+		return wish;
+	params.vmentry_l1d_flush = wish;
+	/* When the module is loaded the hand-over takes the wish along, and says what came of it. */
+	if (params.vmentry_l1d_state)
+		params.vmentry_l1d_state = kvmrs_l1d_choose(wish);
+	return 0;
 }
 
 static int l1d_get(char *buffer, const struct kernel_param *kp)
@@ -43,7 +50,7 @@ static int l1d_get(char *buffer, const struct kernel_param *kp)
 }
 
 static const struct kernel_param_ops l1d_ops = { .set = l1d_set, .get = l1d_get };
-module_param_cb(vmentry_l1d_flush, &l1d_ops, NULL, 0444);
+module_param_cb(vmentry_l1d_flush, &l1d_ops, NULL, 0644);
 
 static int __init intel_init(void)
 {

@@ -5,6 +5,9 @@
  */
 
 #include <linux/cache.h>
+#include <linux/cleanup.h>
+#include <linux/export.h>
+#include <linux/mutex.h>
 #include <linux/string.h>
 #include <asm/cpufeature.h>
 #include <asm/hardirq.h>
@@ -52,15 +55,13 @@ static enum vmx_l1d_flush_state choose(u32 wish)
 	}
 }
 
-bool kvmrs_vmx_l1d_setup(u32 wish, void *pages)
+/* A module part that is set up, and a parameter that is written to. */
+static DEFINE_MUTEX(l1d_lock);
+
+static void set(u32 wish)
 {
 	enum vmx_l1d_flush_state state = choose(wish);
-	int i;
 
-	l1d_pages = pages;
-	/* Different contents, so that a host below does not merge them into one page. */
-	for (i = 0; pages && i < 1 << VMX_L1D_ORDER; i++)
-		memset(pages + i * PAGE_SIZE, i + 1, PAGE_SIZE);
 	switch (state) {
 	case VMENTER_L1D_FLUSH_COND:
 		kvmrs_l1d_mode = KVMRS_L1D_COND;
@@ -73,8 +74,28 @@ bool kvmrs_vmx_l1d_setup(u32 wish, void *pages)
 	}
 	l1tf_vmx_mitigation = state;
 	kvmrs_vmx_params.vmentry_l1d_state = state;
+}
+
+bool kvmrs_vmx_l1d_setup(u32 wish, void *pages)
+{
+	int i;
+
+	guard(mutex)(&l1d_lock);
+	l1d_pages = pages;
+	/* Different contents, so that a host below does not merge them into one page. */
+	for (i = 0; pages && i < 1 << VMX_L1D_ORDER; i++)
+		memset(pages + i * PAGE_SIZE, i + 1, PAGE_SIZE);
+	set(wish);
 	return kvmrs_l1d_mode != KVMRS_L1D_NEVER;
 }
+
+int kvmrs_l1d_choose(int wish)
+{
+	guard(mutex)(&l1d_lock);
+	set(wish);
+	return l1tf_vmx_mitigation;
+}
+EXPORT_SYMBOL_FOR_MODULES(kvmrs_l1d_choose, "kvm-intel");
 
 u32 kvmrs_vmx_l1d_state(void)
 {
