@@ -223,7 +223,7 @@ task_upstream() {
 	checked
 	# Bail out! fails the task by its exit code; its own lines carry the counts.
 	# shellcheck disable=SC2086
-	selftests/run-upstream.sh ${UPSTREAM:-m0 m1}
+	selftests/run-upstream.sh ${UPSTREAM:-m0 m1 m2 m3 long}
 }
 
 task_boots() {
