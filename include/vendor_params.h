@@ -48,9 +48,9 @@
 	P(bool, pml, true, "let hardware log written pages")				\
 	P(uint, ple_gap, 128, "cycles between two PAUSEs that end a loop; 0: no exits")	\
 	P(uint, ple_window, 4096, "cycles in a loop of PAUSEs before it exits")		\
-	P(uint, ple_window_grow, 2, "factor by which the window grows (not used)")	\
-	P(uint, ple_window_shrink, 0, "divisor by which it shrinks (not used)")		\
-	P(uint, ple_window_max, 0xffffffff, "largest window (not used)")		\
+	P(uint, ple_window_grow, 2, "factor by which the window grows")		\
+	P(uint, ple_window_shrink, 0, "divisor by which it shrinks; 0: at once")		\
+	P(uint, ple_window_max, 0xffffffff, "largest window")			\
 	P(bool, nested, true, "let guests run guests")					\
 	P(bool, enable_shadow_vmcs, true, "shadow VMCS for nested guests (not used)")	\
 	P(bool, warn_on_missed_cc, false, "check nested guests twice (not used)")	\

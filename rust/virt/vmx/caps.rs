@@ -4,6 +4,7 @@
 //! `model::vmx::caps`.
 
 use super::params::Params;
+use super::pause::PauseLoop;
 use super::vpid::Vpids;
 use super::Vmx;
 use crate::c;
@@ -61,8 +62,8 @@ pub struct Module {
     pub(super) linear_bits: u32,
     /// The L1 data cache is flushed before some entries.
     pub(super) l1d: bool,
-    /// Gap and window of loops of PAUSE.
-    pub(super) ple: (u32, u32),
+    /// When loops of PAUSE exit.
+    pub(super) pause: PauseLoop,
     /// Guest values in MSRs that only user mode looks at.
     pub(super) uret: UserReturnMsrs,
     /// Translation tags.
@@ -128,7 +129,7 @@ impl Module {
         nothing_there(caps)?;
         let raw = read_raw()?;
         let asked = Params::now();
-        let gap = asked.ple_gap;
+        let pause = PauseLoop::of(&asked);
         let cfg = configure(
             &raw,
             &Switches {
@@ -141,7 +142,7 @@ impl Module {
                 preemption_timer: asked.preemption_timer && timer_lasts(&raw),
                 pml: asked.pml,
                 apicv: asked.enable_apicv,
-                ple: gap != 0,
+                ple: pause.gap != 0,
                 rdtscp: has(c::VMX_CAP_RDTSCP),
                 invpcid: has(c::VMX_CAP_INVPCID),
                 xsaves: has(c::VMX_CAP_XSAVES),
@@ -201,7 +202,7 @@ impl Module {
             on_hypervisor: has(c::VMX_CAP_HYPERVISOR),
             linear_bits: if has(c::VMX_CAP_LA57) { 57 } else { 48 },
             l1d,
-            ple: (gap, asked.ple_window),
+            pause,
             uret: UserReturnMsrs::new()?,
             vpids: Vpids::new()?,
             empty: RootRef::empty(tdp4)?,

@@ -142,6 +142,7 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
         hw.flush_linear = true;
     }
     load_user_msrs(hw, irqs);
+    hw.shrink_pause_window();
     true
 }
 

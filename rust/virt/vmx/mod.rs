@@ -13,6 +13,7 @@
 //! | `mode` | control registers; guests that hardware cannot run |
 //! | `timer` | the preemption timer |
 //! | `apicv` | the local APIC in hardware |
+//! | `pause` | how long a guest may spin |
 //! | `pml` | the log of written pages |
 //! | `inject` | events and windows |
 //! | `bitmap` | the MSR bitmap |
@@ -33,6 +34,7 @@ mod enter;
 mod inject;
 mod mode;
 mod params;
+mod pause;
 mod pml;
 mod state;
 mod timer;
@@ -213,7 +215,11 @@ impl Vendor for Vmx {
 
     #[inline]
     fn decode(l: &mut Loaded<'_, Self>) -> Exit {
-        l.hw.decode()
+        let exit = l.hw.decode();
+        if matches!(exit, Exit::Pause) {
+            l.hw.grow_pause_window();
+        }
+        exit
     }
 
     fn bus_locked(l: &Loaded<'_, Self>) -> bool {

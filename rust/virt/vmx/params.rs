@@ -34,7 +34,8 @@ impl Params {
             ($($name:ident)*) => { true $(&& self.$name == other.$name)* };
         }
         same!(ept unrestricted_guest eptad vpid vnmi flexpriority preemption_timer pml enable_apicv
-            ple_gap ple_window nested vmentry_l1d_flush)
+            ple_gap ple_window ple_window_grow ple_window_shrink ple_window_max nested
+            vmentry_l1d_flush)
     }
 }
 
@@ -54,11 +55,10 @@ pub(super) fn show(m: &Module) {
     if !m.cfg.proc2(proc2::PAUSE_LOOP_EXITING) {
         p.ple_gap = 0;
         p.ple_window = 0;
+        p.ple_window_grow = 0;
+        p.ple_window_shrink = 0;
         p.ple_window_max = 0;
     }
-    // The window stays as it is.
-    p.ple_window_grow = 0;
-    p.ple_window_shrink = 0;
     // Always so.
     p.error_on_inconsistent_vmcs_config = true;
     // What this module lacks.

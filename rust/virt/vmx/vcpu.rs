@@ -205,6 +205,8 @@ pub struct Vcpu {
     pub(super) runnable: Cell<Option<bool>>,
     /// Host TSC at which the preemption timer is to expire; `u64::MAX` for never.
     pub(super) deadline: u64,
+    /// Ticks that the guest may spin; as the VMCS has it.
+    pub(super) pause_window: u32,
     /// DR6 of the guest while debug registers trap.
     pub(super) dr6: u64,
     pub(super) pat: u64,
@@ -343,6 +345,7 @@ fn blank(m: &'static Module, vm: &Vm, id: u64, pages: Pages) -> Vcpu {
         identity_map: vm.identity_map.as_ref().map_or(0, |a| a.load(Relaxed)),
         runnable: Cell::new(None),
         deadline: u64::MAX,
+        pause_window: m.pause.window,
         dr6: dr6::INIT,
         pat: PAT_RESET,
         syscall: Syscall::default(),
@@ -416,8 +419,8 @@ impl Vcpu {
             self.apic_shared = false;
         }
         if m.cfg.proc2(proc2::PAUSE_LOOP_EXITING) {
-            w(field::PLE_GAP, m.ple.0);
-            w(field::PLE_WINDOW, m.ple.1);
+            w(field::PLE_GAP, m.pause.gap);
+            w(field::PLE_WINDOW, self.pause_window);
         }
         if m.cfg.proc2(proc2::XSAVES) {
             vmcs::write(field::XSS_EXIT_BITMAP, 0);

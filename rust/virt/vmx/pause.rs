@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How long a guest may spin in a loop of PAUSEs before it exits (`SDM: vol 3, 26.1.3`).
+//!
+//! The window grows while a guest spins in vain and shrinks when its thread has been away, by the
+//! module parameters `ple_window*`, which have the meaning and the defaults of the in-tree module.
+
+use super::params::Params;
+use super::vcpu::Vcpu;
+use super::vmcs;
+use model::vmx::ctrl::proc2;
+use model::vmx::field;
+
+/// The parameters, as found at the probe. In ticks of the TSC, or factors.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PauseLoop {
+    pub(super) gap: u32,
+    pub(super) window: u32,
+    grow: u32,
+    shrink: u32,
+    max: u32,
+}
+
+impl PauseLoop {
+    /// What was asked for.
+    pub(super) fn of(p: &Params) -> Self {
+        Self {
+            gap: p.ple_gap,
+            window: p.ple_window,
+            grow: p.ple_window_grow,
+            shrink: p.ple_window_shrink,
+            max: p.ple_window_max,
+        }
+    }
+
+    /// The next larger window.
+    fn grown(&self, old: u32) -> u32 {
+        let new = match self.grow {
+            0 => return self.window,
+            g if g < self.window => old.saturating_mul(g),
+            g => old.saturating_add(g),
+        };
+        new.min(self.max)
+    }
+
+    /// The next smaller window.
+    fn shrunk(&self, old: u32) -> u32 {
+        let new = match self.shrink {
+            0 => return self.window,
+            s if s < self.window => old.checked_div(s).unwrap_or(old),
+            s => old.saturating_sub(s),
+        };
+        new.max(self.window)
+    }
+}
+
+impl Vcpu {
+    fn set_pause_window(&mut self, new: u32) {
+        if new != self.pause_window && self.m.cfg.proc2(proc2::PAUSE_LOOP_EXITING) {
+            self.pause_window = new;
+            vmcs::write(field::PLE_WINDOW, new);
+        }
+    }
+
+    /// The guest spun through its window.
+    pub(super) fn grow_pause_window(&mut self) {
+        self.set_pause_window(self.m.pause.grown(self.pause_window));
+    }
+
+    /// The thread has been away, and what the guest waited for may have happened.
+    pub(super) fn shrink_pause_window(&mut self) {
+        self.set_pause_window(self.m.pause.shrunk(self.pause_window));
+    }
+}
