@@ -119,6 +119,12 @@ impl Vcpu {
         } else {
             r.skip();
         }
+        match &self.apic_access {
+            Some(p) if self.proc2 & proc2::APIC_ACCESSES != 0 => {
+                r.same("APIC-access page", read(field::APIC_ACCESS_PAGE), p.hw_pa());
+            }
+            _ => r.skip(),
+        }
         match &self.pml {
             Some(log) if self.proc2 & proc2::PML != 0 => {
                 r.same("PML address", read(field::PML_ADDRESS), log.hw_pa());

@@ -223,7 +223,7 @@ pub struct Vcpu {
     /// The virtual-APIC page, of which the task priority is used.
     pub(super) vapic: Arc<HwPage>,
     /// The page at whose accesses hardware turns to that one.
-    apic_access: Option<Arc<HwPage>>,
+    pub(super) apic_access: Option<Arc<HwPage>>,
     /// The local APIC has its registers there, too.
     pub(super) apic_shared: bool,
     /// The mailbox that hardware looks into.
