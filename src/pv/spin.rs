@@ -7,6 +7,7 @@ use crate::vcpu::shared::VcpuShared;
 use crate::vcpu::Cx;
 use crate::vm::VmBase;
 use core::sync::atomic::Ordering::Relaxed;
+use model::stats::VcpuStat;
 
 /// Failed attempts after which it is not worth while any more.
 const ATTEMPTS: u32 = 3;
@@ -62,11 +63,14 @@ pub(crate) fn yield_to<V: Backend>(cx: &Cx<'_, '_, V>, apic_id: u64) {
     let target = u32::try_from(apic_id)
         .ok()
         .and_then(|id| cx.vm.base.vcpus.by_id(id));
+    cx.count(VcpuStat::DirectedYieldAttempted);
     let given = match target {
         Some(v) if v.index != cx.vcpu.shared.index && v.waits_for_cpu() => v.yield_to() == Ok(true),
         _ => false,
     };
-    if !given {
+    if given {
+        cx.count(VcpuStat::DirectedYieldSuccessful);
+    } else {
         host::task::cond_resched();
     }
 }
