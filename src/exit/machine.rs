@@ -28,6 +28,7 @@ use model::emul::cpu::VecReg;
 use model::emul::cpu::X87;
 use model::emul::log::IoKey;
 use model::emul::log::IoKind;
+use model::policy::msr::MsrError;
 use model::stats::VcpuStat;
 use model::walk;
 use model::walk::Privilege;
@@ -176,6 +177,22 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
             // CAST: ports have 16 bits.
             port: key.addr as u16,
             count: key.count,
+        });
+        Stop::NeedUser
+    }
+
+    /// `#GP`, or user space's decision if it asked for it.
+    fn msr_refused(&mut self, e: MsrError, key: IoKey, data: u64) -> Stop {
+        let Some(reason) = super::msr::user_reason(self.cx, e) else {
+            return Stop::GP0;
+        };
+        self.cx.st.pending = Pending::EmulatedMsr { key, data };
+        self.cx.st.emul.exit = Some(UserExit::Msr {
+            write: key.write,
+            reason,
+            // CAST: the index of an MSR.
+            index: key.addr as u32,
+            data,
         });
         Stop::NeedUser
     }
@@ -348,11 +365,31 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
     }
 
     fn rdmsr(&mut self, _s: &CpuState, index: u32) -> Result<u64, Stop> {
-        msr::guest_get(self.cx, index).map_err(|_| Stop::GP0)
+        // KVM: the filter is for the instructions that access MSRs by their index.
+        msr::get(self.cx, index, false).map_err(|_| Stop::GP0)
     }
 
     fn wrmsr(&mut self, s: &mut CpuState, index: u32, value: u64) -> Result<(), Stop> {
-        msr::guest_set(self.cx, index, value).map_err(|_| Stop::GP0)?;
+        msr::set(self.cx, index, value, false).map_err(|_| Stop::GP0)?;
+        s.efer = V::efer(self.cx.l);
+        Ok(())
+    }
+
+    fn rdmsr_insn(&mut self, _s: &CpuState, index: u32) -> Result<u64, Stop> {
+        let key = IoKey::new(IoKind::Msr, u64::from(index), 8, false);
+        let log = &mut self.cx.st.emul.log;
+        if let Some(&d) = log.replay(&key).and_then(|d| d.first_chunk()) {
+            return Ok(u64::from_le_bytes(d));
+        }
+        msr::guest_get(self.cx, index).map_err(|e| self.msr_refused(e, key, 0))
+    }
+
+    fn wrmsr_insn(&mut self, s: &mut CpuState, index: u32, value: u64) -> Result<(), Stop> {
+        let key = IoKey::new(IoKind::Msr, u64::from(index), 8, true);
+        if self.cx.st.emul.log.replay_write(&key, &value.to_le_bytes()) {
+            return Ok(());
+        }
+        msr::guest_set(self.cx, index, value).map_err(|e| self.msr_refused(e, key, value))?;
         s.efer = V::efer(self.cx.l);
         Ok(())
     }

@@ -53,7 +53,17 @@ pub(crate) fn set_result<V: Backend>(cx: &mut Cx<'_, '_, V>, v: u64) {
     r[gpr::RDX] = v >> 32;
 }
 
-/// `#GP`, or user space's decision if it asked for it (KVM_CAP_X86_USER_SPACE_MSR).
+/// KVM_MSR_EXIT_REASON_* if user space decides about such an access (KVM_CAP_X86_USER_SPACE_MSR).
+pub(super) fn user_reason<V: Backend>(cx: &Cx<'_, '_, V>, e: MsrError) -> Option<u32> {
+    let reason = match e {
+        MsrError::Invalid => abi::KVM_MSR_EXIT_REASON_INVAL,
+        MsrError::Unsupported => abi::KVM_MSR_EXIT_REASON_UNKNOWN,
+        MsrError::Filtered => abi::KVM_MSR_EXIT_REASON_FILTER,
+    };
+    (cx.vm.base.caps.user_msr() & reason != 0).then_some(reason)
+}
+
+/// `#GP`, or user space's decision.
 #[inline(never)]
 fn refused<V: Backend>(
     cx: &mut Cx<'_, '_, V>,
@@ -61,15 +71,10 @@ fn refused<V: Backend>(
     index: u32,
     write: Option<u64>,
 ) -> Flow {
-    let reason = match e {
-        MsrError::Invalid => abi::KVM_MSR_EXIT_REASON_INVAL,
-        MsrError::Unsupported => abi::KVM_MSR_EXIT_REASON_UNKNOWN,
-        MsrError::Filtered => abi::KVM_MSR_EXIT_REASON_FILTER,
-    };
-    if cx.vm.base.caps.user_msr() & reason == 0 {
+    let Some(reason) = user_reason(cx, e) else {
         host::trace::msr(write.is_some(), index, None);
         return raise(cx, Exception::gp0());
-    }
+    };
     cx.st.pending = match write {
         Some(_) => Pending::Wrmsr,
         None => Pending::Rdmsr,

@@ -49,6 +49,13 @@ pub(crate) enum Pending {
         /// What was asked.
         key: IoKey,
     },
+    /// RDMSR or WRMSR that is emulated again.
+    EmulatedMsr {
+        /// What was asked.
+        key: IoKey,
+        /// The value, for a write.
+        data: u64,
+    },
     /// RDMSR.
     Rdmsr,
     /// WRMSR.
@@ -103,6 +110,18 @@ fn complete_other<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             exit::plain::finished(cx, &m, data)
         }
         Pending::EmulatedPort { key } => exit::emulate::port_finished(cx, key),
+        Pending::EmulatedMsr { key, data } => {
+            if cx.vcpu.run.read_u8(at::MSR_ERROR) != 0 {
+                cx.st.emul.reset();
+                return exit::raise(cx, Exception::gp0());
+            }
+            let v = if key.write {
+                data
+            } else {
+                cx.vcpu.run.read_u64(at::MSR_DATA)
+            };
+            exit::emulate::finished(cx, key, &v.to_le_bytes())
+        }
         Pending::Rdmsr => {
             if cx.vcpu.run.read_u8(at::MSR_ERROR) != 0 {
                 return exit::raise(cx, Exception::gp0());

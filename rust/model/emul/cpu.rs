@@ -298,11 +298,21 @@ pub trait Bus {
         Ok(0)
     }
 
-    /// RDMSR. An MSR that does not exist is `Stop::GP0`.
+    /// An MSR that an instruction needs. One that does not exist is `Stop::GP0`.
     fn rdmsr(&mut self, state: &CpuState, index: u32) -> Result<u64, Stop>;
 
-    /// WRMSR, with all checks on the value.
+    /// An MSR that an instruction changes, with all checks on the value.
     fn wrmsr(&mut self, state: &mut CpuState, index: u32, value: u64) -> Result<(), Stop>;
+
+    /// RDMSR itself, which somebody else than the guest may have a say in.
+    fn rdmsr_insn(&mut self, state: &CpuState, index: u32) -> Result<u64, Stop> {
+        self.rdmsr(state, index)
+    }
+
+    /// WRMSR itself.
+    fn wrmsr_insn(&mut self, state: &mut CpuState, index: u32, value: u64) -> Result<(), Stop> {
+        self.wrmsr(state, index, value)
+    }
 
     /// RDTSC: the guest's TSC.
     fn rdtsc(&mut self) -> Result<u64, Stop>;

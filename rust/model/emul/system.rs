@@ -451,7 +451,7 @@ impl Ctx<'_> {
         self.need_cpl0()?;
         let index = self.ecx();
         self.ask(Intercept::Rdmsr(index))?;
-        let v = self.bus.rdmsr(self.s, index)?;
+        let v = self.bus.rdmsr_insn(self.s, index)?;
         self.set_edx_eax(v);
         Ok(())
     }
@@ -461,7 +461,7 @@ impl Ctx<'_> {
         self.need_cpl0()?;
         let (index, v) = (self.ecx(), self.edx_eax());
         self.ask(Intercept::Wrmsr(index))?;
-        self.bus.wrmsr(self.s, index, v)
+        self.bus.wrmsr_insn(self.s, index, v)
     }
 
     /// 0F A2: CPUID.
