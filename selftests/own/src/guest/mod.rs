@@ -247,18 +247,23 @@ impl Guest {
             mem,
         };
         g.slot(0, 0, 0, plan.mem, 0).ok().expect("memory");
-        let cpuid = plan.cpuid.then(|| supported_cpuid(&g.dev));
         for id in 0..plan.cpus {
-            let v = Vcpu::new(&g.vm, id).expect("KVM_CREATE_VCPU");
-            if let Some(mut c) = cpuid.clone() {
-                boot::set_apic_id(&mut c, id as u32);
-                v.fd.bytes(k::SET_CPUID2, &mut c)
-                    .ok()
-                    .expect("KVM_SET_CPUID2");
-            }
-            g.cpus.push(v);
+            g.add_cpu(id, plan.cpuid);
         }
         g
+    }
+
+    /// Creates one more vCPU, with all CPUID that is supported or none.
+    pub fn add_cpu(&mut self, id: usize, cpuid: bool) {
+        let v = Vcpu::new(&self.vm, id).expect("KVM_CREATE_VCPU");
+        if cpuid {
+            let mut c = supported_cpuid(&self.dev);
+            boot::set_apic_id(&mut c, id as u32);
+            v.fd.bytes(k::SET_CPUID2, &mut c)
+                .ok()
+                .expect("KVM_SET_CPUID2");
+        }
+        self.cpus.push(v);
     }
 
     /// A guest of one vCPU in long mode with `code` at [`CODE`], about to execute it.

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 const CPUS: usize = 4;
 /// What a receiver writes into its mailbox when its APIC is set up.
-const READY: usize = 56;
+pub const READY: usize = 56;
 
 guest_code! {
     // EDI: 1 xAPIC, 2 x2APIC. ESI: LDR, R8: DFR, both for xAPIC.
@@ -100,7 +100,7 @@ fn counts(g: &Guest, vector: usize) -> Vec<u16> {
 }
 
 /// Waits until `f` holds; false after five seconds.
-fn wait(f: impl Fn() -> bool) -> bool {
+pub fn wait(f: impl Fn() -> bool) -> bool {
     let end = Instant::now() + Duration::from_secs(5);
     while !f() {
         if Instant::now() > end {

@@ -13,13 +13,16 @@ mod faults;
 mod hammer;
 mod ipis;
 mod memory;
+mod msrs;
 mod notify;
 mod offers;
 mod pages;
+mod paravirt;
 mod pokes;
 mod preempted;
 mod random_mmio;
 mod rng;
+mod running;
 mod user_exits;
 mod windows;
 
@@ -97,4 +100,15 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("reinjection", windows::reinjection),
     ("debug_registers", windows::debug_registers),
     ("offers", offers::offers),
+    ("signal_mask", running::signal_mask),
+    ("never_started", running::never_started),
+    ("init_in_smm", running::init_in_smm),
+    ("slot_moves", running::slot_moves),
+    ("read_only", running::read_only),
+    ("exits_off", running::exits_off),
+    ("hypercalls", paravirt::hypercalls),
+    ("pv_eoi", paravirt::pv_eoi),
+    ("emulated_msrs", msrs::emulated_msrs),
+    ("machine_checks", msrs::machine_checks),
+    ("spec_ctrl", msrs::spec_ctrl),
 ];

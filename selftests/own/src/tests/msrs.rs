@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! MSRs: in instructions that are emulated, machine checks, speculation control.
+
+use crate::guest::boot;
+use crate::guest::supported_cpuid;
+use crate::guest::Exit;
+use crate::guest::Guest;
+use crate::guest_code;
+use crate::sys;
+use crate::sys::Answer;
+use crate::sys::Fd;
+use crate::tap::Tap;
+use crate::uapi as k;
+use kvm_bindings::*;
+
+const PREFIX: &str = "/sys/module/kvm/parameters/force_emulation_prefix";
+
+guest_code! {
+    emulated,
+    // One that exists, by the emulator.
+    "mov ecx, 0xc0000102",
+    "mov eax, 0x1234000",
+    "xor edx, edx",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "wrmsr",
+    "xor eax, eax",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "rdmsr",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    // One that does not.
+    "mov ecx, 0x12345",
+    "lea r15, [rip + 2f]",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "rdmsr",
+    "2: mov r8d, edx",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov eax, r8d",
+    "out dx, eax",
+    "mov ecx, 0x12345",
+    "mov eax, 7",
+    "mov edx, 8",
+    "lea r15, [rip + 3f]",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "wrmsr",
+    "inc r9d",
+    "3: mov edx, 0xe0",
+    "mov eax, r9d",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// What `struct kvm_run` says of an MSR exit: write, reason, index, value.
+fn msr_exit(g: &Guest, e: &Result<Exit, i32>) -> Option<(bool, u32, u32, u64)> {
+    let write = match e {
+        Ok(Exit::Other(KVM_EXIT_X86_RDMSR)) => false,
+        Ok(Exit::Other(KVM_EXIT_X86_WRMSR)) => true,
+        _ => return None,
+    };
+    let run = &g.cpus[0].run;
+    Some((write, run.load(40), run.load(44), run.load(48)))
+}
+
+/// RDMSR and WRMSR in emulated code go to user space where it asked for that.
+pub fn emulated_msrs(t: &mut Tap) {
+    let before = std::fs::read_to_string(PREFIX).expect(PREFIX);
+    std::fs::write(PREFIX, "1").expect(PREFIX);
+    let unknown = 0x12345;
+    // Nobody asked: #GP, and the registers stay.
+    let g = Guest::long(emulated());
+    let plain = g.values();
+    // User space answers.
+    let g = Guest::long(emulated());
+    let r = crate::guest::enable(&g.vm, KVM_CAP_X86_USER_SPACE_MSR, 2);
+    let (first, e) = g.values_of(0);
+    let read = msr_exit(&g, &e);
+    g.cpus[0].run.store::<u64>(48, 0xaaaa_0000_bbbb);
+    g.cpus[0].run.store::<u8>(32, 0);
+    let (second, e) = g.values_of(0);
+    let write = msr_exit(&g, &e);
+    g.cpus[0].run.store::<u8>(32, 0);
+    let third = g.values();
+    // User space refuses.
+    let g = Guest::long(emulated());
+    crate::guest::enable(&g.vm, KVM_CAP_X86_USER_SPACE_MSR, 2)
+        .ok()
+        .ok();
+    g.values_of(0).1.ok();
+    g.cpus[0].run.store::<u8>(32, 1);
+    g.values_of(0).1.ok();
+    g.cpus[0].run.store::<u8>(32, 1);
+    let refused = g.values();
+    let faults: u16 = g.mem.load(boot::mailbox(0) + 128 + 2 * 13);
+    std::fs::write(PREFIX, before.trim()).expect(PREFIX);
+
+    t.same(
+        "nobody asked",
+        plain,
+        Some(vec![0x123_4000, 0x123_4000, 0xe0, 0]),
+    );
+    t.same("asked", r, Answer::Ok(0));
+    t.same("what exists does not exit", first, vec![0x123_4000]);
+    t.same("RDMSR", read, Some((false, 2, unknown, 0)));
+    t.same("is answered", second, vec![0xbbbb, 0xaaaa]);
+    t.same("WRMSR", write, Some((true, 2, unknown, 7 | 8 << 32)));
+    t.same("is done", third, Some(vec![1]));
+    t.same("refused", refused, Some(vec![0]));
+    t.same("with #GP", faults, 2);
+}
+
+guest_code! {
+    checked,
+    // CR4.MCE as ESI says.
+    "mov rax, cr4",
+    "btr eax, 6",
+    "or eax, esi",
+    "mov cr4, rax",
+    "lea r15, [rip + 2f]",
+    "mov edx, 0xe0",
+    "mov eax, 1",
+    "out dx, eax",
+    "nop",
+    "2: mov ecx, 0x409",
+    "rdmsr",
+    "mov r8d, edx",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov eax, r8d",
+    "out dx, eax",
+    "mov ecx, 0x17a",
+    "rdmsr",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// Machine checks: the banks are set up, errors are logged, an exception or the end of the guest.
+pub fn machine_checks(t: &mut Tap) {
+    let dev = crate::guest::dev();
+    let cap: u64 = dev
+        .get(k::X86_GET_MCE_CAP_SUPPORTED)
+        .expect("KVM_X86_GET_MCE_CAP_SUPPORTED");
+    t.point(cap >> 8 & 1 == 1, format!("MCG_CTL is offered: {cap:#x}"));
+    // Valid, enabled; an error that the guest's software must act on.
+    let (valid, uc, en, misc) = (1u64 << 63, 1u64 << 61, 1u64 << 60, 1u64 << 59);
+    let report = |g: &Guest, status: u64, mcg: u64| {
+        let mut m: kvm_x86_mce = sys::zeroed();
+        (m.bank, m.status, m.mcg_status) = (2, status, mcg);
+        (m.addr, m.misc) = (0x1234, 0x5678);
+        g.cpus[0].fd.set(k::X86_SET_MCE, &m)
+    };
+    let start = |mce: bool| {
+        let g = Guest::long(checked());
+        let v = &g.cpus[0];
+        let mut r = v.regs();
+        r.rsi = if mce { 1 << 6 } else { 0 };
+        v.set_regs(&r);
+        let ten = v.fd.set(k::X86_SETUP_MCE, &(10u64 | 1 << 8));
+        let on = v.set_msr(0x17b, u64::MAX);
+        let bank = v.set_msr(0x408, u64::MAX);
+        let one = matches!(g.enter(), Ok(Exit::Out { port: 0xe0, .. }));
+        (g, ten, on && bank, one)
+    };
+    let (g, ten, on, one) = start(true);
+    t.same("ten banks", (ten, on, one), (Answer::Ok(0), true, true));
+    let v = &g.cpus[0];
+    t.same("MCG_CAP", v.msr(0x179).map(|c| c & 0xff), Some(10));
+    let r = v.fd.set(k::X86_SETUP_MCE, &(10u64 | 1 << 40));
+    t.same("what is not offered", r, Answer::Err(libc::EINVAL));
+    let r = report(&g, valid | en | misc | 0x11, 0);
+    t.same("a corrected error", r, Answer::Ok(0));
+    t.same("is logged", v.msr(0x409), Some(valid | en | misc | 0x11));
+    t.same(
+        "with its place",
+        (v.msr(0x40a), v.msr(0x40b)),
+        (Some(0x1234), Some(0x5678)),
+    );
+    let r = report(&g, valid | uc | en | 0x22, 5);
+    t.same("an uncorrected one", r, Answer::Ok(0));
+    let over = 1u32 << 30;
+    let high = ((valid | uc | en) >> 32) as u32 | over;
+    let v = g.values();
+    t.same("is an exception", v, Some(vec![0x22, high, 5]));
+    let n: u16 = g.mem.load(boot::mailbox(0) + 128 + 2 * 18);
+    t.same("once", n, 1);
+    // Without CR4.MCE the guest is at its end.
+    let (g, ..) = start(false);
+    t.same("again", report(&g, valid | uc | en, 5), Answer::Ok(0));
+    t.same("without CR4.MCE", g.enter(), Ok(Exit::Shutdown));
+}
+
+guest_code! {
+    control,
+    "mov edx, 0xe0",
+    "mov ecx, 0x48",
+    "lea r15, [rip + 2f]",
+    "mov eax, esi",
+    "xor edx, edx",
+    "wrmsr",
+    "rdmsr",
+    "2: mov edx, 0xe0",
+    "out dx, eax",
+    "mov eax, [r14 + 40]",
+    "out dx, eax",
+    "mov ecx, 0x49",
+    "lea r15, [rip + 3f]",
+    "mov eax, 1",
+    "xor edx, edx",
+    "wrmsr",
+    "3: mov eax, [r14 + 40]",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// CPUID bits of IBRS, STIBP, SSBD, IBPB, of both vendors.
+fn speculation(dev: &Fd) -> (bool, bool) {
+    let list = supported_cpuid(dev);
+    let (mut ctrl, mut pred) = (false, false);
+    for b in list[8..].chunks_exact(size_of::<kvm_cpuid_entry2>()) {
+        let e: kvm_cpuid_entry2 = sys::from_bytes(b);
+        match (e.function, e.index) {
+            (7, 0) => {
+                ctrl |= e.edx & (1 << 26 | 1 << 27 | 1 << 31) != 0;
+                pred |= e.edx & 1 << 26 != 0;
+            }
+            (0x8000_0008, _) => {
+                ctrl |= e.ebx & (1 << 14 | 1 << 15 | 1 << 24) != 0;
+                pred |= e.ebx & 1 << 12 != 0;
+            }
+            _ => {}
+        }
+    }
+    (ctrl, pred)
+}
+
+/// IA32_SPEC_CTRL and IA32_PRED_CMD are the guest's where CPUID offers them, and `#GP` where not.
+pub fn spec_ctrl(t: &mut Tap) {
+    let g = Guest::long(control());
+    let (ctrl, pred) = speculation(&g.dev);
+    println!("# SPEC_CTRL {ctrl}, PRED_CMD {pred}");
+    let faults = u32::from(!ctrl);
+    let want = vec![0, faults, faults + u32::from(!pred)];
+    t.same("written and read by the guest", g.values(), Some(want));
+    // Whatever the guest leaves there, the host's is not touched: another vCPU starts with 0.
+    let g = Guest::long(control());
+    t.same("a new one has 0", g.cpus[0].msr(0x48).unwrap_or(0), 0);
+}
