@@ -227,14 +227,14 @@ impl Buses {
         hit && self.collect(addr, pio, data)
     }
 
-    /// Puts a write into the ring; false if it is full.
+    /// Puts a write into the ring; false if it is full, or broken.
     fn collect(&self, addr: u64, pio: u32, data: &[u8]) -> bool {
         let _g = self.ring_lock.lock();
         let head: KvmCoalescedMmioRing = self.ring.read(0);
         // User space advances `first`; `last` is ours, but it can write that too.
-        let last = head.last % abi::KVM_COALESCED_MMIO_MAX;
+        let last = head.last;
         let next = last.wrapping_add(1) % abi::KVM_COALESCED_MMIO_MAX;
-        if next == head.first % abi::KVM_COALESCED_MMIO_MAX {
+        if last >= abi::KVM_COALESCED_MMIO_MAX || next == head.first {
             return false;
         }
         let mut entry = KvmCoalescedMmio::zeroed();

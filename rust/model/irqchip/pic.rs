@@ -378,10 +378,12 @@ impl Pic {
 
     /// A read after the poll command: the acknowledge of one chip by software (8259A: "Poll
     /// Command").
+    // KVM: that ends its service, too.
     fn poll(&mut self, chip: PicChip, work: &mut PicWork) -> u8 {
         let value = match self.state(chip).request(chip) {
             Some(irq) => {
                 self.take(chip, irq, work);
+                self.end(chip, irq, work);
                 irq | 0x80
             }
             None => SPURIOUS,
