@@ -13,6 +13,7 @@
 
 mod errno;
 mod guest;
+mod host;
 mod sys;
 mod table;
 mod tap;

@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;
@@ -356,6 +357,23 @@ impl Area {
         };
         assert_ne!(at, libc::MAP_FAILED, "mmap");
         Self { at: at.cast(), len }
+    }
+
+    /// Memory of the host's pool of pages of 2^`shift` bytes; None if it has none.
+    pub fn huge(len: usize, shift: i32) -> Option<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = flags | shift << libc::MAP_HUGE_SHIFT;
+        // SAFETY: a new mapping anywhere.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
+        (at != libc::MAP_FAILED).then(|| Self { at: at.cast(), len })
+    }
+
+    /// Lets the host treat a page as broken; false if it cannot.
+    pub fn poison(&self, at: usize) -> bool {
+        assert!(at + PAGE <= self.len);
+        // SAFETY: a page of our own mapping, which nobody reads until it is replaced.
+        unsafe { libc::madvise(self.at.add(at).cast(), PAGE, libc::MADV_HWPOISON) == 0 }
     }
 
     /// A page of a descriptor.

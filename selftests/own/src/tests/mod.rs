@@ -4,13 +4,16 @@
 
 mod bad_guest;
 mod basic;
+mod chips;
 mod clock;
 mod compat;
 mod devices;
 mod emul;
 mod event_page;
+mod eventfds;
 mod faults;
 mod hammer;
+mod host_memory;
 mod ipis;
 mod memory;
 mod msrs;
@@ -111,4 +114,13 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("emulated_msrs", msrs::emulated_msrs),
     ("machine_checks", msrs::machine_checks),
     ("spec_ctrl", msrs::spec_ctrl),
+    ("pic", chips::pic),
+    ("ioapic", chips::ioapic),
+    ("pit", chips::pit),
+    ("speaker", chips::speaker),
+    ("ioeventfd_widths", eventfds::widths_of_events),
+    ("coalesced", eventfds::coalesced),
+    ("gigabyte_page", host_memory::gigabyte_page),
+    ("control_group", host_memory::control_group),
+    ("broken_page", host_memory::broken_page),
 ];

@@ -2,6 +2,7 @@
 
 //! Memory: statistics, large pages and their splitting, page tables in the host's accounts.
 
+use super::host_memory::NoBalancing;
 use crate::guest::Guest;
 use crate::guest::Plan;
 use crate::guest::CODE;
@@ -107,6 +108,7 @@ fn run(g: &Guest) -> bool {
 
 /// Statistics of a VM and a vCPU count what happens.
 pub fn statistics(t: &mut Tap) {
+    let _quiet = NoBalancing::new();
     let len = 8 << 20;
     let pages = (len / PAGE) as u64;
     let g = guest(len, false);
@@ -149,6 +151,7 @@ pub fn statistics(t: &mut Tap) {
 
 /// Large pages of the host's are large in the guest, are split when logging starts, and come back.
 pub fn large_pages(t: &mut Tap) {
+    let _quiet = NoBalancing::new();
     let len = 16 << 20;
     let g = guest(len, true);
     let vm = Stats::of(&g.vm);
@@ -181,6 +184,7 @@ fn table_kib() -> i64 {
 
 /// Nested page tables are in the host's accounts, and leave them.
 pub fn table_accounts(t: &mut Tap) {
+    let _quiet = NoBalancing::new();
     let before = table_kib();
     t.point(before >= 0, "the host counts them");
     // 32 tables of the last level, 4 KiB each.

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writes that signal an eventfd, of every width; writes that are collected.
+
+use crate::guest::Exit;
+use crate::guest::Guest;
+use crate::guest::PORT_END;
+use crate::guest_code;
+use crate::sys;
+use crate::sys::Answer;
+use crate::sys::Fd;
+use crate::tap::Tap;
+use crate::uapi as k;
+use kvm_bindings::*;
+
+const DATAMATCH: u32 = 1;
+const PIO: u32 = 2;
+const DEASSIGN: u32 = 4;
+const DEVICE: u64 = 0xe000_0000;
+
+guest_code! {
+    widths,
+    "mov ebx, 0xe0000000",
+    "mov rax, 0x1111111111111111",
+    "mov rcx, 0x2222222222222222",
+    // One place for each width, two values.
+    "mov [rbx], al",
+    "mov [rbx], cl",
+    "mov [rbx + 0x10], ax",
+    "mov [rbx + 0x10], cx",
+    "mov [rbx + 0x20], eax",
+    "mov [rbx + 0x20], ecx",
+    "mov [rbx + 0x30], rax",
+    "mov [rbx + 0x30], rcx",
+    // One for all widths.
+    "mov [rbx + 0x40], al",
+    "mov [rbx + 0x40], ax",
+    "mov [rbx + 0x40], eax",
+    "mov [rbx + 0x40], rax",
+    // Ports.
+    "mov edx, 0x300",
+    "out dx, al",
+    "mov eax, ecx",
+    "out dx, al",
+    "mov eax, 0x11111111",
+    "mov edx, 0x310",
+    "out dx, ax",
+    "mov eax, ecx",
+    "out dx, ax",
+    "mov eax, 0x11111111",
+    "mov edx, 0x320",
+    "out dx, eax",
+    "mov eax, ecx",
+    "out dx, eax",
+    "mov edx, 0x330",
+    "out dx, al",
+    "out dx, ax",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// Where each width is: address, bytes (0: any), port.
+const PLACES: [(u64, u32, bool); 9] = [
+    (DEVICE, 1, false),
+    (DEVICE + 0x10, 2, false),
+    (DEVICE + 0x20, 4, false),
+    (DEVICE + 0x30, 8, false),
+    (DEVICE + 0x40, 0, false),
+    (0x300, 1, true),
+    (0x310, 2, true),
+    (0x320, 4, true),
+    (0x330, 0, true),
+];
+
+fn event(g: &Guest, fd: &Fd, (addr, len, pio): (u64, u32, bool), flags: u32, data: u64) -> Answer {
+    let mut e: kvm_ioeventfd = sys::zeroed();
+    (e.addr, e.len, e.fd, e.datamatch) = (addr, len, fd.raw(), data);
+    e.flags = flags | if pio { PIO } else { 0 };
+    g.vm.set(k::IOEVENTFD, &e)
+}
+
+/// Runs the guest; the addresses and widths that reached user space.
+fn run(g: &Guest) -> Vec<(u64, usize)> {
+    g.start_long(0, crate::guest::CODE);
+    let mut seen = Vec::new();
+    loop {
+        match g.enter() {
+            Ok(Exit::MmioWrite { addr, data }) => seen.push((addr, data.len())),
+            Ok(Exit::Out { port: PORT_END, .. }) => return seen,
+            Ok(Exit::Out { port, size, .. }) => seen.push((u64::from(port), size.into())),
+            e => {
+                println!("# unexpected: {e:x?}");
+                seen.push((u64::MAX, 0));
+                return seen;
+            }
+        }
+    }
+}
+
+/// ioeventfds of all widths, in device memory and at ports, for any value or one.
+pub fn widths_of_events(t: &mut Tap) {
+    let g = Guest::long(widths());
+    let fds: Vec<Fd> = PLACES.iter().map(|_| Fd::event()).collect();
+    let counts = || -> Vec<u64> { fds.iter().map(Fd::take).collect() };
+    let all = |flags: u32, data: fn(u32) -> u64| -> Vec<Answer> {
+        PLACES
+            .iter()
+            .zip(&fds)
+            .map(|(p, fd)| event(&g, fd, *p, flags, data(p.1)))
+            .collect()
+    };
+    t.same("any value", all(0, |_| 0), vec![Answer::Ok(0); 9]);
+    t.same("nothing reaches user space", run(&g), vec![]);
+    t.same("signals", counts(), vec![2, 2, 2, 2, 4, 2, 2, 2, 3]);
+    t.same(
+        "once more",
+        all(0, |_| 0),
+        vec![Answer::Err(libc::EEXIST); 9],
+    );
+    t.same("removed", all(DEASSIGN, |_| 0), vec![Answer::Ok(0); 9]);
+    t.same(
+        "again",
+        all(DEASSIGN, |_| 0),
+        vec![Answer::Err(libc::ENOENT); 9],
+    );
+    t.same("everything reaches user space", run(&g).len(), 21);
+    t.same("no signals", counts(), vec![0; 9]);
+    // One value. Where any width counts there can be none.
+    let one = |len: u32| match len {
+        0 => 0,
+        n => u64::MAX >> (64 - 8 * n) & 0x1111_1111_1111_1111,
+    };
+    let want: Vec<Answer> = PLACES
+        .iter()
+        .map(|p| {
+            if p.1 == 0 {
+                Answer::Err(libc::EINVAL)
+            } else {
+                Answer::Ok(0)
+            }
+        })
+        .collect();
+    t.same("one value", all(DATAMATCH, one), want);
+    let seen = run(&g);
+    let want: Vec<(u64, usize)> = [
+        (DEVICE, 1),
+        (DEVICE + 0x10, 2),
+        (DEVICE + 0x20, 4),
+        (DEVICE + 0x30, 8),
+        (DEVICE + 0x40, 1),
+        (DEVICE + 0x40, 2),
+        (DEVICE + 0x40, 4),
+        (DEVICE + 0x40, 8),
+        (0x300, 1),
+        (0x310, 2),
+        (0x320, 4),
+        (0x330, 1),
+        (0x330, 2),
+        (0x330, 4),
+    ]
+    .to_vec();
+    t.same("the others reach user space", seen, want);
+    t.same("signals", counts(), vec![1, 1, 1, 1, 0, 1, 1, 1, 0]);
+    // Two events at one place, for two values.
+    let fd = Fd::event();
+    let r = event(&g, &fd, PLACES[2], DATAMATCH, 0x2222_2222);
+    t.same("another value", r, Answer::Ok(0));
+    run(&g);
+    t.same("each gets its own", (counts()[2], fd.take()), (1, 1));
+    for len in [3, 5, 16] {
+        let r = event(&g, &fd, (DEVICE + 0x80, len, false), 0, 0);
+        t.same(format!("{len} bytes"), r, Answer::Err(libc::EINVAL));
+    }
+}
+
+guest_code! {
+    floods,
+    "mov ecx, 200",
+    "mov ebx, 0xe0000000",
+    "2: mov [rbx], ecx",
+    "dec ecx",
+    "jnz 2b",
+    "mov edx, 0x300",
+    "mov al, 7",
+    "out dx, al",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// The ring of collected writes: full, emptied, and a zone that is removed.
+pub fn coalesced(t: &mut Tap) {
+    let g = Guest::long(floods());
+    let zone = |cmd: u32, addr: u64, pio: u32| {
+        let mut z: kvm_coalesced_mmio_zone = sys::zeroed();
+        (z.addr, z.size, z.__bindgen_anon_1.pio) = (addr, 8, pio);
+        g.vm.set(cmd, &z)
+    };
+    let add = k::REGISTER_COALESCED_MMIO;
+    let ring = 2 * sys::PAGE;
+    let first_last = || -> (u32, u32) {
+        let run = &g.cpus[0].run;
+        (run.load(ring), run.load(ring + 4))
+    };
+    t.same("a zone", zone(add, DEVICE, 0), Answer::Ok(0));
+    t.same("a zone of ports", zone(add, 0x300, 1), Answer::Ok(0));
+    // One place stays free, to tell full from empty.
+    let room = (sys::PAGE - 8) / 24 - 1;
+    let seen = run(&g);
+    t.same("what does not fit exits", seen.len(), 201 - room);
+    t.same("full", first_last(), (0, room as u32));
+    let at = ring + 8 + 24 * (room - 1);
+    let last: u32 = g.cpus[0].run.load(at + 16);
+    t.same("the last that fits", last, 200 - room as u32 + 1);
+    // User space takes all; the next ones go round.
+    g.cpus[0].run.store::<u32>(ring, room as u32);
+    t.same("what does not fit", run(&g).len(), 201 - room);
+    t.same("round", first_last(), (room as u32, room as u32 - 1));
+    g.cpus[0].run.store::<u32>(ring, room as u32 - 1);
+    let off = k::UNREGISTER_COALESCED_MMIO;
+    t.same("removed", zone(off, DEVICE, 0), Answer::Ok(0));
+    t.same("all exit but the port", run(&g).len(), 200);
+    t.same("of ports", zone(off, 0x300, 1), Answer::Ok(0));
+    t.same("all exit", run(&g).len(), 201);
+    // A ring that user space has broken is not written.
+    t.same("a zone", zone(add, DEVICE, 0), Answer::Ok(0));
+    g.cpus[0].run.store::<u32>(ring + 4, 0xffff_ff00);
+    t.same("a broken ring", run(&g).len(), 201);
+}
