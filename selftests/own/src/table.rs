@@ -78,13 +78,18 @@ impl<'a> Table<'a> {
             want.extend(mine);
         }
         want.retain(|_, answer| *answer != "-");
-        let vendor = if intel() { "vmx" } else { "svm" };
+        // The vendor, or one of its processors.
+        let here = match (intel(), sys::host("ryzen")) {
+            (true, _) => ["both", "vmx", "intel"],
+            (_, true) => ["both", "svm", "ryzen"],
+            _ => ["both", "svm", "amd"],
+        };
         let gaps = lines(include_str!("../data/gaps.tsv"))
             .filter(|_| !stock())
             .filter_map(|l| {
                 let mut f = l.split('\t');
                 let (test, pattern, on, why) = (f.next()?, f.next()?, f.next()?, f.next()?);
-                (test == name && (on == vendor || on == "both")).then_some(Gap {
+                (test == name && here.contains(&on)).then_some(Gap {
                     pattern,
                     why,
                     excused: None,
