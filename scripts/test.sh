@@ -41,6 +41,7 @@ intel-boot intel     ko   QEMU boots guests on our module, Intel host
 intel-off  intel     ko   what each parameter of kvm-intel.ko takes away
 intel-move intel     ko   VMCSs that move between two CPUs, one of which goes offline
 skylake    intel     ko   what only Bochs's corei7_skylake_x has: APICv, page-modification log, TSC scaling
+intel-life intel     ko   loads, kills, suspend, reset and crash under running guests, Intel host
 intel-no   intel     ko   processors that cannot be used are refused in one line
 ryzen-up   ryzen     ko   the kernel's selftests on our module, Bochs's SVM
 ryzen-boot ryzen     ko   QEMU boots a guest on our module, Bochs's SVM
@@ -203,13 +204,24 @@ task_lifetime() {
 	local row rc
 	scripts/vm.sh -q -t 300 -e WHAT=hotplug selftests/lifetime-job.sh
 	verdict "lifetime: the hotplug job, and a clean log" $?
-	for row in 'suspend|lifetime: suspended three times' 'reboot|reboot: Restarting system' \
-		'sysrq|sysrq: Resetting' 'crash|sysrq triggered crash|Call Trace:'; do
+	last_words 'suspend|lifetime: suspended three times' 'reboot|reboot: Restarting system' \
+		'sysrq|sysrq: Resetting' 'crash|sysrq triggered crash|Call Trace:'
+}
+# Jobs that take the host down, and what it says then.
+last_words() { # WHAT|PATTERN, ...
+	local row rc args=()
+	if [ "${HOST:-amd}" != amd ]; then
+		while IFS= read -r row; do args+=(-a "$row"); done < <(
+			printf '%s\n' /bin/bash "$IN_SRC/selftests/tiny_guest.py"
+			python_paths ctypes,errno,fcntl,mmap,os,struct,sys,threading,time
+		)
+	fi
+	for row; do
 		rc=0
-		APPEND=no_console_suspend scripts/vm.sh -q -t 200 -x "${row#*|}" -e WHAT="${row%%|*}" \
-			selftests/lifetime-job.sh >build/test/lifetime.txt 2>&1 || rc=$?
+		APPEND=no_console_suspend scripts/vm.sh -q -t "${LIMIT:-200}" -x "${row#*|}" -e WHAT="${row%%|*}" \
+			"${args[@]+"${args[@]}"}" selftests/lifetime-job.sh >build/test/lifetime.txt 2>&1 || rc=$?
 		[ $rc = 0 ] || cat build/test/lifetime.txt
-		verdict "lifetime: ${row%%|*} under running guests" $rc
+		verdict "${HOST:+$HOST: }lifetime: ${row%%|*} under running guests" $rc
 	done
 }
 
@@ -255,6 +267,13 @@ task_intel-move() {
 
 task_skylake() {
 	CPU=corei7_skylake_x HOST=intel selftests/run-jobs.sh vmx apicv apicv_off tsc_scaling
+}
+
+# The suspend job ends with a reset by sysrq.
+task_intel-life() {
+	export HOST=intel SMP=2 LIMIT=900
+	ROUNDS=40 KILLS=100 selftests/run-jobs.sh leak
+	last_words 'suspend|lifetime: suspended three times' 'crash|sysrq triggered crash|Call Trace:'
 }
 
 task_intel-no() {
@@ -433,7 +452,7 @@ if [ -n "$needs_ko" ] && ! grep -q '^module ' <<<"$chosen"; then
 $chosen"
 fi
 # The module first: most of the rest waits for it. Then what takes longest.
-order="module intel-boot model debug-own debug-up debug-host boots upstream own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
+order="module intel-boot model debug-own debug-up debug-host boots intel-life upstream own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
 sorted=''
 for name in $order; do
 	sorted="$sorted$(grep "^$name " <<<"$chosen")

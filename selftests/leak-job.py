@@ -37,6 +37,8 @@ CREATE_PIT2, IRQFD, IOEVENTFD = 0x4040AE77, 0x4020AE76, 0x4040AE79
 FILES = re.compile(r"dentry|inode|buffer_head|kernfs|proc_dir|shmem|radix_tree|maple|vm_area|anon_vma|9p"
                    # Ranges that were given back long ago wait for a purge; VmallocUsed counts what is in use.
                    "|vmap_area")
+# What comes and goes by itself, which matters in few rounds only: a CPU keeps up to some sixty objects.
+LEAST_KIB, LEAST_OBJECTS = 160, 70
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -92,13 +94,12 @@ class Account:
         """What has grown by too much: amounts by name."""
         much = {}
         kib = self.kib - before.kib
-        if kib > rounds * 2:
+        if kib > max(rounds * 2, LEAST_KIB):
             parts = [f"{k} {v - before.parts[k]:+}" for k, v in self.parts.items() if v != before.parts[k]]
             much["pages"] = f"{kib} KiB ({', '.join(parts)})"
         for cache, n in self.objects.items():
-            # A CPU keeps up to some sixty to itself for a while: fewer rounds would need a margin.
             more = n - before.objects.get(cache, 0)
-            if more > rounds * 0.8:
+            if more > max(rounds * 0.8, LEAST_OBJECTS):
                 much[cache] = f"{more} objects of {cache}"
         if self.users != before.users:
             much["modules"] = f"modules: {before.users} before, {self.users} after"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
-# Runs in the AMD test host: what happens to the machine while guests run. TAP.
+# Runs in the test host: what happens to the machine while guests run. TAP.
 #
 #   hotplug   a CPU goes offline and comes back, with a guest running on each
 #   suspend   suspend, as far as it goes without losing power (does not return: vm.sh -x)
@@ -19,6 +19,7 @@ check() { # sentence, command...
 }
 
 if [ "${MODULE:-}" = stock ]; then
+	[ "$HOST" = amd ] || exit 1
 	modprobe kvm_amd || exit 1
 else
 	# shellcheck disable=SC2086
