@@ -38,7 +38,7 @@ upstream   selftests ko   the kernel's selftests on our module
 boots      host      ko   QEMU boots guests on our module
 intel-up   intel     ko   the kernel's selftests on our module, Intel host
 intel-boot intel     ko   QEMU boots guests on our module, Intel host
-intel-off  intel     ko   what each parameter of kvm-intel.ko takes away
+intel-off  intel     ko   what each parameter of kvm-intel.ko takes away; with mitigations
 intel-move intel     ko   VMCSs that move between two CPUs, one of which goes offline
 skylake    intel     ko   what only Bochs's corei7_skylake_x has: APICv, page-modification log, TSC scaling
 intel-life intel     ko   loads, kills, suspend, reset and crash under running guests, Intel host
@@ -258,6 +258,7 @@ task_intel-boot() {
 task_intel-off() {
 	checked
 	HOST=intel selftests/run-jobs.sh vmx
+	HOST=intel APPEND=mitigations=auto selftests/run-jobs.sh vmx mitigated
 }
 
 task_intel-move() {

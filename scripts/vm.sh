@@ -163,9 +163,12 @@ else
 		[ ! -e "$SRC/$f" ] || paths+=("$IN_SRC/$f")
 	done
 	"$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" full "$IN_RUN/initrd.gz" "${paths[@]}"
+	# A later mitigations=auto does not take an earlier =off back altogether.
+	fast=' mitigations=off'
+	case ${APPEND:-} in *mitigations=*) fast='' ;; esac
 	"$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" iso "$IN_RUN/host.iso" \
 		"$IN_RUN/initrd.gz" "$kernel" \
-		"nokaslr mitigations=off tsc=reliable console=ttyS0,115200 $append" "${GRUB:-}"
+		"nokaslr$fast tsc=reliable console=ttyS0,115200 $append" "${GRUB:-}"
 	cat >"$RUN_DIR/bochsrc" <<-END
 		cpu: model=$cpu, count=$smp, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1
 		memory: guest=$mem, host=$mem

@@ -115,8 +115,21 @@ def apicv():
     mini_vmm.dirty_log(256, 2048)
 
 
-# On a processor that has them (CPU=corei7_skylake_x).
+def mitigated():
+    """In a host with mitigations=auto: buffers are cleared and the L1 data cache flushed at entries."""
+    with open("/proc/cmdline") as f:
+        expect("mitigations=auto", f.read().rsplit("mitigations=", 1)[-1].split()[0], "auto")
+    expect("insmod", load(""), 0)
+    expect("in effect", in_effect("vmentry_l1d_flush"), "cond")
+    guests()
+    expect("insmod", load("vmentry_l1d_flush=always"), 0)
+    expect("in effect", in_effect("vmentry_l1d_flush"), "always")
+    guests()
+
+
+# In other hosts: with mitigations, and with CPU=corei7_skylake_x.
 MORE = {
+    "mitigated": mitigated,
     "apicv": apicv,
     "apicv_off": without("enable_apicv=0"),
     "tsc_scaling": mini_vmm.tsc_scaling,
