@@ -33,6 +33,11 @@ fn is_time() -> bool {
 }
 
 pub(super) fn dump(hw: &Vcpu) {
+    // Not even the error can be read: VMX is off, as the machine restarts under a running guest.
+    // The last words of the kernel are not to be disturbed.
+    if hw.run.failed != 0 && hw.failure == u32::MAX {
+        return;
+    }
     if !is_time() {
         return;
     }
