@@ -9,8 +9,6 @@
 //! `MODULE=stock` says that the in-tree module is loaded: it must meet the same expectations,
 //! without exceptions. `SEED=1` distorts an expectation: the test must fail.
 
-#![allow(dead_code)] // helpers are there before the last test that needs them
-
 mod errno;
 mod guest;
 mod host;

@@ -9,7 +9,6 @@ use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
-use std::sync::atomic::Ordering;
 
 /// Bytes of a page.
 pub const PAGE: usize = 4096;

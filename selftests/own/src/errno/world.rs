@@ -165,11 +165,6 @@ impl World {
         self.args.addr() + ROOM * PAGE
     }
 
-    /// What the last `call` left in its argument.
-    pub fn result(&self, len: usize) -> Vec<u8> {
-        self.args.read(64, len)
-    }
-
     /// The bytes that a command fills in.
     pub fn state(&self, on: On, cmd: u32, len: usize) -> Vec<u8> {
         let mut b = vec![0; len];

@@ -88,18 +88,14 @@ guest_code! {
     "iretq",
 }
 
-/// Offsets in a vCPU's mailbox.
+/// Offsets in a vCPU's mailbox. RIP of the last exception is at 16, CR2 at 32, for the guest.
 pub mod mailbox {
     /// Last vector.
     pub const VECTOR: usize = 0;
     /// Its error code, or 0.
     pub const ERROR: usize = 8;
-    /// RIP of the last exception.
-    pub const RIP: usize = 16;
     /// How interrupts are acknowledged: 0 not at all, 1 xAPIC, 2 x2APIC.
     pub const EOI: usize = 24;
-    /// CR2 at the last exception.
-    pub const CR2: usize = 32;
     /// How many exceptions and interrupts there were.
     pub const COUNT: usize = 40;
     /// How many per vector, 16 bits each.

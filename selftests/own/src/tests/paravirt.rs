@@ -52,7 +52,9 @@ guest_code! {
 }
 
 guest_code! {
+    // Interrupts are on: Bochs would not let the host have its own otherwise.
     spinning,
+    "sti",
     "2: inc dword ptr [0x80100]",
     "cmp dword ptr [0x80104], 0",
     "je 2b",

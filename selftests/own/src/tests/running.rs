@@ -172,7 +172,9 @@ pub fn init_in_smm(t: &mut Tap) {
 
 guest_code! {
     // Reads RDI again and again: memory, a device, anything else. Ends when told so.
+    // Interrupts are on: Bochs would not let the host have its own otherwise.
     reader,
+    "sti",
     "2: mov eax, [rdi]",
     "cmp eax, 0x11111111",
     "jne 3f",
@@ -316,7 +318,9 @@ pub fn read_only(t: &mut Tap) {
 }
 
 guest_code! {
+    // Interrupts are on, as above.
     waits,
+    "sti",
     "mov edi, 1000",
     "2: pause",
     "dec edi",
