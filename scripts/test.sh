@@ -38,12 +38,15 @@ upstream   selftests ko   the kernel's selftests on our module
 boots      host      ko   QEMU boots guests on our module
 intel-up   intel     ko   the kernel's selftests on our module, Intel host
 intel-boot intel     ko   QEMU boots guests on our module, Intel host
+intel-own  intel     ko   this project's selftests on our module, Intel host
 intel-off  intel     ko   what each parameter of kvm-intel.ko takes away; with mitigations
 intel-move intel     ko   VMCSs that move between two CPUs, one of which goes offline
 skylake    intel     ko   what only Bochs's corei7_skylake_x has: APICv, page-modification log, TSC scaling
 intel-life intel     ko   loads, kills, suspend, reset and crash under running guests, Intel host
+intel-mods intel     ko   kvm.ko with kvm-intel.ko: every order, parameters, refusals
 intel-no   intel     ko   processors that cannot be used are refused in one line
 ryzen-up   ryzen     ko   the kernel's selftests on our module, Bochs's SVM
+ryzen-own  ryzen     ko   this project's selftests on our module, Bochs's SVM
 ryzen-boot ryzen     ko   QEMU boots a guest on our module, Bochs's SVM
 fuzz       fuzz      -    each fuzz target for some seconds
 seed-lint  harness   -    a seeded file: each rule of lint.py turns red
@@ -255,6 +258,11 @@ task_intel-boot() {
 	HOST=intel selftests/run-boots.sh ${BOOTS:-}
 }
 
+task_intel-own() {
+	# shellcheck disable=SC2086
+	HOST=intel selftests/run-own.sh ${OWN:-all}
+}
+
 task_intel-off() {
 	checked
 	HOST=intel selftests/run-jobs.sh vmx
@@ -277,6 +285,16 @@ task_intel-life() {
 	last_words 'suspend|lifetime: suspended three times' 'crash|sysrq triggered crash|Call Trace:'
 }
 
+task_intel-mods() {
+	local f paths=(-a "$IN_SRC/selftests/tiny_guest.py")
+	while IFS= read -r f; do paths+=(-a "$f"); done < <(
+		stock_paths
+		python_paths ctypes,errno,fcntl,mmap,os,struct,sys,threading,time
+	)
+	HOST=intel scripts/vm.sh -q -t 900 "${paths[@]}" selftests/modules-job.sh
+	verdict "thin modules on Intel: the job, and a clean log" $?
+}
+
 task_intel-no() {
 	selftests/run-refuse.sh
 }
@@ -285,6 +303,11 @@ task_ryzen-up() {
 	checked
 	# shellcheck disable=SC2086
 	HOST=ryzen selftests/run-upstream.sh ${UPSTREAM:-m0}
+}
+
+task_ryzen-own() {
+	# shellcheck disable=SC2086
+	HOST=ryzen selftests/run-own.sh ${OWN:-all}
 }
 
 task_ryzen-boot() {
@@ -453,7 +476,7 @@ if [ -n "$needs_ko" ] && ! grep -q '^module ' <<<"$chosen"; then
 $chosen"
 fi
 # The module first: most of the rest waits for it. Then what takes longest.
-order="module intel-boot model debug-own debug-up debug-host boots intel-life upstream own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
+order="module intel-boot model debug-own debug-up debug-host boots intel-life upstream own intel-own ryzen-own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
 sorted=''
 for name in $order; do
 	sorted="$sorted$(grep "^$name " <<<"$chosen")
