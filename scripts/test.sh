@@ -42,7 +42,7 @@ intel-own  intel     ko   this project's selftests on our module, Intel host
 intel-off  intel     ko   what each parameter of kvm-intel.ko takes away; with mitigations
 intel-move intel     ko   VMCSs that move between two CPUs, one of which goes offline
 skylake    intel     ko   what only Bochs's corei7_skylake_x has: APICv, page-modification log, TSC scaling
-intel-life intel     ko   loads, kills, suspend, reset and crash under running guests, Intel host
+intel-life intel     ko   loads, kills, suspend, reboot, reset and crash under running guests, Intel host
 intel-mods intel     ko   kvm.ko with kvm-intel.ko: every order, parameters, refusals
 intel-no   intel     ko   processors that cannot be used are refused in one line
 ryzen-up   ryzen     ko   the kernel's selftests on our module, Bochs's SVM
@@ -282,7 +282,8 @@ task_skylake() {
 task_intel-life() {
 	export HOST=intel SMP=2 LIMIT=900
 	ROUNDS=40 KILLS=100 selftests/run-jobs.sh leak
-	last_words 'suspend|lifetime: suspended three times' 'crash|sysrq triggered crash|Call Trace:'
+	last_words 'suspend|lifetime: suspended three times' 'reboot|reboot: Restarting system' \
+		'crash|sysrq triggered crash|Call Trace:'
 }
 
 task_intel-mods() {
