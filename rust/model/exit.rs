@@ -6,6 +6,7 @@
 //! exit words into [`Exit`]; everything above the vendor seam matches on it and knows no other form.
 
 use crate::addr::{Gpa, Gva};
+use crate::x86::exception;
 use crate::x86::exception::Exception;
 use crate::x86::state::SegReg;
 
@@ -273,6 +274,15 @@ pub struct Event {
 }
 
 impl Event {
+    /// Is it an exception, also one that an instruction raised on purpose?
+    #[inline]
+    pub const fn is_exception(&self) -> bool {
+        matches!(
+            self.kind,
+            EventKind::Exception | EventKind::SoftException | EventKind::PrivilegedSoftException
+        )
+    }
+
     /// An external interrupt.
     pub const fn interrupt(vector: u8) -> Self {
         Self {
@@ -293,13 +303,20 @@ impl Event {
         }
     }
 
-    /// A hardware exception.
+    /// An exception that is queued.
+    ///
+    /// `#BP` and `#OF` come from INT3 and INTO only, at which RIP is, and are delivered as what these
+    /// raise: the RIP behind the instruction is pushed (`SDM: vol 3, 27.6.1.1`). Both have one byte.
     pub const fn exception(e: &Exception) -> Self {
+        let (kind, insn_len) = match e.vector {
+            exception::BP | exception::OF => (EventKind::SoftException, 1),
+            _ => (EventKind::Exception, 0),
+        };
         Self {
-            kind: EventKind::Exception,
+            kind,
             vector: e.vector,
             error_code: e.error_code,
-            insn_len: 0,
+            insn_len,
         }
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn switch<V: Backend>(cx: &mut Cx<'_, '_, V>, want: &TaskSwitch) -> F
         },
         // It belongs to the old task.
         Err(Stop::Fault(e)) => {
-            if event.is_some_and(|v| v.kind != EventKind::Exception) {
+            if event.is_some_and(|v| !v.is_exception()) {
                 // The fault comes instead of what was being delivered.
                 cx.st.events.injected = None;
             }

@@ -47,7 +47,7 @@ impl Events {
     pub(crate) fn queue_exception(&mut self, e: Exception) {
         let first = match (&self.exception, &self.injected) {
             (Some(p), _) => Some(p.vector),
-            (None, Some(i)) if i.kind == EventKind::Exception => Some(i.vector),
+            (None, Some(i)) if i.is_exception() => Some(i.vector),
             _ => None,
         };
         let Some(first) = first else {
@@ -87,10 +87,7 @@ impl Events {
 
     /// Is an exception on its way?
     pub(crate) fn has_exception(&self) -> bool {
-        self.exception.is_some()
-            || self
-                .injected
-                .is_some_and(|i| i.kind == EventKind::Exception)
+        self.exception.is_some() || self.injected.is_some_and(|i| i.is_exception())
     }
 
     /// Is anything injected that must be given to the hardware again?

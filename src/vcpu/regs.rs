@@ -96,7 +96,7 @@ pub(crate) fn get_events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmVcpuEvents {
         event::deliver_payload(cx);
     }
     let ev = &cx.st.events;
-    let injected = ev.injected.filter(|i| i.kind == EventKind::Exception);
+    let injected = ev.injected.filter(|i| i.is_exception());
     if let Some(p) = ev.exception {
         e.exception = KvmEventException {
             injected: u8::from(!payload),
@@ -205,12 +205,11 @@ pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) 
     ev.injected = None;
     ev.user_interrupt = None;
     if injected {
-        ev.injected = Some(Event {
-            kind: EventKind::Exception,
+        ev.injected = Some(Event::exception(&Exception {
             vector: x.nr,
             error_code,
-            insn_len: 0,
-        });
+            payload: 0,
+        }));
     } else if e.nmi.injected != 0 {
         ev.injected = Some(Event::nmi());
     } else if e.interrupt.injected != 0 {

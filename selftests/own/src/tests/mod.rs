@@ -101,6 +101,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("irq_windows", windows::interrupts),
     ("nmi_windows", windows::nmis),
     ("reinjection", windows::reinjection),
+    ("handed_back", windows::handed_back),
     ("debug_registers", windows::debug_registers),
     ("offers", offers::offers),
     ("signal_mask", running::signal_mask),

@@ -12,6 +12,7 @@ use crate::guest::Plan;
 use crate::guest::CODE;
 use crate::guest::PORT_END;
 use crate::guest_code;
+use crate::sys;
 use crate::sys::Answer;
 use crate::tap::Tap;
 use crate::uapi as k;
@@ -205,6 +206,45 @@ guest_code! {
     "out dx, eax",
     "mov edx, 0xe1",
     "out dx, al",
+}
+
+guest_code! {
+    breakpoint,
+    "mov edx, 0xe0",
+    "mov eax, 1",
+    "lea r15, [rip + 2f]",
+    "out dx, eax",
+    "int3",
+    "2: mov eax, [r14 + 16]",
+    "sub eax, r15d",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// A breakpoint that a debugger hands back to the guest arrives as what INT3 raises.
+pub fn handed_back(t: &mut Tap) {
+    let g = Guest::long(breakpoint());
+    let v = &g.cpus[0];
+    let mut d: kvm_guest_debug = sys::zeroed();
+    d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
+    let r = v.fd.set(k::SET_GUEST_DEBUG, &d);
+    t.same("KVM_SET_GUEST_DEBUG", r, Answer::Ok(0));
+    t.same("the guest runs", value(&g), Ok(1));
+    match g.enter() {
+        Ok(Exit::Debug { exception, .. }) => t.same("a breakpoint", exception, 3),
+        // QEMU's processor does not let INT3 exit (Documentation/testing.rst).
+        _ => return t.skip("the host's processor delivers INT3 by itself"),
+    };
+    let at: u8 = g.mem.load(v.regs().rip as usize);
+    t.same("RIP is at the INT3", at, 0xcc);
+    let mut e = v.events();
+    e.exception.injected = 1;
+    e.exception.nr = 3;
+    let r = v.fd.set(k::SET_VCPU_EVENTS, &e);
+    t.same("handed back", r, Answer::Ok(0));
+    t.same("RIP is behind it", value(&g), Ok(0));
+    t.same("one breakpoint", count(&g, 3), 1);
 }
 
 /// Takes the guest's memory away and gives it back: whatever it touches next faults in the nested
