@@ -111,16 +111,6 @@ pub(crate) fn instruction<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     emulate(cx, failed)
 }
 
-/// The same of a guest that hardware cannot run: RSM causes no exit there.
-pub(super) fn any_instruction<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
-    emulate(cx, |cx, bytes, len| {
-        if bytes.starts_with(&RSM) {
-            return smm::resume(cx);
-        }
-        failed(cx, bytes, len)
-    })
-}
-
 /// Emulates the instruction at RIP; one that the emulator does not know is `unknown`'s.
 #[inline(never)]
 fn emulate<V: Backend>(
@@ -213,8 +203,6 @@ fn failed<V: Backend>(cx: &mut Cx<'_, '_, V>, bytes: [u8; 15], len: u8) -> Flow 
     Continue(())
 }
 
-/// Back from system management mode.
-const RSM: [u8; 2] = [0x0f, 0xaa];
 /// UD2 and "kvm": with the parameter `force_emulation_prefix` a guest has what follows emulated.
 const FORCED: [u8; 5] = [0x0f, 0x0b, b'k', b'v', b'm'];
 /// Bit of that parameter: RFLAGS.RF is cleared before.
@@ -226,7 +214,7 @@ pub(crate) fn undefined<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let mut b = [0u8; 15];
     let n = cx.fetch(&mut b);
     let bytes = b.get(..n).unwrap_or(&[]);
-    if bytes.starts_with(&RSM) {
+    if bytes.starts_with(&[0x0f, 0xaa]) {
         return smm::resume(cx);
     }
     let forced = host::params::force_emulation_prefix();

@@ -29,7 +29,7 @@ pub(crate) fn run<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     cx.poll_deadline();
     for _ in 0..BATCH {
         events(cx)?;
-        emulate::any_instruction(cx)?;
+        emulate::instruction(cx)?;
         let go_on = V::must_emulate(cx.l)
             && cx.st.mp.runs()
             && !cx.st.events.triple_fault
