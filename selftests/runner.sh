@@ -125,7 +125,7 @@ run_hosts() { # prefix, job
 			esac
 		done < <(HOST=$VM_HOST "$SRC/scripts/vm.sh" -q -t "$total" -e MODULE="$MODULE" \
 			-e MODULE_PARAMS="${MODULE_PARAMS:-}" -e SEED_LOG="${SEED_LOG:-}" -f "$work/tests" "${vm_args[@]+"${vm_args[@]}"}" \
-			"$job" 2>"$work/vm.err"; printf '@CODE\t%s\n' $?)
+			"$job" 2>"$work/vm.err" || printf '@CODE\t%s\n' $?)
 		flush_pending
 		if [ -n "${klog[-]:-}" ]; then
 			verdict_text="$prefix: the module unloads after the tests"
