@@ -9,6 +9,7 @@
 use super::debug;
 use super::emul_state::fill;
 use super::emul_state::store;
+use super::machine::in_page;
 use super::machine::Machine;
 use super::raise;
 use crate::backend::Backend;
@@ -255,17 +256,35 @@ pub(super) fn patch_hypercall<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Stop {
     if !cx.vm.base.caps.quirk(abi::KVM_X86_QUIRK_FIX_HYPERCALL_INSN) {
         return Stop::UD;
     }
-    let at = Gva(cx.linear_rip());
     // KVM: through the guest's own permissions; a read-only text page gets the fault.
-    let cpl = V::cpl(cx.l);
-    match cx.translate(at, walk::Access::write(cpl)) {
-        Ok(t) => match cx.write_guest(t.gpa, &V::HYPERCALL) {
-            Ok(()) => Stop::Retry,
-            Err(_) => Stop::UD,
-        },
+    match write_code(cx, &V::HYPERCALL) {
+        Ok(true) => Stop::Retry,
+        Ok(false) => Stop::UD,
         Err(MemErr::Fault(e)) => Stop::Fault(e),
         Err(MemErr::Retry) => Stop::Retry,
     }
+}
+
+/// Writes over the instruction at RIP, as the guest could. All of it has to be writable for it before
+/// any of it is written; false if there is no memory.
+fn write_code<V: Backend>(cx: &Cx<'_, '_, V>, code: &[u8]) -> Result<bool, MemErr> {
+    let at = Gva(cx.linear_rip());
+    let access = walk::Access::write(V::cpl(cx.l));
+    let Some((head, tail)) = code.split_at_checked(in_page(at, code.len())) else {
+        return Ok(false);
+    };
+    let first = cx.translate(at, access)?.gpa;
+    let second = if tail.is_empty() {
+        None
+    } else {
+        let next = at.wrapping_add(head.len() as u64);
+        Some(cx.translate(next, access)?.gpa)
+    };
+    let mut done = cx.write_guest(first, head).is_ok();
+    if let Some(gpa) = second {
+        done = done && cx.write_guest(gpa, tail).is_ok();
+    }
+    Ok(done)
 }
 
 /// A memory-mapped access that user space finished.

@@ -49,7 +49,7 @@ fn fault(e: MemErr) -> Stop {
 }
 
 /// How much of an access of `len` bytes at `at` lies in its page.
-fn in_page(at: Gva, len: usize) -> usize {
+pub(super) fn in_page(at: Gva, len: usize) -> usize {
     // CAST: at most a page.
     len.min(PAGE_SIZE.wrapping_sub(at.offset()) as usize)
 }

@@ -13,6 +13,7 @@ use crate::guest::CODE;
 use crate::guest::PORT_END;
 use crate::guest_code;
 use crate::sys;
+use crate::table;
 use crate::tap::Tap;
 use crate::uapi as k;
 use kvm_bindings::*;
@@ -282,4 +283,48 @@ pub fn pv_eoi(t: &mut Tap) {
         "it goes on without",
     );
     t.same("by the APIC", g.mem.load::<u32>(0x8_0110), 0x1_0005);
+}
+
+guest_code! {
+    // The other vendor's hypercall lies across a page; RBX: where.
+    crossing,
+    "mov eax, 100",
+    "jmp rbx",
+}
+
+/// A hypercall that is replaced across a page is written where the guest's own tables have the second
+/// one, and nowhere else.
+pub fn hypercall_across(t: &mut Tap) {
+    const AT: usize = (2 << 20) - 2;
+    const BEHIND: usize = 4 << 20;
+    let plan = Plan {
+        mem: 6 << 20,
+        ..Plan::default()
+    };
+    let g = Guest::long_with(plan, crossing());
+    // Linear 2 MiB is physical 4 MiB.
+    g.mem.store::<u64>(boot::PD + 8, BEHIND as u64 | 0xe7);
+    let (theirs, ours) = if table::intel() {
+        (0xd9u8, 0xc1u8)
+    } else {
+        (0xc1, 0xd9)
+    };
+    g.mem.store::<u8>(AT, 0x0f);
+    g.mem.store::<u8>(AT + 1, 0x01);
+    g.mem.store::<u8>(BEHIND, theirs);
+    // mov edx, 0xe1; out dx, al
+    for (i, b) in [0xba, 0xe1, 0, 0, 0, 0xee].into_iter().enumerate() {
+        g.mem.store::<u8>(BEHIND + 1 + i, b);
+    }
+    let v = &g.cpus[0];
+    let mut r = v.regs();
+    r.rbx = AT as u64;
+    v.set_regs(&r);
+    let e = g.enter();
+    let ended = matches!(e, Ok(Exit::Out { port: PORT_END, .. }));
+    t.same("the guest runs to its end", ended, true);
+    t.same("an unknown call", v.regs().rax, (-1000i64) as u64);
+    t.same("replaced", g.mem.load::<u8>(BEHIND), ours);
+    let beside: u8 = g.mem.load(AT + 2);
+    t.same("the next physical page is left alone", beside, 0);
 }
