@@ -54,6 +54,8 @@ pub(super) struct Batch {
 /// The emulator's workspace of one vCPU.
 pub(crate) struct Emul {
     pub(super) log: KBox<IoLog>,
+    /// The linear address of the instruction that it is of.
+    at: u64,
     /// Taken while an instruction is emulated.
     pub(super) state: Option<KBox<CpuState>>,
     pub(super) batch: Option<Batch>,
@@ -65,6 +67,7 @@ impl Emul {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             log: KBox::new(IoLog::new(), GFP_KERNEL_ACCOUNT)?,
+            at: 0,
             state: Some(KBox::new(CpuState::reset(), GFP_KERNEL_ACCOUNT)?),
             batch: None,
             exit: None,
@@ -118,6 +121,12 @@ fn emulate<V: Backend>(
     cx: &mut Cx<'_, '_, V>,
     unknown: fn(&mut Cx<'_, '_, V>, [u8; 15], u8) -> Flow,
 ) -> Flow {
+    let at = cx.linear_rip();
+    if cx.st.emul.at != at {
+        // An interrupt or user space came in between: what another instruction read is not this one's.
+        cx.st.emul.at = at;
+        cx.st.emul.reset();
+    }
     let Some(mut s) = cx.st.emul.state.take() else {
         return UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION).leave(cx);
     };
