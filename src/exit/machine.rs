@@ -90,8 +90,18 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
             return Ok(());
         }
         let r = self.cx.read_guest(gpa, buf);
-        r.map_err(|_| Stop::Retry)?;
+        r.map_err(|_| self.no_memory(gpa))?;
         self.record(key, buf)
+    }
+
+    /// The host has nothing behind a slot: user space is told, as of an access of the guest's own.
+    #[cold]
+    fn no_memory(&mut self, gpa: Gpa) -> Stop {
+        self.cx.st.emul.exit = Some(UserExit::MemoryFault {
+            gpa: gpa.gfn().gpa().0,
+            size: PAGE_SIZE,
+        });
+        Stop::NeedUser
     }
 
     fn device_read(&mut self, gpa: Gpa, buf: &mut [u8]) -> Result<(), Stop> {
@@ -123,7 +133,8 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
             if self.cx.st.emul.log.replay_write(&key, data) {
                 return Ok(());
             }
-            self.cx.write_guest(gpa, data).map_err(|_| Stop::Retry)?;
+            let r = self.cx.write_guest(gpa, data);
+            r.map_err(|_| self.no_memory(gpa))?;
             return self.record(key, data);
         }
         let mut at = gpa;
@@ -274,6 +285,7 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
                 self.phys_write(gpa, new)?;
                 Ok(true)
             }
+            Err(e) if e == EFAULT => Err(self.no_memory(gpa)),
             Err(_) => Err(Stop::Retry),
         }
     }
@@ -325,14 +337,8 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
         if count <= 1 {
             return Ok(0);
         }
-        let key = IoKey {
-            kind: IoKind::Port,
-            addr: u64::from(port),
-            size,
-            count,
-            write: false,
-        };
-        Err(self.port_to_user(key))
+        let key = IoKey::new(IoKind::Port, u64::from(port), size, false);
+        Err(self.port_to_user(IoKey { count, ..key }))
     }
 
     fn port_out_string(
@@ -354,14 +360,8 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
             return Ok(0);
         }
         self.copy_to_pio(gpa, count, size)?;
-        let key = IoKey {
-            kind: IoKind::Port,
-            addr: u64::from(port),
-            size,
-            count,
-            write: true,
-        };
-        Err(self.port_to_user(key))
+        let key = IoKey::new(IoKind::Port, u64::from(port), size, true);
+        Err(self.port_to_user(IoKey { count, ..key }))
     }
 
     fn rdmsr(&mut self, _s: &CpuState, index: u32) -> Result<u64, Stop> {
@@ -516,9 +516,8 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
             let part = buf.len().min(len.wrapping_sub(off));
             let b = buf.get_mut(..part).ok_or(Stop::UNHANDLED)?;
             self.cx.vcpu.pio.read_bytes(off, b);
-            self.cx
-                .write_guest(gpa.wrapping_add(off as u64), b)
-                .map_err(|_| Stop::Retry)?;
+            let r = self.cx.write_guest(gpa.wrapping_add(off as u64), b);
+            r.map_err(|_| self.no_memory(gpa))?;
             off = off.wrapping_add(part);
         }
         Ok(())
@@ -534,9 +533,8 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
         while off < len {
             let part = buf.len().min(len.wrapping_sub(off));
             let b = buf.get_mut(..part).ok_or(Stop::UNHANDLED)?;
-            self.cx
-                .read_guest(gpa.wrapping_add(off as u64), b)
-                .map_err(|_| Stop::Retry)?;
+            let r = self.cx.read_guest(gpa.wrapping_add(off as u64), b);
+            r.map_err(|_| self.no_memory(gpa))?;
             self.cx.vcpu.pio.write_bytes(off, b);
             off = off.wrapping_add(part);
         }

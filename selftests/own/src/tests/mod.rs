@@ -47,6 +47,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("user_tpr", user_exits::user_tpr),
     ("user_hypercall", user_exits::user_hypercall),
     ("memory_fault", user_exits::memory_fault),
+    ("emulated_fault", user_exits::emulated_fault),
     ("triple_fault_event", user_exits::triple_fault_event),
     ("halt_poll", user_exits::halt_poll),
     ("eoi_suppression", user_exits::eoi_suppression),

@@ -188,6 +188,55 @@ pub fn memory_fault(t: &mut Tap) {
     t.same("with memory it goes on", g.values(), Some(vec![21]));
 }
 
+guest_code! {
+    copies,
+    "mov esi, 0xe0000000",
+    "movsd",
+    "mov edx, 0xe1",
+    "out dx, eax",
+}
+
+/// The same where an instruction is emulated: from device memory to where user space has nothing.
+pub fn emulated_fault(t: &mut Tap) {
+    const AT: u64 = 0x100_0000;
+    let plan = Plan {
+        mem: 4 << 20,
+        ..Plan::default()
+    };
+    let g = Guest::long_with(plan, copies());
+    let slot = g.slot(1, AT, 2 << 20, 1 << 20, 0);
+    t.same("a slot", slot, Answer::Ok(0));
+    g.mem.protect(2 << 20, 1 << 20, libc::PROT_NONE);
+    let v = &g.cpus[0];
+    let mut r = v.regs();
+    r.rdi = AT + 0x5008;
+    v.set_regs(&r);
+    let read = g.enter();
+    let is_read = matches!(read, Ok(Exit::MmioRead { .. }));
+    t.same("the device is read", is_read, true);
+    if let Ok(e) = &read {
+        v.answer(e, &[1, 2, 3, 4]);
+    }
+    let e = sys::limited(3000, || g.enter());
+    if table::stock() {
+        // It takes the place for a device's.
+        let write = matches!(e, Ok(Exit::MmioWrite { .. }));
+        t.same("the write is user space's", write, true);
+        return;
+    }
+    t.same("KVM_RUN", e, Err(libc::EFAULT));
+    let words: Vec<u64> = (0..3).map(|i| v.run.load(RUN_UNION + 8 * i)).collect();
+    let want = vec![0, AT + 0x5000, PAGE as u64];
+    t.same("flags, address, size", words, want);
+    g.mem
+        .protect(2 << 20, 1 << 20, libc::PROT_READ | libc::PROT_WRITE);
+    let e = sys::limited(3000, || g.enter());
+    let ended = matches!(e, Ok(Exit::Out { port: 0xe1, .. }));
+    t.same("with memory it goes on", ended, true);
+    let got: u32 = g.mem.load((2 << 20) + 0x5008);
+    t.same("with what was read before", got, 0x0403_0201);
+}
+
 /// KVM_CAP_X86_TRIPLE_FAULT_EVENT: a triple fault that waits is a part of a vCPU's events.
 pub fn triple_fault_event(t: &mut Tap) {
     const VALID: u32 = 0x20;
