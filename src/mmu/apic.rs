@@ -28,7 +28,12 @@ fn place() -> Gfn {
 /// Maps the page if that is what a fault at an address without memory needs; true if so.
 #[inline(never)]
 pub(super) fn map<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> bool {
-    if f.gpa.gfn() != place() || f.present || f.fetch || cx.st.tables.top_up(PER_FAULT).is_err() {
+    if f.gpa.gfn() != place() || f.present || f.fetch {
+        return false;
+    }
+    // Without a local APIC that hardware knows of, the page would be memory.
+    let accelerated = cx.st.apic.as_ref().is_some_and(|a| a.is_accelerated());
+    if !accelerated || cx.st.tables.top_up(PER_FAULT).is_err() {
         return false;
     }
     let g = cx.vm.mmu.read();
