@@ -348,12 +348,12 @@ pub(crate) fn coalesced(vm: &VmBase, z: &KvmCoalescedMmioZone, add: bool) -> Res
         }
         new.zones.push(*z, GFP_KERNEL_ACCOUNT)?;
     } else {
-        // KVM: every zone that lies inside the one named goes.
+        // KVM: every zone that the one named lies in goes.
         new.zones.retain(|o| {
-            let off = o.addr.wrapping_sub(z.addr);
+            let off = z.addr.wrapping_sub(o.addr);
             !(o.pio == z.pio
-                && off < u64::from(z.size)
-                && off.wrapping_add(u64::from(o.size)) <= u64::from(z.size))
+                && off < u64::from(o.size)
+                && off.wrapping_add(u64::from(z.size)) <= u64::from(o.size))
         });
     }
     bus.replace(new);

@@ -191,11 +191,12 @@ guest_code! {
 /// The ring of collected writes: full, emptied, and a zone that is removed.
 pub fn coalesced(t: &mut Tap) {
     let g = Guest::long(floods());
-    let zone = |cmd: u32, addr: u64, pio: u32| {
+    let place = |cmd: u32, addr: u64, size: u32, pio: u32| {
         let mut z: kvm_coalesced_mmio_zone = sys::zeroed();
-        (z.addr, z.size, z.__bindgen_anon_1.pio) = (addr, 8, pio);
+        (z.addr, z.size, z.__bindgen_anon_1.pio) = (addr, size, pio);
         g.vm.set(cmd, &z)
     };
+    let zone = |cmd, addr, pio| place(cmd, addr, 8, pio);
     let add = k::REGISTER_COALESCED_MMIO;
     let ring = 2 * sys::PAGE;
     let first_last = || -> (u32, u32) {
@@ -222,6 +223,14 @@ pub fn coalesced(t: &mut Tap) {
     t.same("all exit but the port", run(&g).len(), 200);
     t.same("of ports", zone(off, 0x300, 1), Answer::Ok(0));
     t.same("all exit", run(&g).len(), 201);
+    // What is named has to lie in the zone that goes.
+    t.same("a zone", zone(add, DEVICE, 0), Answer::Ok(0));
+    let r = place(off, DEVICE - 8, 32, 0);
+    t.same("what it lies in removed", r, Answer::Ok(0));
+    t.same("it is still there", run(&g).len(), 202 - room);
+    let r = place(off, DEVICE + 2, 4, 0);
+    t.same("a part of it removed", r, Answer::Ok(0));
+    t.same("it is gone", run(&g).len(), 201);
     // A ring that user space has broken is not written.
     t.same("a zone", zone(add, DEVICE, 0), Answer::Ok(0));
     g.cpus[0].run.store::<u32>(ring + 4, 0xffff_ff00);
