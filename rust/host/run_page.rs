@@ -150,7 +150,7 @@ impl SharedPage {
         unsafe { value.assume_init() }
     }
 
-    /// Stores a copy of `value` at `off`; what of it does not lie in the page is ignored.
+    /// Stores a copy of `value` at `off`; one that reaches beyond the page is cut, or ignored.
     #[inline]
     pub fn write<T: IntoBytes + Immutable>(&self, off: usize, value: &T) {
         let bytes = value.as_bytes();

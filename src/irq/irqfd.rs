@@ -124,7 +124,7 @@ impl Clone for Resampler {
     }
 }
 
-/// KVM_IRQFD. EAGAIN without controllers in the kernel.
+/// KVM_IRQFD. EINVAL for a line without controllers in the kernel.
 pub(crate) fn ioctl(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
     let known = abi::KVM_IRQFD_FLAG_DEASSIGN | abi::KVM_IRQFD_FLAG_RESAMPLE;
     if k.flags & !known != 0 {

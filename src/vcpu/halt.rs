@@ -24,7 +24,7 @@ pub(crate) fn hlt<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 
 /// Blocks until the vCPU has something to do. Returns to user space for a signal.
 pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
-    mp::accept(cx).or(Err(())).ok();
+    mp::accept(cx);
     if wakes(cx) {
         return Continue(());
     }
@@ -44,7 +44,7 @@ pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let most = cx.vm.base.caps.halt_poll_ns();
     cx.st.halt_poll_ns = next_poll(cx.st.halt_poll_ns, waited, most);
     cx.timer_to_guest();
-    mp::accept(cx).or(Err(())).ok();
+    mp::accept(cx);
     if wakes(cx) {
         return Continue(());
     }

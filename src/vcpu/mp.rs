@@ -74,14 +74,13 @@ pub(crate) fn reset<V: Backend>(cx: &mut Cx<'_, '_, V>, init: bool) {
     crate::pv::tsc::apply(cx);
 }
 
-/// Acts on INIT and SIPI that were posted. EINTR-like `Err` never; kept fallible for the caller's
-/// sake is not needed, so it answers whether the vCPU may go on.
-pub(crate) fn accept<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Result {
+/// Acts on INIT and SIPI that were posted.
+pub(crate) fn accept<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     cx.pull();
     if cx.st.smm.active() {
         // INIT stays pending until RSM, start-up messages are lost (`SDM: vol 3, 32.3.1`).
         cx.st.sipi_latched = None;
-        return Ok(());
+        return;
     }
     if cx.st.init_latched {
         cx.st.init_latched = false;
@@ -98,7 +97,6 @@ pub(crate) fn accept<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Result {
             cx.st.mp = MpState::Runnable;
         }
     }
-    Ok(())
 }
 
 /// Starts an AP: real mode at page `vector` (`SDM: vol 3, 8.4.4.1`).
@@ -110,7 +108,7 @@ fn start_at<V: Backend>(cx: &mut Cx<'_, '_, V>, vector: u8) {
 
 /// KVM_GET_MP_STATE.
 pub(crate) fn get<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Result<abi::KvmMpState> {
-    accept(cx)?;
+    accept(cx);
     let mp_state = match cx.st.mp {
         MpState::Runnable => abi::KVM_MP_STATE_RUNNABLE,
         MpState::Uninitialized => abi::KVM_MP_STATE_UNINITIALIZED,

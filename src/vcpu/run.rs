@@ -65,9 +65,7 @@ fn run_loaded<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Leave {
             }
         }
         halt::wait_for_init(cx);
-        if mp::accept(cx).is_err() {
-            return Leave::as_it_is();
-        }
+        mp::accept(cx);
         if host::task::signal_pending() {
             return UserExit::Signal.store(cx);
         }
@@ -195,7 +193,7 @@ fn mailbox<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     }
     cx.pull();
     if cx.st.init_latched {
-        mp::accept(cx).or(Err(())).ok();
+        mp::accept(cx);
     }
     cx.count(VcpuStat::ReqEvent);
     Continue(())
