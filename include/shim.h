@@ -84,7 +84,6 @@ enum kvmrs_thread_flags {
 	KVMRS_GUEST_WORK = XFER_TO_GUEST_MODE_WORK,
 	KVMRS_NEED_RESCHED = _TIF_NEED_RESCHED | _TIF_NEED_RESCHED_LAZY,
 	KVMRS_SIGNAL = _TIF_SIGPENDING | _TIF_NOTIFY_SIGNAL,
-	KVMRS_NEED_FPU_LOAD = _TIF_NEED_FPU_LOAD,
 };
 /* Takes or drops this CPU's reference on an extension (an X86_FEATURE_ number). */
 int x86_virt_get_ref(int feat);

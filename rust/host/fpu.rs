@@ -13,9 +13,7 @@ use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::types::NotThreadSafe;
 
-use crate::pin::IrqsOff;
 use crate::shim;
-use crate::task::needs_fpu_load;
 
 /// Bytes of the legacy region and the header: the least an XSAVE image can have.
 /// SDM: vol 1, 13.4.
@@ -233,22 +231,4 @@ impl Drop for GuestFpu {
 pub struct LoadedFpu<'a> {
     _state: PhantomData<&'a mut bindings::fpu_guest>,
     _here: NotThreadSafe,
-}
-
-impl LoadedFpu<'_> {
-    /// Makes sure that the registers hold the guest's state, right before an entry.
-    #[inline(always)]
-    pub fn ready(&self, _irqs: &IrqsOff<'_>) {
-        if crate::params::checked() != 0 {
-            #[cfg(CONFIG_X86_DEBUG_FPU)]
-            // SAFETY: Only checks.
-            unsafe {
-                bindings::fpregs_assert_state_consistent()
-            };
-        }
-        if needs_fpu_load() {
-            // SAFETY: Interrupts are off, and the thread's state is the guest's.
-            unsafe { bindings::switch_fpu_return() };
-        }
-    }
 }

@@ -44,12 +44,6 @@ pub fn signal_pending() -> bool {
     flags() & u64::from(shim::kvmrs_thread_flags_KVMRS_SIGNAL) != 0
 }
 
-/// Whether the FPU registers are not the current task's (see [`crate::fpu`]).
-#[inline(always)]
-pub fn needs_fpu_load() -> bool {
-    flags() & u64::from(shim::kvmrs_thread_flags_KVMRS_NEED_FPU_LOAD) != 0
-}
-
 /// Whether this CPU's run queue has nothing else to run.
 #[inline]
 pub fn single_task_running() -> bool {
