@@ -20,7 +20,8 @@ impl Vcpu {
         if !self.m.cfg.pin(pin::PREEMPTION_TIMER) {
             return false;
         }
-        self.deadline = tsc.unwrap_or(NEVER);
+        // The last value is taken: that one cannot be waited for anyway.
+        self.deadline = tsc.map_or(NEVER, |t| t.min(NEVER - 1));
         let on = if tsc.is_some() {
             pin::PREEMPTION_TIMER
         } else {
