@@ -86,7 +86,8 @@ bool kvmrs_vmx_l1d_setup(u32 wish, void *pages)
 	for (i = 0; pages && i < 1 << VMX_L1D_ORDER; i++)
 		memset(pages + i * PAGE_SIZE, i + 1, PAGE_SIZE);
 	set(wish);
-	return kvmrs_l1d_mode != KVMRS_L1D_NEVER;
+	/* Never may become another mode at any time, which then counts on the marks. */
+	return l1tf_vmx_mitigation != VMENTER_L1D_FLUSH_NOT_REQUIRED;
 }
 
 int kvmrs_l1d_choose(int wish)
