@@ -119,7 +119,7 @@ impl Vcpu {
 
     /// The vectors whose EOI exits, one bit each.
     pub(super) fn set_eoi_exits(&mut self, vectors: &[u64; 4]) {
-        if self.apic_shared {
+        if self.m.cfg.apicv {
             vmcs::write(field::EOI_EXIT_BITMAP0, vectors[0]);
             vmcs::write(field::EOI_EXIT_BITMAP1, vectors[1]);
             vmcs::write(field::EOI_EXIT_BITMAP2, vectors[2]);

@@ -51,14 +51,14 @@ impl Vcpu {
 
     /// Sets CR0.
     pub(super) fn set_cr0(&mut self, v: u64) {
-        let (old, cr4) = (self.cr0, self.cr4());
-        let cr3 = self.cr3();
+        // What hardware has in their place depends on CR0, if it cannot run without paging.
+        let before = (!self.m.cfg.unrestricted).then(|| (self.cr0, self.cr3(), self.cr4()));
         self.cr0 = v;
         let hw = self.hardware_cr0();
         vmcs::write(field::CR0_SHADOW, v);
         vmcs::write(field::GUEST_CR0, hw);
         self.cache.put(cached::CR0, &self.cache.cr0, hw);
-        if !self.m.cfg.unrestricted {
+        if let Some((old, cr3, cr4)) = before {
             self.runnable.set(None);
             if (old ^ v) & cr0::PG != 0 || self.proc & proc::CR3_LOAD_EXITING == 0 {
                 let exits = proc::CR3_LOAD_EXITING | proc::CR3_STORE_EXITING;

@@ -414,9 +414,7 @@ impl Vcpu {
             vmcs::write(field::APIC_ACCESS_PAGE, page.hw_pa());
         }
         if m.cfg.apicv {
-            self.apic_shared = true;
             self.set_eoi_exits(&[u64::MAX; 4]);
-            self.apic_shared = false;
         }
         if m.cfg.proc2(proc2::PAUSE_LOOP_EXITING) {
             w(field::PLE_GAP, m.pause.gap);
