@@ -94,6 +94,13 @@ pub fn emulated_msrs(t: &mut Tap) {
     g.cpus[0].run.store::<u8>(32, 1);
     let refused = g.values();
     let faults: u16 = g.mem.load(boot::mailbox(0) + 128 + 2 * 13);
+    // The filter takes the read of one that exists.
+    let g = Guest::long(emulated());
+    let filter = deny_read(&g.vm, 0xc000_0102);
+    crate::guest::enable(&g.vm, KVM_CAP_X86_USER_SPACE_MSR, 4)
+        .ok()
+        .expect("KVM_CAP_X86_USER_SPACE_MSR");
+    let filtered = msr_exit(&g, &g.enter());
     std::fs::write(PREFIX, before.trim()).expect(PREFIX);
 
     t.same(
@@ -109,6 +116,20 @@ pub fn emulated_msrs(t: &mut Tap) {
     t.same("is done", third, Some(vec![1]));
     t.same("refused", refused, Some(vec![0]));
     t.same("with #GP", faults, 2);
+    t.same("the filter", filter, Answer::Ok(0));
+    t.same("is asked", filtered, Some((false, 4, 0xc000_0102, 0)));
+}
+
+/// `KVM_X86_SET_MSR_FILTER`: one MSR cannot be read. The ranges have 24 bytes each, from byte 8 on.
+fn deny_read(vm: &Fd, msr: u32) -> Answer {
+    let none = 0u64;
+    let mut filter = [0u8; 0x188];
+    filter[8..12].copy_from_slice(&KVM_MSR_FILTER_READ.to_ne_bytes());
+    filter[12..16].copy_from_slice(&1u32.to_ne_bytes());
+    filter[16..20].copy_from_slice(&msr.to_ne_bytes());
+    let bitmap = std::ptr::from_ref(&none).addr() as u64;
+    filter[24..32].copy_from_slice(&bitmap.to_ne_bytes());
+    vm.bytes(k::X86_SET_MSR_FILTER, &mut filter)
 }
 
 guest_code! {
