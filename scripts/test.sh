@@ -250,7 +250,7 @@ task_boots() {
 task_intel-up() {
 	checked
 	# shellcheck disable=SC2086
-	HOST=intel selftests/run-upstream.sh ${UPSTREAM:-m0}
+	HOST=intel selftests/run-upstream.sh ${UPSTREAM:-m0 m1 m2 m3}
 }
 
 task_intel-boot() {
@@ -275,6 +275,7 @@ task_intel-move() {
 }
 
 task_skylake() {
+	CPU=corei7_skylake_x HOST=intel selftests/run-boots.sh q35-1
 	CPU=corei7_skylake_x HOST=intel selftests/run-jobs.sh vmx apicv apicv_off tsc_scaling
 }
 
