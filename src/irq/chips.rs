@@ -217,10 +217,9 @@ pub(crate) fn port_write(vm: &VmBase, port: u16, data: &[u8]) -> bool {
     let pic = is_pic_port(port);
     match data {
         &[value] if pic => with(vm, |c, w| c.pic.write(port, value, &mut w.pic)) == Some(true),
-        _ if !pic && !pit::has_port(vm, port) => false,
         // KVM: the PIT takes the first byte of a wider access, the PICs swallow it.
         &[value, ..] if !pic => pit::port_write(vm, port, value),
-        _ => true,
+        _ => pic,
     }
 }
 
@@ -232,15 +231,17 @@ pub(crate) fn port_read(vm: &VmBase, port: u16, data: &mut [u8]) -> bool {
     let pic = is_pic_port(port);
     let (v, to) = match data {
         [to] if pic => (with(vm, |c, w| c.pic.read(port, &mut w.pic)).flatten(), to),
-        _ if !pic && !pit::has_port(vm, port) => return false,
         // KVM: a wider access to the PIT reads a byte, one to the PICs 0.
         [to, rest @ ..] if !pic => {
-            rest.fill(0);
-            (pit::port_read(vm, port), to)
+            let v = pit::port_read(vm, port);
+            if v.is_some() {
+                rest.fill(0);
+            }
+            (v, to)
         }
         wide => {
             wide.fill(0);
-            return true;
+            return pic;
         }
     };
     match v {

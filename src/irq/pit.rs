@@ -121,19 +121,30 @@ pub(super) fn unmasked(vm: &VmBase) {
     }
 }
 
-/// Does the PIT have this port?
-pub(super) fn has_port(vm: &VmBase, port: u16) -> bool {
+/// Calls `f` with the PIT if it has this port.
+fn with_port<R>(vm: &VmBase, port: u16, f: impl FnOnce(&mut Pit, &mut PitWork) -> R) -> Option<R> {
     let ours = port.wrapping_sub(PIT_BASE) < 4;
     if !ours && port != SPEAKER_PORT {
-        return false;
+        return None;
     }
-    chips::with(vm, |c, _| c.pit.is_some() && (ours || c.speaker)) == Some(true)
+    chips::with(vm, |c, w| {
+        if !ours && !c.speaker {
+            return None;
+        }
+        c.pit.as_mut().map(|p| f(p, &mut w.pit))
+    })
+    .flatten()
 }
 
-/// A write to a port of the PIT.
+/// Does the PIT have this port?
+pub(super) fn has_port(vm: &VmBase, port: u16) -> bool {
+    with_port(vm, port, |_, _| ()).is_some()
+}
+
+/// A write to a port; false if the PIT does not have it.
 pub(super) fn port_write(vm: &VmBase, port: u16, value: u8) -> bool {
     let now = now_ns();
-    let done = with_pit(vm, |p, w| {
+    let done = with_port(vm, port, |p, w| {
         if port == SPEAKER_PORT {
             p.write_speaker(value, now);
             true
@@ -144,10 +155,10 @@ pub(super) fn port_write(vm: &VmBase, port: u16, value: u8) -> bool {
     done == Some(true)
 }
 
-/// A read of a port of the PIT.
+/// A read of a port; `None` if the PIT does not have it.
 pub(super) fn port_read(vm: &VmBase, port: u16) -> Option<u8> {
     let now = now_ns();
-    with_pit(vm, |p, _| {
+    with_port(vm, port, |p, _| {
         if port == SPEAKER_PORT {
             Some(p.read_speaker(now))
         } else {

@@ -315,14 +315,14 @@ pub(crate) fn set_region<V: Backend>(
             // Two statements: the first leaves the read side that the second waits for.
             let set = prepare(slots.space(space).with(new))?;
             swap(vm, space, set);
-            slots.count_logged(false, logged);
+            count_logged(vm, false, logged);
         }
         // What comes after is made before the old slot goes: from then on nothing may fail.
         Change::Delete(old) => {
             let after = prepare(slots.space(space).without(old.id))?;
             withdraw(vm, old, log)?;
             swap(vm, space, after);
-            slots.count_logged(is_logged(&old), false);
+            count_logged(vm, is_logged(&old), false);
         }
         Change::Move { old, new } => {
             let new = with_log(vm, new, None)?;
@@ -330,23 +330,30 @@ pub(crate) fn set_region<V: Backend>(
             let after = prepare(slots.space(space).with(new))?;
             withdraw(vm, old, log)?;
             swap(vm, space, after);
-            slots.count_logged(is_logged(&old), logged);
+            count_logged(vm, is_logged(&old), logged);
         }
         Change::Flags { old, new } => {
             let new = with_log(vm, new, log)?;
             let set = prepare(slots.space(space).with(new.clone()))?;
             swap(vm, space, set);
-            slots.count_logged(is_logged(&old), new.logging());
+            // Before the sweep that makes writes noticeable.
+            count_logged(vm, is_logged(&old), new.logging());
             if new.logging() {
-                mmu::log::switched(vm);
                 mmu::log::started(vm, &new);
             } else {
                 mmu::log::stopped(vm, &new);
             }
         }
     }
-    mmu::log::switched(vm);
     Ok(0)
+}
+
+/// One more slot is logged, or one less, or as many as before.
+fn count_logged<V: Backend>(vm: &VmCore<V>, before: bool, after: bool) {
+    if before != after {
+        vm.base.slots.count_logged(before, after);
+        mmu::log::switched(vm);
+    }
 }
 
 fn is_logged(s: &slots::Slot) -> bool {

@@ -7,7 +7,7 @@
 //! the guest or goes to sleep. Posting never waits, allocates or fails.
 //!
 //! The first 64 bytes are a posted-interrupt descriptor (SDM: vol 3, 31.6), so that VMX hardware
-//! and the IOMMU can post and deliver without software. The trigger modes, which the descriptor
+//! can deliver what software posts. The trigger modes, which the descriptor
 //! does not have, lie beside it. That layout makes this type x86-only.
 //!
 //! # Who must be told
@@ -179,7 +179,8 @@ impl Events {
 pub struct Pending {
     /// Posted vectors: the PIR of the descriptor.
     pir: [AtomicU64; 4],
-    /// The descriptor's control word: ON, SN, notification vector and destination.
+    /// The descriptor's control word. Of its fields only ON is in use: what posts by hardware would
+    /// need the others, and nothing does.
     control: AtomicU64,
     /// The rest of the descriptor, reserved.
     reserved: [AtomicU64; 3],
@@ -197,10 +198,6 @@ pub struct Pending {
 
 /// Outstanding notification: the PIR has news and somebody was told.
 const ON: u64 = 1 << 0;
-/// Suppress notification: hardware posters do not send IPIs.
-const SN: u64 = 1 << 1;
-/// Notification vector (bits 23:16) and destination (63:32).
-const NOTIFICATION: u64 = 0xffff_ffff_00ff_0000;
 
 #[cfg(not(all(loom, test)))]
 const _: () = {
@@ -489,36 +486,6 @@ impl Pending {
             return 0;
         }
         self.requests.fetch_and(!bits, SeqCst) & bits
-    }
-
-    // The descriptor, for posted-interrupt hardware.
-
-    /// Sets the interrupt that hardware posters send: its vector and the CPU, `ndst` as the
-    /// descriptor encodes it (SDM: vol 3, 31.6).
-    pub fn set_notification(&self, vector: u8, ndst: u32) {
-        let new = (u64::from(ndst) << 32) | (u64::from(vector) << 16);
-        self.update_control(|c| c & !NOTIFICATION | new);
-    }
-
-    /// Hardware posters send notifications, or (`suppress`) only set bits. Returns whether vectors
-    /// were posted while notifications were suppressed, which did not set ON.
-    #[must_use = "vectors posted meanwhile wait for someone to set ON"]
-    pub fn suppress_notification(&self, suppress: bool) -> bool {
-        self.update_control(|c| if suppress { c | SN } else { c & !SN });
-        if suppress {
-            return false;
-        }
-        store_then_load();
-        if self.pir.iter().any(|w| w.load(SeqCst) != 0) {
-            self.control.fetch_or(ON, SeqCst);
-            return true;
-        }
-        false
-    }
-
-    fn update_control(&self, f: impl Fn(u64) -> u64) {
-        // Err cannot happen: the closure always has a new value.
-        let _ = self.control.fetch_update(SeqCst, Relaxed, |c| Some(f(c)));
     }
 
     /// Applies `f` to the events. An unchanged word needs no wake-up: whoever set it sees to that.

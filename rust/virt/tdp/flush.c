@@ -23,6 +23,10 @@ bool kvmrs_tdp_kick(unsigned long tables)
 
 	/* The change of the tables' generation before the looks at where they run. */
 	smp_mb();
+	/*
+	 * Mostly they run nowhere, and a cross call without a target costs much more than this.
+	 * When one has a target, its own look finds what this one has brought into the cache.
+	 */
 	for_each_online_cpu(cpu) {
 		if (!runs_on(cpu, (void *)tables))
 			continue;
