@@ -183,6 +183,9 @@ pub enum Trap {
     BusLock,
     /// Stores and loads of descriptor-table registers, for UMIP emulation.
     DescriptorTables,
+    /// CR0 while the guest has caching switched off in it, on from the start: the guest then runs
+    /// with caching all the same. Nothing where hardware keeps the host's bits by itself.
+    CachingOff,
 }
 
 /// What of the local APIC's registers hardware may carry out by itself.

@@ -98,6 +98,8 @@ impl<V: Backend> Cx<'_, '_, V> {
         V::set_trap(self.l, Trap::Hlt, exits(abi::KVM_X86_DISABLE_EXITS_HLT));
         V::set_trap(self.l, Trap::Pause, exits(abi::KVM_X86_DISABLE_EXITS_PAUSE));
         V::set_trap(self.l, Trap::Mwait, exits(abi::KVM_X86_DISABLE_EXITS_MWAIT));
+        let caching = self.vm.base.caps.quirk(abi::KVM_X86_QUIRK_CD_NW_CLEARED);
+        V::set_trap(self.l, Trap::CachingOff, caching);
         let bus_locks = self.vm.base.caps.bus_lock_exits();
         V::set_trap(self.l, Trap::BusLock, bus_locks);
         self.st.bus_lock_exits = bus_locks;

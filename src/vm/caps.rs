@@ -332,6 +332,14 @@ pub(crate) fn enable_vcpu(st: &mut State, e: &KvmEnableCap) -> Result<isize> {
     Ok(0)
 }
 
+/// Quirks go, for good.
+fn disable_quirks(vm: &VmBase, quirks: u64) {
+    vm.caps.quirks_off.fetch_or(quirks, Relaxed);
+    if quirks & abi::KVM_X86_QUIRK_CD_NW_CLEARED != 0 {
+        vm.request_all(Request::Traps);
+    }
+}
+
 /// KVM_ENABLE_CAP on a VM. EINVAL for what does not exist or cannot be enabled now.
 pub(crate) fn enable<V: Backend>(vm: &VmBase, e: &KvmEnableCap) -> Result<isize> {
     if e.flags != 0 {
@@ -341,13 +349,13 @@ pub(crate) fn enable<V: Backend>(vm: &VmBase, e: &KvmEnableCap) -> Result<isize>
     let caps = &vm.caps;
     match e.cap {
         abi::KVM_CAP_DISABLE_QUIRKS => {
-            caps.quirks_off.fetch_or(arg & QUIRKS, Relaxed);
+            disable_quirks(vm, arg & QUIRKS);
         }
         abi::KVM_CAP_DISABLE_QUIRKS2 => {
             if arg & !QUIRKS != 0 {
                 return Err(EINVAL);
             }
-            caps.quirks_off.fetch_or(arg, Relaxed);
+            disable_quirks(vm, arg);
         }
         abi::KVM_CAP_SPLIT_IRQCHIP => return crate::irq::enable_split(vm, arg),
         abi::KVM_CAP_X2APIC_API => {

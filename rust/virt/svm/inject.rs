@@ -218,6 +218,7 @@ impl Vcpu {
         let intercepts = self.vmcb().control.intercepts;
         let window = self.vmcb().control.intercepts(intercept::VINTR);
         let wanted = self.nmi.wanted;
+        let hide_caching = self.hide_caching;
         self.reset(true);
         let mut words = self.mandatory();
         for (i, (word, old)) in words.iter_mut().zip(intercepts).enumerate() {
@@ -227,7 +228,9 @@ impl Vcpu {
         }
         self.vmcb_mut().control.intercepts = words;
         // The bits for CR0 follow from its value.
-        self.set_cr0(self.cr0());
+        let cr0 = self.cr0();
+        self.hide_caching = hide_caching;
+        self.set_cr0(cr0);
         self.request_interrupt_window(window);
         self.request_nmi_window(wanted);
         self.vmcb_mut().control.exit_code = code::SHUTDOWN;

@@ -138,12 +138,15 @@ impl Vcpu {
         self.vmcb().save.cr0 | self.cr0_hidden
     }
 
-    /// Sets CR0. Hardware never gets the caching bits: firmware leaves them set, and a guest would
-    /// run uncached. While they are set every access exits, so that the guest sees them.
-    ///
-    /// KVM: the quirk KVM_X86_QUIRK_CD_NW_CLEARED.
+    /// Sets CR0. Hardware does not get the caching bits ([`Trap::CachingOff`]): firmware leaves them
+    /// set, and a guest would run uncached. While they are set every access exits, so that the guest
+    /// sees them.
     pub(super) fn set_cr0(&mut self, v: u64) {
-        let hidden = v & (cr0::CD | cr0::NW);
+        let hidden = if self.hide_caching {
+            v & (cr0::CD | cr0::NW)
+        } else {
+            0
+        };
         self.cr0_hidden = hidden;
         // Illegal high bits make hardware refuse the entry.
         self.vmcb_mut().save.cr0 = v & !hidden | cr0::ET;
@@ -351,6 +354,12 @@ impl Vcpu {
             Trap::DescriptorTables => {
                 for n in 0..8 {
                     self.set_intercept(intercept::IDTR_READ + n, on);
+                }
+            }
+            Trap::CachingOff => {
+                if on != self.hide_caching {
+                    self.hide_caching = on;
+                    self.set_cr0(self.cr0());
                 }
             }
         }

@@ -98,6 +98,8 @@ pub struct Vcpu {
     pub(super) aborted_info: u32,
     pub(super) checked: Option<KBox<Checked>>,
 }
+    /// Those for caching are such bits.
+    pub(super) hide_caching: bool,
 
 impl HasEntry for Vcpu {
     #[inline]
@@ -148,6 +150,7 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
         vcpu.checked = Some(Checked::new()?);
     }
     vcpu.reset(false);
+        hide_caching: true,
     let cpu = Cpu {
         id,
         fresh: AtomicBool::new(true),
@@ -272,6 +275,7 @@ impl Vcpu {
     pub(super) fn mandatory(&self) -> [u32; 6] {
         let mut words = [0u32; 6];
         for i in ALWAYS {
+        self.hide_caching = true;
             set_bit(&mut words, i);
         }
         if self.m.invlpgb {

@@ -429,6 +429,8 @@ impl Vcpu {
                 self.trap.tables = on;
                 self.update_table_trap();
             }
+            // Entries do not load the bits (SDM: vol 3, 27.3.2.1).
+            Trap::CachingOff => {}
         }
     }
 

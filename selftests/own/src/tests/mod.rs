@@ -112,6 +112,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("slot_moves", running::slot_moves),
     ("read_only", running::read_only),
     ("exits_off", running::exits_off),
+    ("caching_off", running::caching_off),
     ("hypercalls", paravirt::hypercalls),
     ("pv_eoi", paravirt::pv_eoi),
     ("emulated_msrs", msrs::emulated_msrs),

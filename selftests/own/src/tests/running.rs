@@ -411,3 +411,59 @@ pub fn exits_off(t: &mut Tap) {
         }
     }
 }
+
+guest_code! {
+    // Switches caching off in CR0 and looks at it a thousand times.
+    uncached,
+    "mov rax, cr0",
+    "or eax, 0x40000000",
+    "mov cr0, rax",
+    "mov ecx, 1000",
+    "2: mov rax, cr0",
+    "loop 2b",
+    "shr eax, 29",
+    "and eax, 3",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// KVM_X86_QUIRK_CD_NW_CLEARED: on AMD a guest that switches caching off in CR0 has it all the same,
+/// and only with exits can it see what it set. Intel's processors do that by themselves.
+pub fn caching_off(t: &mut Tap) {
+    let amd = !crate::table::intel();
+    let run = |quirk: bool, late: bool| {
+        let mut g = Guest::new(Plan {
+            cpus: 0,
+            ..Plan::default()
+        });
+        let off = u64::from(KVM_X86_QUIRK_CD_NW_CLEARED);
+        let disable = |g: &Guest| crate::guest::enable(&g.vm, KVM_CAP_DISABLE_QUIRKS2, off);
+        let mut done = Answer::Ok(0);
+        if !quirk && !late {
+            done = disable(&g);
+        }
+        g.add_cpu(0, true);
+        if !quirk && late {
+            done = disable(&g);
+        }
+        g.load(CODE, uncached());
+        boot::tables(&g.mem);
+        g.start_long(0, CODE);
+        let stats = super::pages::Stats::of(&g.cpus[0].fd);
+        let values = g.values();
+        (done, values, stats.get("exits"))
+    };
+    for (what, quirk, late, exits) in [
+        ("with the quirk", true, false, amd),
+        ("without it", false, false, false),
+        ("without it from after the vCPU", false, true, false),
+    ] {
+        let (done, values, n) = run(quirk, late);
+        t.same(format!("{what}: switched"), done, Answer::Ok(0));
+        t.same(format!("{what}: CR0.CD, NW"), values, Some(vec![2]));
+        let many = n >= 1000;
+        t.same(format!("{what}: CR0 exits ({n} exits)"), many, exits);
+    }
+}
