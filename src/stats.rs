@@ -2,7 +2,8 @@
 
 //! Statistics of VMs and vCPUs, and the files in which user space reads them.
 //!
-//! A vCPU's are counted by its own thread alone, so that counting is a load and a store.
+//! A vCPU's are counted by its own thread alone, some in the scheduler's hook and the rest outside of
+//! it, so that counting is a load and a store.
 
 use crate::backend::Backend;
 use crate::vcpu::shared::VcpuShared;
@@ -114,16 +115,11 @@ impl VcpuStats {
         init!(Self { words <- Words::new() })
     }
 
-    /// Owner: it happened once more.
+    /// It happened once more. A value is counted either by the owner or by the scheduler's hook, which
+    /// interrupts the owner, not by both.
     #[inline]
     pub(crate) fn count(&self, stat: VcpuStat) {
         self.words.add_own(stat.word(), 1);
-    }
-
-    /// The same for what the scheduler's hook counts too, which interrupts the owner.
-    #[inline]
-    pub(crate) fn count_shared(&self, stat: VcpuStat) {
-        self.words.add(stat.word(), 1);
     }
 
     /// Owner: sets a value that is known otherwise.

@@ -19,8 +19,9 @@ use crate::shim;
 /// What happens when the thread comes to a CPU and leaves it. Neither may sleep or take a lock that
 /// is not a raw spinlock with interrupts off.
 pub trait SchedOps: Send + Sync {
-    /// The thread starts to run on this CPU.
-    fn sched_in(&self, cpu: &PinnedCpu<'_>);
+    /// The thread starts to run on this CPU; `back` if it was switched out before, with the hook
+    /// registered.
+    fn sched_in(&self, cpu: &PinnedCpu<'_>, back: bool);
     /// The thread leaves this CPU; `preempted` if it could have gone on.
     fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool);
 }
@@ -127,7 +128,7 @@ impl<T: SchedOps> SchedHook<T> {
             // SAFETY: The node is pinned, in no list (the flag), and taken out below, before the
             // thread can leave this function. The hooks are enabled.
             unsafe { bindings::preempt_notifier_register(self.node.raw.get()) };
-            self.node.ops.sched_in(cpu);
+            self.node.ops.sched_in(cpu, false);
         });
         let result = f();
         with_preempt_off(|cpu| {
@@ -159,7 +160,7 @@ unsafe fn ops<'a, T: SchedOps>(raw: *mut bindings::preempt_notifier) -> &'a T {
 
 unsafe extern "C" fn sched_in<T: SchedOps>(raw: *mut bindings::preempt_notifier, _cpu: c_int) {
     // SAFETY: The scheduler calls this for a registered notifier with preemption off.
-    unsafe { ops::<T>(raw).sched_in(&PinnedCpu::assume()) };
+    unsafe { ops::<T>(raw).sched_in(&PinnedCpu::assume(), true) };
 }
 
 unsafe extern "C" fn sched_out<T: SchedOps>(

@@ -13,8 +13,8 @@ use kernel::prelude::*;
 pub trait SchedObserver: Send + Sync + 'static {
     /// The vCPU's task starts to run on this CPU, after the vendor loaded it.
     fn sched_in(&self, cpu: &PinnedCpu<'_>);
-    /// The task leaves the CPU, before the vendor puts it.
-    fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool);
+    /// The task leaves the CPU, before the vendor puts it; `entered` if a guest ran since it came.
+    fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool, entered: bool);
 }
 
 /// The part of a vCPU that the scheduler hook sees.
@@ -25,14 +25,15 @@ pub struct Residency<V: Vendor, S: SchedObserver> {
 
 impl<V: Vendor, S: SchedObserver> SchedOps for Residency<V, S> {
     #[inline]
-    fn sched_in(&self, cpu: &PinnedCpu<'_>) {
-        V::load(&self.cpu, cpu);
+    fn sched_in(&self, cpu: &PinnedCpu<'_>, back: bool) {
+        V::load(&self.cpu, cpu, back);
         self.observer.sched_in(cpu);
     }
 
     #[inline]
     fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool) {
-        self.observer.sched_out(cpu, preempted);
+        self.observer
+            .sched_out(cpu, preempted, V::was_entered(&self.cpu));
         V::put(&self.cpu, cpu);
     }
 }

@@ -285,8 +285,11 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// Do the two halves belong to the same vCPU?
     fn paired(v: &Self::Vcpu, c: &Self::Cpu) -> bool;
 
-    /// Makes the vCPU resident on this CPU. Scheduler context: preemption off, maybe IRQs off.
-    fn load(c: &Self::Cpu, cpu: &PinnedCpu<'_>);
+    /// Makes the vCPU resident on this CPU; `back` if its task was switched out in between. Scheduler
+    /// context: preemption off, maybe IRQs off.
+    fn load(c: &Self::Cpu, cpu: &PinnedCpu<'_>, back: bool);
+    /// Was the guest entered since the vCPU was loaded? Scheduler context.
+    fn was_entered(c: &Self::Cpu) -> bool;
     /// The task leaves the CPU.
     fn put(c: &Self::Cpu, cpu: &PinnedCpu<'_>);
 

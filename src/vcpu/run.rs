@@ -36,9 +36,7 @@ pub(crate) fn run<V: Backend>(vm: &VmCore<V>, vcpu: &Vcpu<V>) -> Result<isize> {
         vcpu.shared.runs_here(&mut cx.st.thread)?;
         let mask = cx.st.signal_mask;
         let r = host::task::with_signal_mask(mask, || {
-            vcpu.shared.set_running(true);
             let left = run_loaded(cx);
-            vcpu.shared.set_running(false);
             let stats = &vcpu.shared.stats;
             stats.set(VcpuStat::TlbFlush, cx.l.tlb_flushes());
             after_run(cx);

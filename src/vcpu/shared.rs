@@ -89,8 +89,6 @@ pub(crate) struct VcpuShared {
     /// The thread that ran it last.
     #[pin]
     thread: Mutex<Option<Arc<ThreadRef>>>,
-    /// KVM_RUN is under way.
-    running: AtomicBool,
     #[pin]
     wait: VcpuWait,
 }
@@ -115,7 +113,6 @@ impl VcpuShared {
             spinning: AtomicBool::new(false),
             boost: AtomicBool::new(false),
             thread <- new_mutex!(None, "vcpu->thread"),
-            running: AtomicBool::new(false),
             wait <- VcpuWait::new(),
         }? Error)
     }
@@ -255,15 +252,6 @@ impl VcpuShared {
         thread.ok_or(ESRCH)?.yield_to()
     }
 
-    /// Owner: KVM_RUN begins or ends. Until it ends, every return to a CPU saves the host's state
-    /// anew.
-    pub(crate) fn set_running(&self, on: bool) {
-        if on {
-            self.stats.count_shared(VcpuStat::HostStateReload);
-        }
-        self.running.store(on, Ordering::Relaxed);
-    }
-
     /// Where it blocks.
     pub(crate) fn wait(&self) -> &VcpuWait {
         &self.wait
@@ -301,10 +289,10 @@ impl Sched {
     fn preempted(&self) {
         let s = &*self.shared;
         if !s.at_boundary.load(Ordering::Relaxed) {
-            s.stats.count_shared(VcpuStat::PreemptionOther);
+            s.stats.count(VcpuStat::PreemptionOther);
             return;
         }
-        s.stats.count_shared(VcpuStat::PreemptionReported);
+        s.stats.count(VcpuStat::PreemptionReported);
         let msr = s.steal.load(Ordering::Relaxed);
         if msr == 0 || s.told_preempted.load(Ordering::Relaxed) || !self.base.mm.is_current() {
             return;
@@ -331,16 +319,17 @@ impl SchedObserver for Sched {
         if self.shared.tsc_lost.load(Ordering::Relaxed) != host::clock::tsc_lost() {
             self.shared.request(Request::Tsc);
         }
-        if self.shared.running.load(Ordering::Relaxed) {
-            self.shared.stats.count_shared(VcpuStat::HostStateReload);
-        }
         if let Some(r) = &self.shared.ring {
             r.loaded(cpu, Some(self.shared.index));
         }
     }
 
     #[inline]
-    fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool) {
+    fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool, entered: bool) {
+        if entered {
+            // An entry leaves some of the guest's state on the CPU, which goes now.
+            self.shared.stats.count(VcpuStat::HostStateReload);
+        }
         if preempted {
             self.shared.ready.store(true, Ordering::Relaxed);
             self.preempted();

@@ -71,7 +71,7 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
     let code = control.exit_code;
     if is_entry_failure(code) {
         hw.refused();
-        cpu.load();
+        cpu.refresh();
         return;
     }
     control.clean = claim;
@@ -87,8 +87,8 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
     }
 }
 
-/// The first entry since the thread came to this CPU, or came back from user space. False if no
-/// guest can be entered here.
+/// The first entry since the thread came to this CPU or came back from user space, or since something
+/// changed that is in a register of the CPU. False if no guest can be entered here.
 #[cold]
 #[inline(never)]
 fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
@@ -98,6 +98,7 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
         return false;
     }
     cpu.fresh.store(false, Relaxed);
+    cpu.entered.store(true, Relaxed);
     // SAFETY: Interrupts are off, SVM is on, and the save page of this CPU is registered.
     unsafe {
         c::kvmrs_svm_resident();
@@ -124,7 +125,10 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
         unsafe { c::kvmrs_svm_set_tsc_ratio(hw.tsc_ratio) };
     }
     load_tsc_aux(hw, cpu);
-    hw.shrink_pause_window();
+    if cpu.away.load(Relaxed) {
+        cpu.away.store(false, Relaxed);
+        hw.shrink_pause_window();
+    }
     true
 }
 

@@ -2,7 +2,7 @@
 
 //! How many PAUSEs in a loop it takes before one exits (`APM: vol 2, 15.14.4`).
 //!
-//! The count grows while a guest spins in vain and shrinks when its thread has been away, by the
+//! The count grows at each such exit and shrinks when the scheduler had its thread switched out, by the
 //! module parameters `pause_filter_count*`, which have the meaning and the defaults of the in-tree
 //! module.
 
@@ -59,7 +59,9 @@ impl Vcpu {
         self.set_pause_count(PauseFilter::grown);
     }
 
-    /// The thread has been away, and what the guest waited for may have happened.
+    /// The scheduler took the thread off its CPU and brought it back: what the guest waited for may
+    /// have happened. A return to user space does not count, as in the in-tree module; being away
+    /// several times between two entries counts once.
     pub(super) fn shrink_pause_window(&mut self) {
         self.set_pause_count(PauseFilter::shrunk);
     }

@@ -42,8 +42,12 @@ pub struct Vm;
 pub struct Cpu {
     /// Pairs the two halves; no other vCPU ever had it.
     pub(super) id: u64,
-    /// The vCPU was put on a CPU and has not been entered since.
+    /// The next entry looks at what belongs to the CPU: the vCPU came to one, or changed it.
     pub(super) fresh: AtomicBool,
+    /// A guest was entered since the vCPU was loaded.
+    pub(super) entered: AtomicBool,
+    /// The thread was switched out since the last entry.
+    pub(super) away: AtomicBool,
     /// This CPU's TSC_AUX is the guest's.
     pub(super) tsc_aux: AtomicBool,
 }
@@ -51,7 +55,17 @@ pub struct Cpu {
 impl Cpu {
     /// The work is left to the next entry, as many a load is not followed by one.
     #[inline]
-    pub(super) fn load(&self) {
+    pub(super) fn load(&self, back: bool) {
+        if back {
+            self.away.store(true, Relaxed);
+        }
+        self.entered.store(false, Relaxed);
+        self.fresh.store(true, Relaxed);
+    }
+
+    /// The next entry does again what belongs to the CPU.
+    #[inline]
+    pub(super) fn refresh(&self) {
         self.fresh.store(true, Relaxed);
     }
 
@@ -84,6 +98,8 @@ pub struct Vcpu {
     pub(super) work: u8,
     /// CR0 bits that the guest sees set and hardware does not have.
     pub(super) cr0_hidden: u64,
+    /// Those for caching are such bits.
+    pub(super) hide_caching: bool,
     /// CR4 as the guest sees it.
     pub(super) cr4: u64,
     /// DR6 of the guest while debug registers trap.
@@ -98,8 +114,6 @@ pub struct Vcpu {
     pub(super) aborted_info: u32,
     pub(super) checked: Option<KBox<Checked>>,
 }
-    /// Those for caching are such bits.
-    pub(super) hide_caching: bool,
 
 impl HasEntry for Vcpu {
     #[inline]
@@ -136,6 +150,7 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
         asid_new: false,
         work: 0,
         cr0_hidden: 0,
+        hide_caching: true,
         cr4: 0,
         dr6: dr6::INIT,
         db_dr6: dr6::INIT,
@@ -150,10 +165,11 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
         vcpu.checked = Some(Checked::new()?);
     }
     vcpu.reset(false);
-        hide_caching: true,
     let cpu = Cpu {
         id,
         fresh: AtomicBool::new(true),
+        entered: AtomicBool::new(false),
+        away: AtomicBool::new(false),
         tsc_aux: AtomicBool::new(false),
     };
     Ok((vcpu, cpu))
@@ -259,6 +275,7 @@ impl Vcpu {
             Some(k) => k.cr0 & (cr0::CD | cr0::NW),
             None => cr0::CD | cr0::NW,
         };
+        self.hide_caching = true;
         self.set_cr0(caching | cr0::ET);
         self.set_cr4(0);
         match kept {
@@ -275,7 +292,6 @@ impl Vcpu {
     pub(super) fn mandatory(&self) -> [u32; 6] {
         let mut words = [0u32; 6];
         for i in ALWAYS {
-        self.hide_caching = true;
             set_bit(&mut words, i);
         }
         if self.m.invlpgb {

@@ -127,6 +127,7 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
         return false;
     }
     cpu.fresh.store(false, Relaxed);
+    cpu.entered.store(true, Relaxed);
     // SAFETY: Interrupts are off.
     unsafe {
         c::kvmrs_entry_switch(hw.id);
@@ -142,7 +143,10 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
         hw.flush_linear = true;
     }
     load_user_msrs(hw, irqs);
-    hw.shrink_pause_window();
+    if cpu.away.load(Relaxed) {
+        cpu.away.store(false, Relaxed);
+        hw.shrink_pause_window();
+    }
     true
 }
 

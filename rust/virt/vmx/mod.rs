@@ -55,6 +55,7 @@ use crate::vendor::Vendor;
 use crate::vendor::VirtualApic;
 use crate::vendor::Window;
 use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 use host::page::HwPage;
 use host::page::PageOf;
 use host::pin::IrqsOff;
@@ -145,8 +146,13 @@ impl Vendor for Vmx {
     }
 
     #[inline]
-    fn load(c: &vcpu::Cpu, cpu: &PinnedCpu<'_>) {
-        c.load(cpu)
+    fn load(c: &vcpu::Cpu, cpu: &PinnedCpu<'_>, back: bool) {
+        c.load(cpu, back)
+    }
+
+    #[inline]
+    fn was_entered(c: &vcpu::Cpu) -> bool {
+        c.entered.load(Relaxed)
     }
 
     #[inline]

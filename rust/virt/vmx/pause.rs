@@ -2,8 +2,8 @@
 
 //! How long a guest may spin in a loop of PAUSEs before it exits (`SDM: vol 3, 26.1.3`).
 //!
-//! The window grows while a guest spins in vain and shrinks when its thread has been away, by the
-//! module parameters `ple_window*`, which have the meaning and the defaults of the in-tree module.
+//! The window grows at each such exit and shrinks when the scheduler had its thread switched out, by
+//! the module parameters `ple_window*`, which have the meaning and the defaults of the in-tree module.
 
 use super::params::Params;
 use super::vcpu::Vcpu;
@@ -67,7 +67,9 @@ impl Vcpu {
         self.set_pause_window(self.m.pause.grown(self.pause_window));
     }
 
-    /// The thread has been away, and what the guest waited for may have happened.
+    /// The scheduler took the thread off its CPU and brought it back: what the guest waited for may
+    /// have happened. A return to user space does not count, as in the in-tree module; being away
+    /// several times between two entries counts once.
     pub(super) fn shrink_pause_window(&mut self) {
         self.set_pause_window(self.m.pause.shrunk(self.pause_window));
     }

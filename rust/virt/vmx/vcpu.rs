@@ -70,6 +70,10 @@ pub struct Cpu {
     pub(super) id: u64,
     /// The next entry looks at what belongs to the CPU: the vCPU came to one, or changed it.
     pub(super) fresh: AtomicBool,
+    /// A guest was entered since the vCPU was loaded.
+    pub(super) entered: AtomicBool,
+    /// The thread was switched out since the last entry.
+    pub(super) away: AtomicBool,
     /// The VMCS was not on this CPU before; translations may be stale.
     pub(super) moved: AtomicBool,
     vmcs: Arc<Vmcs>,
@@ -77,10 +81,14 @@ pub struct Cpu {
 
 impl Cpu {
     #[inline]
-    pub(super) fn load(&self, cpu: &PinnedCpu<'_>) {
+    pub(super) fn load(&self, cpu: &PinnedCpu<'_>, back: bool) {
         if self.vmcs.load(cpu) {
             self.moved.store(true, Relaxed);
         }
+        if back {
+            self.away.store(true, Relaxed);
+        }
+        self.entered.store(false, Relaxed);
         self.fresh.store(true, Relaxed);
     }
 
@@ -302,6 +310,8 @@ pub(super) fn new(m: &'static Module, vm: &Vm) -> Result<(Vcpu, Cpu)> {
     let cpu = Cpu {
         id,
         fresh: AtomicBool::new(true),
+        entered: AtomicBool::new(false),
+        away: AtomicBool::new(false),
         moved: AtomicBool::new(true),
         vmcs,
     };
