@@ -173,7 +173,6 @@ void kvmrs_svm_enter(struct kvmrs_entry *entry);
 /* kvmrs_vmx_caps() */
 #define VMX_CAP_CPUID		0x0000001	/* CPUID has it */
 #define VMX_CAP_VMX		0x0000002	/* and the kernel lets us use it */
-#define VMX_CAP_UNLOCKED	0x0000004	/* the firmware did not lock it off */
 #define VMX_CAP_RDTSCP		0x0000008
 #define VMX_CAP_INVPCID		0x0000010
 #define VMX_CAP_XSAVES		0x0000020

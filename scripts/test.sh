@@ -44,7 +44,7 @@ intel-move intel     ko   VMCSs that move between two CPUs, one of which goes of
 skylake    intel     ko   what only Bochs's corei7_skylake_x has: APICv, page-modification log, TSC scaling
 intel-life intel     ko   loads, kills, suspend, reboot, reset and crash under running guests, Intel host
 intel-mods intel     ko   kvm.ko with kvm-intel.ko: every order, parameters, refusals
-intel-no   intel     ko   processors that cannot be used are refused in one line
+intel-no   intel     ko   processors that cannot be used, or are locked off, are refused in one line
 ryzen-up   ryzen     ko   the kernel's selftests on our module, Bochs's SVM
 ryzen-own  ryzen     ko   this project's selftests on our module, Bochs's SVM
 ryzen-boot ryzen     ko   QEMU boots a guest on our module, Bochs's SVM

@@ -25,6 +25,7 @@
 #   ICOUNT=1              one CPU, time-stamp counter counts instructions (QEMU only)
 #   APPEND=               more for the host's kernel command line
 #   GRUB=                 Bochs hosts: commands for GRUB before it boots the kernel
+#   BIOS=                 Bochs hosts: another system firmware (a path as in-host.sh has it)
 #   QEMU_ARGS=            more for the AMD host's QEMU, such as a monitor or a gdb port
 #
 # In the host the checkout is at /build/src (read-only), the upstream selftests at
@@ -172,7 +173,7 @@ else
 	cat >"$RUN_DIR/bochsrc" <<-END
 		cpu: model=$cpu, count=$smp, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1
 		memory: guest=$mem, host=$mem
-		romimage: file=/usr/share/bochs/BIOS-bochs-latest
+		romimage: file=${BIOS:-/usr/share/bochs/BIOS-bochs-latest}
 		vgaromimage: file=/usr/share/vgabios/vgabios.bin
 		ata0-master: type=cdrom, path=$IN_RUN/host.iso, status=inserted
 		boot: cdrom

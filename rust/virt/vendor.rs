@@ -251,7 +251,7 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// Entry format of the nested page tables.
     type Format: Format;
 
-    /// Looks at the CPU. ENODEV with a line in the log when it cannot be used. Called once, before
+    /// Looks at the CPU. EOPNOTSUPP with a line in the log when it cannot be used. Called once, before
     /// [`Vendor::cpu_online`] runs anywhere.
     fn probe() -> Result<Self::Module>;
     /// What the hardware offers.

@@ -90,11 +90,11 @@ fn usable(caps: u32, asked: &Params) -> Result {
         } else {
             pr_err!("no SVM on this processor\n");
         }
-        return Err(ENODEV);
+        return Err(EOPNOTSUPP);
     }
     if caps & c::SVM_CAP_NPT == 0 {
         pr_err!("SVM without nested paging is not supported\n");
-        return Err(ENODEV);
+        return Err(EOPNOTSUPP);
     }
     if !asked.npt {
         pr_err!("npt=0 is not supported: there are no shadow page tables\n");

@@ -25,6 +25,8 @@ use model::vmx::caps::Refusal;
 use model::vmx::caps::Switches;
 use model::vmx::ctrl::pin;
 use model::vmx::ctrl::proc2;
+use model::x86::msr;
+use model::x86::msr::feat_ctl;
 
 /// Fraction bits of the TSC multiplier (`SDM: vol 3, 25.6.5`).
 pub(super) const TSC_FRAC_BITS: u8 = 48;
@@ -79,12 +81,13 @@ fn nothing_there(caps: u32) -> Result {
     }
     if caps & c::VMX_CAP_CPUID == 0 {
         pr_err!("no VMX on this processor\n");
-    } else if caps & c::VMX_CAP_UNLOCKED == 0 {
-        pr_err!("VMX disabled by the firmware (IA32_FEAT_CTL)\n");
+    } else if rdmsr_safe(msr::FEAT_CTL).is_ok_and(|v| v & feat_ctl::VMX == 0) {
+        // The kernel allows it where the firmware left that open: here it is locked.
+        pr_err!("VMX disabled by the firmware (IA32_FEATURE_CONTROL)\n");
     } else {
-        pr_err!("VMX disabled by the firmware, or by the kernel's command line\n");
+        pr_err!("VMX disabled by the kernel, as its command line may ask\n");
     }
-    Err(ENODEV)
+    Err(EOPNOTSUPP)
 }
 
 #[inline(never)]
@@ -111,7 +114,7 @@ fn refuse(why: Refusal) -> Error {
 fn read_raw() -> Result<Raw> {
     Raw::read(|i| rdmsr_safe(i).ok()).ok_or_else(|| {
         pr_err!("VMX capability MSRs cannot be read\n");
-        ENODEV
+        EOPNOTSUPP
     })
 }
 
