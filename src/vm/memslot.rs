@@ -324,8 +324,9 @@ pub(crate) fn set_region<V: Backend>(
             swap(vm, space, after);
             count_logged(vm, is_logged(&old), false);
         }
+        // What was written at the old place is still to be reported: the log comes along.
         Change::Move { old, new } => {
-            let new = with_log(vm, new, None)?;
+            let new = with_log(vm, new, log.clone())?;
             let logged = new.logging();
             let after = prepare(slots.space(space).with(new))?;
             withdraw(vm, old, log)?;

@@ -184,10 +184,11 @@ impl VmBase {
             return;
         }
         let offset = gfn.0.wrapping_sub(slot.base.0);
-        if let Some(log) = slot.dirty() {
-            log.mark(offset);
-        } else if let Some(rings) = self.rings.as_ref() {
+        // A slot from before the rings has a bitmap, which nobody can read any more.
+        if let Some(rings) = self.rings.as_ref() {
             self.push(rings, slot, offset);
+        } else if let Some(log) = slot.dirty() {
+            log.mark(offset);
         }
     }
 

@@ -8,6 +8,7 @@ mod chips;
 mod clock;
 mod compat;
 mod devices;
+mod dirty;
 mod emul;
 mod event_page;
 mod eventfds;
@@ -127,4 +128,6 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("gigabyte_page", host_memory::gigabyte_page),
     ("control_group", host_memory::control_group),
     ("broken_page", host_memory::broken_page),
+    ("log_moved", dirty::moved),
+    ("late_rings", dirty::late_rings),
 ];

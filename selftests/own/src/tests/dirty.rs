@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the dirty log must not forget: writes to a slot that moves, and to one that was there before
+//! the rings.
+
+use crate::guest::boot;
+use crate::guest::enable;
+use crate::guest::Exit;
+use crate::guest::Guest;
+use crate::guest::Plan;
+use crate::guest::CODE;
+use crate::guest::PORT_END;
+use crate::guest_code;
+use crate::sys;
+use crate::sys::Answer;
+use crate::sys::Area;
+use crate::tap::Tap;
+use crate::uapi as k;
+use kvm_bindings::*;
+
+/// Where the logged slot is, and where it goes.
+const AT: u64 = 0x4000_0000;
+const TO: u64 = 0x5000_0000;
+/// Its number, its place in the memory, and its size.
+const SLOT: u32 = 3;
+const OFFSET: usize = 2 << 20;
+const LEN: usize = 64 * sys::PAGE;
+/// KVM_DIRTY_GFN_F_DIRTY.
+const DIRTY: u32 = 1;
+
+guest_code! {
+    // Writes to the page at RDI.
+    write_one,
+    "mov [rdi], edi",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+fn plan(cpus: usize) -> Plan {
+    Plan {
+        mem: 4 << 20,
+        cpus,
+        ..Plan::default()
+    }
+}
+
+fn place(g: &Guest, gpa: u64) -> Answer {
+    g.slot(SLOT, gpa, OFFSET, LEN, KVM_MEM_LOG_DIRTY_PAGES)
+}
+
+/// The guest writes to a page; did it end well?
+fn write(g: &Guest, at: u64) -> bool {
+    let mut r = boot::regs(0, CODE);
+    r.rdi = at;
+    g.cpus[0].set_regs(&r);
+    matches!(g.enter(), Ok(Exit::Out { port: PORT_END, .. }))
+}
+
+fn log(g: &Guest) -> Result<u64, i32> {
+    let bits = vec![0u64];
+    let mut d: kvm_dirty_log = sys::zeroed();
+    d.slot = SLOT;
+    d.__bindgen_anon_1.dirty_bitmap = bits.as_ptr() as *mut _;
+    g.vm.set(k::GET_DIRTY_LOG, &d).ok()?;
+    Ok(bits[0])
+}
+
+/// A slot that moves takes its log along.
+pub fn moved(t: &mut Tap) {
+    let g = Guest::long_with(plan(1), write_one());
+    t.same("less", g.slot(0, 0, 0, 0, 0), Answer::Ok(0));
+    t.same("memory", g.slot(0, 0, 0, OFFSET, 0), Answer::Ok(0));
+    t.same("a slot with a log", place(&g, AT), Answer::Ok(0));
+    t.same("nothing was written", log(&g), Ok(0));
+    t.point(write(&g, AT + 0x3000), "a write");
+    t.same("it moves", place(&g, TO), Answer::Ok(0));
+    t.point(write(&g, TO + 0x5000), "a write to the new place");
+    t.same("both are in the log", log(&g), Ok(1 << 3 | 1 << 5));
+    t.same("and only once", log(&g), Ok(0));
+    // With all pages dirty at first, and some of them cleared.
+    let all = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
+    let on = enable(&g.vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, u64::from(all));
+    t.same("manual protection", on, Answer::Ok(0));
+    t.same("removed", g.slot(SLOT, 0, 0, 0, 0), Answer::Ok(0));
+    t.same("added", place(&g, AT), Answer::Ok(0));
+    t.same("all of it is dirty", log(&g), Ok(u64::MAX));
+    let bits = vec![u64::MAX << 8];
+    let mut c: kvm_clear_dirty_log = sys::zeroed();
+    (c.slot, c.num_pages) = (SLOT, 64);
+    c.__bindgen_anon_1.dirty_bitmap = bits.as_ptr() as *mut _;
+    t.same(
+        "most is cleared",
+        g.vm.set(k::CLEAR_DIRTY_LOG, &c),
+        Answer::Ok(0),
+    );
+    t.same("it moves", place(&g, TO), Answer::Ok(0));
+    t.same("that stays clear", log(&g), Ok(0xff));
+}
+
+/// Rings that come after a slot get its pages.
+pub fn late_rings(t: &mut Tap) {
+    let mut g = Guest::new(plan(0));
+    t.same("less", g.slot(0, 0, 0, 0, 0), Answer::Ok(0));
+    t.same("memory", g.slot(0, 0, 0, OFFSET, 0), Answer::Ok(0));
+    t.same("a slot with a log", place(&g, AT), Answer::Ok(0));
+    t.same("a bitmap", log(&g), Ok(0));
+    let on = enable(&g.vm, KVM_CAP_DIRTY_LOG_RING, 1 << 16);
+    t.same("rings", on, Answer::Ok(0));
+    t.same("no bitmap any more", log(&g), Err(libc::ENXIO));
+    g.add_cpu(0, true);
+    g.load(CODE, write_one());
+    boot::tables(&g.mem);
+    g.start_long(0, CODE);
+    let at = KVM_DIRTY_LOG_PAGE_OFFSET as usize * sys::PAGE;
+    let ring = Area::of_fd(&g.cpus[0].fd, 1 << 16, at).expect("the ring");
+    let entry = |n: usize| {
+        let word = |i: usize| ring.load::<u32>(16 * n + 4 * i);
+        (word(0), word(1), ring.load::<u64>(16 * n + 8))
+    };
+    t.point(write(&g, AT + 0x3000), "a write");
+    t.same("the page", entry(0), (DIRTY, SLOT, 3));
+    t.same("no more", entry(1), (0, 0, 0));
+}
