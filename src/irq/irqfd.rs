@@ -191,8 +191,8 @@ fn assign(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
         }
     };
     list.push(Entry { waiter }, GFP_KERNEL_ACCOUNT)?;
-    drop(list);
     if signaled {
+        // Under the lock: who removes it lowers the line after this.
         irqfd.fire();
     }
     Ok(0)
