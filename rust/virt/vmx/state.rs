@@ -239,6 +239,8 @@ impl Vcpu {
         vmcs::write(field::GUEST_PDPTE1, p[1]);
         vmcs::write(field::GUEST_PDPTE2, p[2]);
         vmcs::write(field::GUEST_PDPTE3, p[3]);
+        // An entry leaves what was translated with the old ones, if CR3 is the same.
+        self.flush_linear = true;
     }
 
     #[inline]
