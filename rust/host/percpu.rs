@@ -27,14 +27,14 @@ pub fn nr_cpu_ids() -> u32 {
 }
 
 impl<T> PerCpu<T> {
-    /// Makes the slots, calling `init` with each CPU's number.
+    /// Makes the slots, calling `init` with each CPU's number. Charged to the caller's memory cgroup.
     ///
     /// # Errors
     ///
     /// `ENOMEM`, or the error of `init`.
     pub fn new(mut init: impl FnMut(u32) -> Result<T>) -> Result<Self> {
         let n = nr_cpu_ids();
-        let mut slots = KVVec::with_capacity(n as usize, GFP_KERNEL)?;
+        let mut slots = KVVec::with_capacity(n as usize, GFP_KERNEL_ACCOUNT)?;
         for cpu in 0..n {
             slots
                 .push_within_capacity(Slot(init(cpu)?))
