@@ -161,6 +161,7 @@ plain!(
     kvm_userspace_memory_region,
     kvm_userspace_memory_region2,
     kvm_dirty_log,
+    kvm_device_attr,
     kvm_clear_dirty_log,
     kvm_coalesced_mmio_zone,
     kvm_translation,

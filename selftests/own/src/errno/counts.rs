@@ -22,9 +22,11 @@ fn entries<T: sys::Plain>(count: u32, n: usize, f: impl Fn(usize) -> T) -> Vec<u
     guest::list(count, &(0..n).map(f).collect::<Vec<_>>())
 }
 
-fn call(w: &World, on: On, cmd: u32, arg: &[u8]) -> String {
-    let mut b = arg.to_vec();
-    plain(cmd, w.fd(on).bytes(cmd, &mut b))
+/// The answer to a list; a refused one leaves everything as it was.
+fn call(t: &mut Table<'_>, w: &World, on: On, cmd: u32, arg: &[u8]) -> String {
+    let what = format!("command {cmd:#x}");
+    let call = || w.fd(on).bytes(cmd, &mut arg.to_vec());
+    plain(cmd, w.steady(t, what, call))
 }
 
 /// Lists of /dev/kvm and of a vCPU.
@@ -102,18 +104,12 @@ pub fn lists(tap: &mut Tap) {
             e
         });
         let fresh = World::new(Stage::Full);
-        t.row(
-            format_args!("SET_CPUID2 {what}"),
-            call(&fresh, On::Vcpu, k::SET_CPUID2, &b),
-        );
-        t.row(
-            format_args!("SET_CPUID {what}"),
-            call(&fresh, On::Vcpu, k::SET_CPUID, &b),
-        );
-        t.row(
-            format_args!("GET_CPUID2 {what}"),
-            call(&w, On::Vcpu, k::GET_CPUID2, &b),
-        );
+        let a = call(&mut t, &fresh, On::Vcpu, k::SET_CPUID2, &b);
+        t.row(format_args!("SET_CPUID2 {what}"), a);
+        let a = call(&mut t, &fresh, On::Vcpu, k::SET_CPUID, &b);
+        t.row(format_args!("SET_CPUID {what}"), a);
+        let a = call(&mut t, &w, On::Vcpu, k::GET_CPUID2, &b);
+        t.row(format_args!("GET_CPUID2 {what}"), a);
     }
     // After KVM_RUN only the same CPUID is accepted.
     let v = w.vcpu.as_ref().expect("vCPU");
@@ -122,16 +118,12 @@ pub fn lists(tap: &mut Tap) {
     v.fd.bytes(k::GET_CPUID2, &mut same)
         .ok()
         .expect("KVM_GET_CPUID2");
-    t.row(
-        "SET_CPUID2 the same after RUN",
-        v.fd.bytes(k::SET_CPUID2, &mut same),
-    );
+    let a = call(&mut t, &w, On::Vcpu, k::SET_CPUID2, &same);
+    t.row("SET_CPUID2 the same after RUN", a);
     let mut less = same.clone();
     less[0] -= 1;
-    t.row(
-        "SET_CPUID2 less after RUN",
-        v.fd.bytes(k::SET_CPUID2, &mut less),
-    );
+    let a = call(&mut t, &w, On::Vcpu, k::SET_CPUID2, &less);
+    t.row("SET_CPUID2 less after RUN", a);
     for count in [0u32, 1, 255, 256, 257, u32::MAX] {
         let b = entries(count, 257, |_| {
             let mut e: kvm_msr_entry = zeroed();
@@ -139,15 +131,11 @@ pub fn lists(tap: &mut Tap) {
             e
         });
         for (name, cmd) in [("GET_MSRS", k::GET_MSRS), ("SET_MSRS", k::SET_MSRS)] {
-            t.row(
-                format_args!("{name} {count:#x}"),
-                call(&w, On::Vcpu, cmd, &b),
-            );
+            let a = call(&mut t, &w, On::Vcpu, cmd, &b);
+            t.row(format_args!("{name} {count:#x}"), a);
         }
-        t.row(
-            format_args!("GET_MSRS dev {count:#x}"),
-            call(&w, On::Dev, k::GET_MSRS, &b),
-        );
+        let a = call(&mut t, &w, On::Dev, k::GET_MSRS, &b);
+        t.row(format_args!("GET_MSRS dev {count:#x}"), a);
     }
     // The first bad one ends the list.
     for bad in 0..3usize {
@@ -156,14 +144,10 @@ pub fn lists(tap: &mut Tap) {
             e.index = if i == bad { 0xdead_beef } else { 0x174 };
             e
         });
-        t.row(
-            format_args!("GET_MSRS, entry {bad} unknown"),
-            call(&w, On::Vcpu, k::GET_MSRS, &b),
-        );
-        t.row(
-            format_args!("SET_MSRS, entry {bad} unknown"),
-            call(&w, On::Vcpu, k::SET_MSRS, &b),
-        );
+        let a = call(&mut t, &w, On::Vcpu, k::GET_MSRS, &b);
+        t.row(format_args!("GET_MSRS, entry {bad} unknown"), a);
+        let a = call(&mut t, &w, On::Vcpu, k::SET_MSRS, &b);
+        t.row(format_args!("SET_MSRS, entry {bad} unknown"), a);
     }
     t.finish();
 }

@@ -20,11 +20,13 @@ use world::On;
 use world::Stage;
 use world::World;
 
+/// Commands that answer with a descriptor.
+pub const MAKES_FD: &[u32] = &[uapi::CREATE_VM, uapi::CREATE_VCPU, uapi::GET_STATS_FD];
+
 /// An answer without what differs from run to run: descriptors and frequencies.
 pub fn plain(cmd: u32, a: Answer) -> String {
-    let makes_fd = [uapi::CREATE_VM, uapi::CREATE_VCPU, uapi::GET_STATS_FD].contains(&cmd);
     match a {
-        Answer::Ok(n) if makes_fd => {
+        Answer::Ok(n) if MAKES_FD.contains(&cmd) => {
             drop(Fd::own(n));
             "fd".to_string()
         }
@@ -90,42 +92,103 @@ pub fn pointers(tap: &mut Tap) {
         let a = w.call(op.on, op.cmd, &arg, 0, 0);
         answers.push(format!("good={}", plain(op.cmd, a)));
         t.row(op.name, answers.join(" "));
+        for (name, at) in op.inner {
+            let text = inner(&mut t, &op, *at);
+            t.row(format_args!("{} -> {name}", op.name), text);
+        }
     }
     t.finish();
 }
 
-/// Each bit of each field, flipped in a good argument.
+/// The same kinds of pointers inside an argument, at an offset of it.
+fn inner(t: &mut Table<'_>, op: &Op, at: usize) -> String {
+    let w = World::new(op.stage);
+    let good = bytes(&w, op);
+    let mut b = good.clone();
+    let mut answers = Vec::new();
+    for (name, to) in [
+        ("null", 0),
+        ("hole", w.hole()),
+        // It ends within the value.
+        ("short", w.hole() - 4),
+        ("kernel", 0xffff_8880_0000_0000),
+        ("noncanonical", 0x8000_0000_0000_1000),
+        ("top", usize::MAX - 3),
+        ("constant", w.constant()),
+    ] {
+        b[at..at + 8].copy_from_slice(&to.to_ne_bytes());
+        let a = w.steady(t, format_args!("{} {name}", op.name), || {
+            w.call(op.on, op.cmd, &b, 0, 0)
+        });
+        answers.push(format!("{name}={}", plain(op.cmd, a)));
+    }
+    let a = w.call(op.on, op.cmd, &good, 0, 0);
+    answers.push(format!("good={}", plain(op.cmd, a)));
+    answers.join(" ")
+}
+
+/// Takes back what a call did, where the next one would be refused for it. What cannot be taken back
+/// needs a new VM: false.
+fn undo(w: &World, op: &Op, arg: &[u8]) -> bool {
+    let mut b = arg.to_vec();
+    match op.cmd {
+        uapi::CREATE_PIT2 => return false,
+        uapi::SET_USER_MEMORY_REGION | uapi::SET_USER_MEMORY_REGION2 => b[16..24].fill(0),
+        uapi::IRQFD => b[8] |= 1,
+        uapi::IOEVENTFD => b[24] |= 4,
+        _ => return true,
+    }
+    let _ = w.call(op.on, op.cmd, &b, 0, 0);
+    true
+}
+
+/// Each bit of each field, flipped in a good argument. A refused call changes no state at all.
 pub fn bits(tap: &mut Tap) {
     let mut t = Table::new(tap, "errno_bits", include_str!("../../data/errno-bits.tsv"));
+    let mut refused = 0;
     for op in ops::all() {
         for (field, at, bits) in op.fields {
-            let w = World::new(Stage::Full);
+            let mut w = World::new(op.stage);
             let mut answers = Vec::new();
-            let good = bytes(&w, &op);
-            let mut before = w.quick();
+            let mut good = bytes(&w, &op);
+            let mut before = None;
             let mut changed = Vec::new();
             for bit in 0..*bits {
                 let mut b = good.clone();
                 b[at + bit / 8] ^= 1 << (bit % 8);
                 let a = w.call(op.on, op.cmd, &b, 0, 0);
                 answers.push(plain(op.cmd, a));
-                let after = w.quick();
-                if !a.is_ok() && after != before {
-                    changed.push(bit);
+                if a.is_ok() {
+                    if !undo(&w, &op, &b) {
+                        w = World::new(op.stage);
+                        good = bytes(&w, &op);
+                    }
+                    before = None;
+                    continue;
                 }
-                // Asking may finish what the call began: an INIT or SIPI that waits.
-                before = w.quick();
+                refused += 1;
+                let then = before.take().unwrap_or_else(|| {
+                    let then = w.settled();
+                    // Once more, now that what it may not change is known.
+                    let _ = w.call(op.on, op.cmd, &b, 0, 0);
+                    then
+                });
+                let now = w.changed(&then);
+                if now.is_empty() {
+                    before = Some(then);
+                } else {
+                    changed.push(format!("{bit}: {now:?}"));
+                }
             }
             if !changed.is_empty() {
-                let what = format!(
-                    "{} {field}: refused, but changed by bits {changed:?}",
-                    op.name
-                );
+                let what = format!("{} {field}: refused, but changed: {changed:?}", op.name);
                 t.tap().point(false, what);
             }
             t.row(format_args!("{} {field}", op.name), runs(&answers));
         }
     }
+    let text = format!("{refused} calls were refused, and what they left was looked at");
+    t.tap().point(refused > 1000, text);
     t.finish();
 }
 
@@ -217,8 +280,11 @@ pub fn order(tap: &mut Tap) {
                 continue;
             }
             let w = World::new(stage);
-            let first = plain(op.cmd, good(&w, &op));
-            let second = plain(op.cmd, good(&w, &op));
+            let mut call = || {
+                let what = format_args!("{} at {stage:?}", op.name).to_string();
+                plain(op.cmd, w.steady(&mut t, what, || good(&w, &op)))
+            };
+            let (first, second) = (call(), call());
             if first == second {
                 answers.push(format!("{stage:?}={first}"));
             } else {

@@ -3,10 +3,13 @@
 //! Every ioctl that is tested, with an argument that a VM of stage `Full` accepts (or that
 //! is right apart from the stage), and the fields whose bits are tried one by one.
 
+#[path = "ops_attr.rs"]
+mod attr;
 #[path = "ops_vcpu.rs"]
 mod vcpu;
 
 use super::world::On;
+use super::world::Stage;
 use super::world::World;
 use super::world::LOGGED;
 use crate::guest;
@@ -39,6 +42,24 @@ pub struct Op {
     pub arg: Arg,
     /// Fields whose bits are tried.
     pub fields: &'static [Field],
+    /// Where the argument has pointers: name and offset.
+    pub inner: &'static [(&'static str, usize)],
+    /// The stage of a VM at which a good argument works, if it works at any.
+    pub stage: Stage,
+}
+
+impl Op {
+    /// The argument has pointers.
+    fn pointing(mut self, inner: &'static [(&'static str, usize)]) -> Self {
+        self.inner = inner;
+        self
+    }
+
+    /// It works before a VM has everything.
+    fn early(mut self, stage: Stage) -> Self {
+        self.stage = stage;
+        self
+    }
 }
 
 /// A field of a structure.
@@ -63,6 +84,8 @@ fn op(
         on,
         arg: Arg::Bytes(arg),
         fields,
+        inner: &[],
+        stage: Stage::Full,
     }
 }
 
@@ -73,6 +96,8 @@ fn value(name: &'static str, on: On, cmd: u32, v: usize) -> Op {
         on,
         arg: Arg::Value(v),
         fields: &[],
+        inner: &[],
+        stage: Stage::Full,
     }
 }
 
@@ -133,7 +158,7 @@ fn dev(list: &mut Vec<Op>) {
             Dev,
             k::GET_EMULATED_CPUID,
             |_| cpuids(64),
-            &[("padding", 4, 32), ("entry padding", 8 + 28, 32)],
+            &[("padding", 4, 32), ("entry padding", 8 + 28, 96)],
         ),
         op(
             "GET_MSRS/dev",
@@ -189,7 +214,13 @@ fn vm_memory(list: &mut Vec<Op>) {
                 r.userspace_addr = w.mem.addr() as u64;
                 bytes_of(&r)
             },
-            &[field!(kvm_userspace_memory_region2, flags, 32)],
+            &[
+                field!(kvm_userspace_memory_region2, flags, 32),
+                field!(kvm_userspace_memory_region2, guest_memfd_offset, 64),
+                field!(kvm_userspace_memory_region2, guest_memfd, 32),
+                field!(kvm_userspace_memory_region2, pad1, 32),
+                field!(kvm_userspace_memory_region2, pad2, 896),
+            ],
         ),
         op(
             "GET_DIRTY_LOG",
@@ -201,8 +232,12 @@ fn vm_memory(list: &mut Vec<Op>) {
                 d.__bindgen_anon_1.dirty_bitmap = (w.mem.addr() + 0x10_0000) as *mut _;
                 bytes_of(&d)
             },
-            &[field!(kvm_dirty_log, slot, 32)],
-        ),
+            &[
+                field!(kvm_dirty_log, slot, 32),
+                field!(kvm_dirty_log, padding1, 32),
+            ],
+        )
+        .pointing(&[("bitmap", 8)]),
         op(
             "CLEAR_DIRTY_LOG",
             Vm,
@@ -213,8 +248,13 @@ fn vm_memory(list: &mut Vec<Op>) {
                 d.__bindgen_anon_1.dirty_bitmap = (w.mem.addr() + 0x10_0000) as *mut _;
                 bytes_of(&d)
             },
-            &[field!(kvm_clear_dirty_log, slot, 32)],
-        ),
+            &[
+                field!(kvm_clear_dirty_log, slot, 32),
+                field!(kvm_clear_dirty_log, num_pages, 32),
+                field!(kvm_clear_dirty_log, first_page, 64),
+            ],
+        )
+        .pointing(&[("bitmap", 16)]),
         op(
             "SET_IDENTITY_MAP_ADDR",
             Vm,
@@ -235,8 +275,12 @@ fn vm_memory(list: &mut Vec<Op>) {
             k::SET_CLOCK,
             |_| vec![0; size_of::<kvm_clock_data>()],
             &[
+                field!(kvm_clock_data, clock, 64),
                 field!(kvm_clock_data, flags, 32),
                 field!(kvm_clock_data, pad0, 32),
+                field!(kvm_clock_data, realtime, 64),
+                field!(kvm_clock_data, host_tsc, 64),
+                field!(kvm_clock_data, pad, 128),
             ],
         ),
         op(
@@ -248,7 +292,11 @@ fn vm_memory(list: &mut Vec<Op>) {
                 e.cap = KVM_CAP_EXCEPTION_PAYLOAD;
                 bytes_of(&e)
             },
-            &[field!(kvm_enable_cap, flags, 32)],
+            &[
+                field!(kvm_enable_cap, flags, 32),
+                field!(kvm_enable_cap, args, 256),
+                field!(kvm_enable_cap, pad, 512),
+            ],
         ),
     ]);
 }
@@ -264,28 +312,32 @@ fn vm_irq(list: &mut Vec<Op>) {
             Vm,
             k::CREATE_PIT2,
             |_| vec![0; size_of::<kvm_pit_config>()],
-            &[field!(kvm_pit_config, flags, 32)],
-        ),
+            &[
+                field!(kvm_pit_config, flags, 32),
+                field!(kvm_pit_config, pad, 480),
+            ],
+        )
+        .early(Stage::Chips),
         op(
             "IRQ_LINE",
             Vm,
             k::IRQ_LINE,
             |_| bytes_of::<kvm_irq_level>(&zeroed()),
-            &[("irq", 0, 32)],
+            &[("irq", 0, 32), ("level", 4, 32)],
         ),
         op(
             "IRQ_LINE_STATUS",
             Vm,
             k::IRQ_LINE_STATUS,
             |_| bytes_of::<kvm_irq_level>(&zeroed()),
-            &[("irq", 0, 32)],
+            &[("irq", 0, 32), ("level", 4, 32)],
         ),
         op(
             "GET_IRQCHIP",
             Vm,
             k::GET_IRQCHIP,
             irqchip,
-            &[("chip_id", 0, 32)],
+            &[("chip_id", 0, 32), ("pad", 4, 32)],
         ),
         op(
             "SET_IRQCHIP",
@@ -296,7 +348,7 @@ fn vm_irq(list: &mut Vec<Op>) {
                 w.vm.bytes(k::GET_IRQCHIP, &mut b).is_ok();
                 b
             },
-            &[("chip_id", 0, 32)],
+            &[("chip_id", 0, 32), ("pad", 4, 32)],
         ),
         op(
             "GET_PIT",
@@ -326,7 +378,7 @@ fn vm_irq(list: &mut Vec<Op>) {
             |w| w.state(Vm, k::GET_PIT2, size_of::<kvm_pit_state2>()),
             &[
                 field!(kvm_pit_state2, flags, 32),
-                field!(kvm_pit_state2, reserved, 32),
+                field!(kvm_pit_state2, reserved, 288),
             ],
         ),
         op(
@@ -334,7 +386,7 @@ fn vm_irq(list: &mut Vec<Op>) {
             Vm,
             k::REINJECT_CONTROL,
             |_| vec![0; size_of::<kvm_reinject_control>()],
-            &[field!(kvm_reinject_control, reserved, 32)],
+            &[field!(kvm_reinject_control, reserved, 248)],
         ),
         op(
             "SET_GSI_ROUTING",
@@ -353,6 +405,7 @@ fn vm_irq(list: &mut Vec<Op>) {
                 ("entry pad", 20, 32),
                 ("entry irqchip", 24, 32),
                 ("entry pin", 28, 32),
+                ("entry rest", 32, 192),
             ],
         ),
         op(
@@ -369,6 +422,7 @@ fn vm_irq(list: &mut Vec<Op>) {
                 field!(kvm_msi, devid, 32),
                 field!(kvm_msi, address_hi, 32),
                 field!(kvm_msi, data, 32),
+                field!(kvm_msi, pad, 96),
             ],
         ),
         op(
@@ -383,7 +437,7 @@ fn vm_irq(list: &mut Vec<Op>) {
             &[
                 field!(kvm_irqfd, flags, 32),
                 field!(kvm_irqfd, gsi, 32),
-                field!(kvm_irqfd, pad, 32),
+                field!(kvm_irqfd, pad, 128),
             ],
         ),
         op(
@@ -400,6 +454,7 @@ fn vm_irq(list: &mut Vec<Op>) {
                 field!(kvm_ioeventfd, len, 32),
                 field!(kvm_ioeventfd, addr, 64),
                 field!(kvm_ioeventfd, datamatch, 64),
+                field!(kvm_ioeventfd, pad, 288),
             ],
         ),
         op(
@@ -433,5 +488,6 @@ pub fn all() -> Vec<Op> {
     vm_irq(&mut list);
     vcpu::registers(&mut list);
     vcpu::rest(&mut list);
+    attr::all(&mut list);
     list
 }

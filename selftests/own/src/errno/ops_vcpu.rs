@@ -10,7 +10,6 @@ use super::value;
 use super::On;
 use super::Op;
 use crate::guest;
-use crate::sys;
 use crate::sys::bytes_of;
 use crate::sys::zeroed;
 use crate::uapi as k;
@@ -54,6 +53,9 @@ pub(super) fn registers(list: &mut Vec<Op>) {
                 field!(kvm_sregs, cr8, 64),
                 field!(kvm_sregs, efer, 64),
                 field!(kvm_sregs, apic_base, 64),
+                field!(kvm_sregs, interrupt_bitmap, 256),
+                ("cs.padding", 23, 8),
+                ("gdt.padding", offset_of!(kvm_sregs, gdt) + 10, 48),
                 ("cs.l", 16 + 6, 8),
                 ("cs.type", 14, 8),
             ],
@@ -84,7 +86,11 @@ pub(super) fn registers(list: &mut Vec<Op>) {
             Vcpu,
             k::SET_FPU,
             |w| w.state(Vcpu, k::GET_FPU, size_of::<kvm_fpu>()),
-            &[field!(kvm_fpu, mxcsr, 32)],
+            &[
+                field!(kvm_fpu, mxcsr, 32),
+                field!(kvm_fpu, pad1, 8),
+                field!(kvm_fpu, pad2, 32),
+            ],
         ),
         op("GET_XSAVE", Vcpu, k::GET_XSAVE, |_| vec![0; 4096], &[]),
         op(
@@ -96,7 +102,8 @@ pub(super) fn registers(list: &mut Vec<Op>) {
                 ("mxcsr", 24, 32),
                 ("XSTATE_BV", 512, 64),
                 ("XCOMP_BV", 520, 64),
-                ("header", 528, 64),
+                ("header", 528, 384),
+                ("software", 464, 384),
             ],
         ),
         op(
@@ -122,7 +129,10 @@ pub(super) fn registers(list: &mut Vec<Op>) {
                 field!(kvm_xcrs, flags, 32),
                 field!(kvm_xcrs, nr_xcrs, 32),
                 ("xcr", 8, 32),
+                ("reserved", 12, 32),
                 ("value", 16, 64),
+                ("others", 24, 15 * 128),
+                field!(kvm_xcrs, padding, 1024),
             ],
         ),
         op(
@@ -141,6 +151,7 @@ pub(super) fn registers(list: &mut Vec<Op>) {
                 field!(kvm_debugregs, flags, 64),
                 field!(kvm_debugregs, dr6, 64),
                 field!(kvm_debugregs, dr7, 64),
+                field!(kvm_debugregs, reserved, 576),
             ],
         ),
         op(
@@ -162,7 +173,7 @@ pub(super) fn registers(list: &mut Vec<Op>) {
             Vcpu,
             k::TRANSLATE,
             |_| vec![0; size_of::<kvm_translation>()],
-            &[],
+            &[field!(kvm_translation, pad, 40)],
         ),
     ]);
 }
@@ -213,14 +224,23 @@ pub(super) fn rest(list: &mut Vec<Op>) {
                 field!(kvm_vcpu_events, flags, 32),
                 field!(kvm_vcpu_events, sipi_vector, 32),
                 ("exception.injected", 0, 8),
+                ("exception.nr", 1, 8),
+                ("exception.has_error_code", 2, 8),
                 ("exception.pending", 3, 8),
+                ("exception.error_code", 4, 32),
+                ("interrupt.injected", 8, 8),
+                ("interrupt.nr", 9, 8),
+                ("interrupt.soft", 10, 8),
                 ("interrupt.shadow", 11, 8),
                 ("nmi.injected", 12, 8),
                 ("nmi.pending", 13, 8),
                 ("nmi.masked", 14, 8),
+                ("nmi.pad", 15, 8),
                 ("smi", 24, 32),
                 ("triple_fault", 28, 8),
-                ("reserved", 29, 32),
+                ("reserved", 29, 208),
+                field!(kvm_vcpu_events, exception_has_payload, 8),
+                field!(kvm_vcpu_events, exception_payload, 64),
             ],
         ),
         op(
@@ -238,6 +258,7 @@ pub(super) fn rest(list: &mut Vec<Op>) {
             &[
                 field!(kvm_guest_debug, control, 32),
                 field!(kvm_guest_debug, pad, 32),
+                ("debugreg", 8, 512),
             ],
         ),
         op(
@@ -263,7 +284,7 @@ pub(super) fn rest(list: &mut Vec<Op>) {
             Vcpu,
             k::SET_CPUID2,
             |w| guest::supported_cpuid(&w.dev),
-            &[("padding", 4, 32)],
+            &[("padding", 4, 32), ("entry padding", 8 + 28, 96)],
         ),
         op(
             "GET_CPUID2",
@@ -291,6 +312,8 @@ pub(super) fn rest(list: &mut Vec<Op>) {
             &[
                 ("bank", offset_of!(kvm_x86_mce, bank), 8),
                 ("status", 0, 64),
+                field!(kvm_x86_mce, pad1, 56),
+                field!(kvm_x86_mce, pad2, 192),
             ],
         ),
         op(
@@ -308,14 +331,23 @@ pub(super) fn rest(list: &mut Vec<Op>) {
             &[
                 field!(kvm_tpr_access_ctl, enabled, 32),
                 field!(kvm_tpr_access_ctl, flags, 32),
+                field!(kvm_tpr_access_ctl, reserved, 256),
             ],
         ),
         op(
             "ENABLE_CAP",
             Vcpu,
             k::ENABLE_CAP,
-            |_| bytes_of(&sys::zeroed::<kvm_enable_cap>()),
-            &[field!(kvm_enable_cap, flags, 32)],
+            |_| {
+                let mut e: kvm_enable_cap = zeroed();
+                e.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID;
+                bytes_of(&e)
+            },
+            &[
+                field!(kvm_enable_cap, flags, 32),
+                field!(kvm_enable_cap, args, 256),
+                field!(kvm_enable_cap, pad, 512),
+            ],
         ),
     ]);
 }

@@ -14,7 +14,6 @@ use crate::sys::Area;
 use crate::sys::PAGE;
 use crate::table::Table;
 use crate::tap::Tap;
-use crate::uapi as k;
 
 /// Each command from a forked child, and after the process that made the VM is gone.
 pub fn process(tap: &mut Tap) {
@@ -73,19 +72,23 @@ pub fn process(tap: &mut Tap) {
         run.as_ref()
             .map_or_else(|e| sys::errno_name(*e), |_| "0".into()),
     );
+    let mut answers = vec![Vec::new(); all.len()];
     for when in ["alive", "dead"] {
         if when == "dead" {
             sys::kill_child(pid);
         }
-        t.row(format_args!("maker {when}: RUN"), vcpu.call(k::RUN, 0));
-        t.row(
-            format_args!("maker {when}: GET_REGS"),
-            vcpu.call(k::GET_REGS, w.hole()),
-        );
-        t.row(
-            format_args!("maker {when}: CREATE_VCPU"),
-            vm.call(k::CREATE_VCPU, 7),
-        );
+        for ((op, arg), said) in all.iter().zip(&args).zip(&mut answers) {
+            let arg = match &op.arg {
+                ops::Arg::Value(v) => *v,
+                ops::Arg::Bytes(_) => w.place(arg),
+            };
+            let fd = match op.on {
+                On::Dev => continue,
+                On::Vm => &vm,
+                On::Vcpu => &vcpu,
+            };
+            said.push(format!("{when}={}", plain(op.cmd, fd.call(op.cmd, arg))));
+        }
         t.row(
             format_args!("maker {when}: unknown, VM"),
             vm.call(0xaeff, 0),
@@ -97,6 +100,11 @@ pub fn process(tap: &mut Tap) {
         let r = Area::of_fd(&vcpu, PAGE, 0).map(|_| ());
         t.row(format_args!("maker {when}: mmap"), format_args!("{r:?}"));
     }
+    for (op, said) in all.iter().zip(answers).filter(|(_, a)| !a.is_empty()) {
+        t.row(format_args!("maker: {}", op.name), said.join(" "));
+    }
+    t.tap()
+        .same("another VM is as it was", w.changed(&before), Vec::new());
     if let Ok(run) = run {
         // The page is still there, whatever is in it.
         let _ = run.load::<u32>(8);

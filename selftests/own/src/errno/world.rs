@@ -11,8 +11,10 @@ use crate::sys::Answer;
 use crate::sys::Area;
 use crate::sys::Fd;
 use crate::sys::PAGE;
+use crate::table::Table;
 use crate::uapi as k;
 use kvm_bindings::*;
+use std::fmt::Display;
 
 /// The descriptor that a command belongs to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +48,8 @@ pub const LOGGED: (u32, u64) = (1, 0x1000_0000);
 pub const LOGGED_PAGES: usize = 16;
 /// Room for arguments, in pages; an unreadable page follows.
 const ROOM: usize = 8;
+/// Binary digits of the VM's clock that are not compared, in ns: 4.6 minutes.
+const CLOCK_STEP: u32 = 38;
 
 /// The VM.
 pub struct World {
@@ -61,6 +65,8 @@ pub struct World {
     pub mem: Area,
     args: Area,
     constant: Area,
+    /// MSRs that do not change by themselves.
+    msrs: Vec<u32>,
 }
 
 impl World {
@@ -85,6 +91,10 @@ impl World {
                 }
             }
         }
+        // Far from 0, where a call that should not would set it.
+        let mut clock: kvm_clock_data = sys::zeroed();
+        clock.clock = 4 << CLOCK_STEP;
+        vm.set(k::SET_CLOCK, &clock).ok().expect("KVM_SET_CLOCK");
         let mem = Area::anonymous(2 << 20);
         boot::tables(&mem);
         // out 0xe1, al; jmp to it.
@@ -116,6 +126,9 @@ impl World {
         let args = Area::anonymous((ROOM + 1) * PAGE);
         args.protect(ROOM * PAGE, PAGE, libc::PROT_NONE);
         let constant = Area::anonymous(ROOM * PAGE);
+        let mut msrs = msr_list(&dev, k::GET_MSR_INDEX_LIST);
+        // The time-stamp counter and what is computed from it; a VM's own clocks.
+        msrs.retain(|m| !matches!(m, 0x10 | 0x4000_0010 | 0x4000_0020 | 0xe7 | 0xe8));
         Self {
             dev,
             vm,
@@ -124,6 +137,7 @@ impl World {
             mem,
             args,
             constant,
+            msrs,
         }
     }
 
@@ -175,8 +189,49 @@ impl World {
         }
     }
 
-    /// State that every case is compared by: registers and events.
-    pub fn quick(&self) -> Vec<u8> {
+    /// An address that can be read and not written: of zeros, or of the last argument there.
+    pub fn constant(&self) -> usize {
+        let len = self.constant.len();
+        self.constant.protect(0, len, libc::PROT_READ);
+        self.constant.addr() + 64
+    }
+
+    /// Puts an argument where it can be read; its address.
+    pub fn place(&self, arg: &[u8]) -> usize {
+        self.args.write(64, arg);
+        self.args.addr() + 64
+    }
+
+    /// All state, when no call is unfinished: asking may finish what the last one began, such as an
+    /// INIT or SIPI that waits.
+    pub fn settled(&self) -> Vec<(&'static str, Vec<u8>)> {
+        self.full();
+        self.full()
+    }
+
+    /// A call that changes nothing if it is refused: it is made again then, and a point says if it
+    /// does, or if it is not refused again.
+    pub fn steady(
+        &self,
+        t: &mut Table<'_>,
+        what: impl Display,
+        mut call: impl FnMut() -> Answer,
+    ) -> Answer {
+        let a = call();
+        if !a.is_ok() {
+            let before = self.settled();
+            let again = call();
+            let changed = self.changed(&before);
+            if again != a || !changed.is_empty() {
+                let text = format!("{what}: refused ({a}, {again}), but changed {changed:?}");
+                t.tap().point(false, text);
+            }
+        }
+        a
+    }
+
+    /// Registers and events.
+    fn quick(&self) -> Vec<u8> {
         let mut b = Vec::new();
         if self.vcpu.is_some() {
             for (cmd, len) in [
@@ -219,22 +274,18 @@ impl World {
                 ("local APIC", k::GET_LAPIC, 1024),
                 ("XSAVE", k::GET_XSAVE, 4096),
                 ("XCRs", k::GET_XCRS, size_of::<kvm_xcrs>()),
-                ("CPUID", k::GET_CPUID2, 8),
             ] {
                 all.push((name, self.state(On::Vcpu, cmd, len)));
             }
-            let msrs = msr_list(&self.dev, k::GET_MSR_INDEX_LIST)
-                .into_iter()
-                // The time-stamp counter and what is computed from it; a VM's own clocks.
-                .filter(|m| !matches!(m, 0x10 | 0x4000_0010 | 0x4000_0020 | 0xe7 | 0xe8))
-                .map(|m| (m, v.msr(m)))
-                .collect::<Vec<_>>();
-            all.push((
-                "MSRs",
-                msrs.iter()
-                    .flat_map(|(m, v)| format!("{m:x}={v:x?} ").into_bytes())
-                    .collect(),
-            ));
+            let mut cpuid = guest::list(256, &vec![sys::zeroed::<kvm_cpuid_entry2>(); 256]);
+            v.fd.bytes(k::GET_CPUID2, &mut cpuid).is_ok();
+            all.push(("CPUID", cpuid));
+            let khz = v.fd.call(k::GET_TSC_KHZ, 0).to_string();
+            all.push(("TSC rate", khz.into_bytes()));
+            all.push(("TSC offset", self.tsc_offset(v).to_vec()));
+            let text = v.msrs(&self.msrs).into_iter();
+            let text = text.flat_map(|(m, v)| format!("{m:x}={v:x?} ").into_bytes());
+            all.push(("MSRs", text.collect()));
         }
         for chip in 0..3u32 {
             let mut b = vec![0u8; size_of::<kvm_irqchip>()];
@@ -246,7 +297,20 @@ impl World {
             "PIT",
             self.state(On::Vm, k::GET_PIT2, size_of::<kvm_pit_state2>()),
         ));
+        // It goes on, but no test takes minutes.
+        let clock: kvm_clock_data = self.vm.get(k::GET_CLOCK).unwrap_or(sys::zeroed());
+        all.push(("clock", (clock.clock >> CLOCK_STEP).to_ne_bytes().to_vec()));
         all
+    }
+
+    /// What is added to the host's time-stamp counter.
+    fn tsc_offset(&self, v: &Vcpu) -> [u8; 8] {
+        let mut offset = [0u8; 8];
+        let mut a: kvm_device_attr = sys::zeroed();
+        (a.group, a.attr) = (KVM_VCPU_TSC_CTRL, u64::from(KVM_VCPU_TSC_OFFSET));
+        a.addr = offset.as_mut_ptr() as u64;
+        v.fd.set(k::GET_DEVICE_ATTR, &a).is_ok();
+        offset
     }
 }
 

@@ -181,6 +181,32 @@ impl Vcpu {
             .then(|| u64::from_ne_bytes(b[16..24].try_into().unwrap()))
     }
 
+    /// Many of them at once, at most 256 a call; None for those that the module does not know.
+    pub fn msrs(&self, indices: &[u32]) -> Vec<(u32, Option<u64>)> {
+        let mut all = Vec::new();
+        while all.len() < indices.len() {
+            let left = &indices[all.len()..];
+            let entries: Vec<_> = left
+                .iter()
+                .take(256)
+                .map(|m| {
+                    let mut e: kvm_msr_entry = sys::zeroed();
+                    e.index = *m;
+                    e
+                })
+                .collect();
+            let mut b = list(entries.len() as u32, &entries);
+            let n = self.fd.bytes(k::GET_MSRS, &mut b).ok().unwrap_or(0) as usize;
+            let entry = |i: usize| u64::from_ne_bytes(b[16 + 16 * i..][..8].try_into().unwrap());
+            all.extend((0..n).map(|i| (left[i], Some(entry(i)))));
+            // The first one that is not known ends the list.
+            if n < entries.len() {
+                all.push((left[n], None));
+            }
+        }
+        all
+    }
+
     /// Sets one; false if the module refuses.
     pub fn set_msr(&self, index: u32, data: u64) -> bool {
         let mut e: kvm_msr_entry = sys::zeroed();

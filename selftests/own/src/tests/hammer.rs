@@ -11,6 +11,7 @@ use crate::errno::ops::Op;
 use crate::errno::world::On;
 use crate::errno::world::Stage;
 use crate::errno::world::World;
+use crate::errno::MAKES_FD;
 use crate::guest::Guest;
 use crate::guest::CODE;
 use crate::guest_code;
@@ -83,6 +84,13 @@ fn mutable(op: &Op, rng: &mut Rng, len: usize) -> Option<usize> {
         | k::GET_DIRTY_LOG
         | k::CLEAR_DIRTY_LOG
         | k::SET_SIGNAL_MASK => None,
+        _ if op
+            .inner
+            .iter()
+            .any(|(_, p)| (p * 8..p * 8 + 64).contains(&at)) =>
+        {
+            None
+        }
         _ => Some(at),
     }
 }
@@ -123,7 +131,7 @@ fn caller(s: &Shared, seed: u64) {
             op.on
         };
         let a = s.w.fd(on).call(op.cmd, arg);
-        if matches!(op.cmd, k::CREATE_VM | k::CREATE_VCPU) {
+        if MAKES_FD.contains(&op.cmd) {
             if let (Answer::Ok(fd), true) = (a, on == op.on) {
                 drop(Fd::own(fd));
             }
