@@ -16,6 +16,7 @@ GET_SREGS, SET_SREGS, INTERRUPT = 0x8138AE83, 0x4138AE84, 0x4004AE86
 CREATE_VM, MMAP_SIZE, CREATE_VCPU = 0xAE01, 0xAE04, 0xAE41
 SET_REGION, DIRTY_LOG, CREATE_IRQCHIP, SET_TSS = 0x4020AE46, 0x4010AE42, 0xAE60, 0xAE47
 GET_SUPPORTED_CPUID, SET_CPUID2, STATS_FD = 0xC008AE05, 0x4008AE90, 0xAECE
+SMI, CAP_SMM, CAP_SPACES = 0xAEB7, 117, 118
 CHECK_EXTENSION, SET_TSC_KHZ, GET_TSC_KHZ, CAP_TSC_CONTROL = 0xAE03, 0xAEA2, 0xAEA3, 60
 
 EXIT_IO, EXIT_HLT, EXIT_SHUTDOWN, EXIT_FAIL_ENTRY, EXIT_INTR, EXIT_INTERNAL = 2, 5, 8, 9, 10, 17
@@ -46,7 +47,7 @@ def close_all():
 class Vm:
     """A VM with one vCPU, and `code` at 0x1000."""
 
-    def __init__(self, code, irqchip=False, size=1 << 20, log=False):
+    def __init__(self, code, irqchip=False, size=1 << 20, log=False, long_mode=True):
         LIVE.append(self)
         self.kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
         self.vm = fcntl.ioctl(self.kvm, CREATE_VM, 0)
@@ -59,6 +60,11 @@ class Vm:
         self.cpu = fcntl.ioctl(self.vm, CREATE_VCPU, 0)
         cpuid = bytearray(struct.pack("II", 200, 0) + bytes(40 * 200))
         fcntl.ioctl(self.kvm, GET_SUPPORTED_CPUID, cpuid)
+        for i in range(struct.unpack_from("I", cpuid)[0]):
+            e = list(struct.unpack_from("7I", cpuid, 8 + 40 * i))
+            if e[0] == 0x80000001 and not long_mode:
+                e[6] &= ~(1 << 29)
+                struct.pack_into("7I", cpuid, 8 + 40 * i, *e)
         fcntl.ioctl(self.cpu, SET_CPUID2, cpuid)
         self.run = mmap.mmap(self.cpu, fcntl.ioctl(self.kvm, MMAP_SIZE, 0))
         self.put(0x1000, code)
@@ -110,6 +116,20 @@ class Vm:
             s[n] = list(FLAT_DATA)
         s["cr"][0] |= 1
         self.set_sregs(s)
+
+    def stale(self):
+        """The same with a stack segment of real mode, which hardware refuses without unrestricted guest."""
+        self.protected()
+        s = self.sregs()
+        s["ss"] = [0x30, 0xFFFF, 3, 3, 1, 0, 0, 1, 0, 0, 0, 0, 0]
+        self.set_sregs(s)
+
+    def port(self):
+        """The port of the last EXIT_IO."""
+        return struct.unpack_from("H", self.run, 34)[0]
+
+    def flags(self):
+        return struct.unpack_from("H", self.run, 14)[0]
 
     def once(self):
         """KVM_RUN; the exit reason, EXIT_INTR after a signal."""
@@ -352,6 +372,62 @@ def dirty_log(first=16, end=32):
     vm.close()
 
 
+# A handler of SMIs as firmware's are: from real mode with its own base to protected mode, where it
+# changes what RSM has to put back.
+SMI_ENTRY = bytes.fromhex(
+    "2e0f01160090"          # lgdt cs:[0x9000]
+    "0f20c0" "0c01" "0f22c0"    # PE
+    "66ea008103000800")     # jmp 8:0x38100
+SMI_FLAT = bytes.fromhex(
+    "66b81000" "8ed8" "8ec0" "8ed0" "8ee0" "8ee8"
+    "bc00700000" "e800000000" "58"  # a stack of its own
+    "bbefbeadde" "bdefbeadde"
+    "ff0508200000"          # count
+    "e611" "0faa")
+
+
+def smm_of(prepare, code, long_mode):
+    """SMIs to a guest that counts, whose registers must be the same after them."""
+    vm = Vm(code, long_mode=long_mode)
+    region = bytearray(vm.region)
+    struct.pack_into("I", region, 0, 1 << 16)
+    fcntl.ioctl(vm.vm, SET_REGION, bytes(region))
+    vm.put(0x38000, SMI_ENTRY)
+    vm.put(0x38100, SMI_FLAT)
+    vm.put(0x39000, struct.pack("<HI", 39, 0x1810))
+    vm.put(0x1810, GDT_ENTRIES)
+    prepare(vm)
+    vm.until(EXIT_IO)
+    for n in range(1, 6):
+        regs, sregs = vm.regs(), vm.sregs()
+        fcntl.ioctl(vm.cpu, SMI, 0)
+        vm.until(EXIT_IO)
+        expect("port, KVM_RUN_X86_SMM", (vm.port(), vm.flags() & 1), (0x11, 1))
+        now = vm.sregs()
+        expect("PE, CS, ESP in the handler", (now["cr"][0] & 1, now["cs"][2], vm.regs()[6]), (1, 8, 0x7000))
+        vm.until(EXIT_IO)
+        expect("port, KVM_RUN_X86_SMM", (vm.port(), vm.flags() & 1), (0x10, 0))
+        expect("counted by the handler, by the guest", (vm.word(0x2008), vm.word(0x2000)), (n, n + 1))
+        # The last is RFLAGS, where the result of counting is.
+        expect("registers", vm.regs()[:17], regs[:17])
+        now = vm.sregs()
+        for k in sregs:
+            expect(k, now[k], sregs[k])
+    vm.close()
+
+
+def system_management():
+    """The mode, with the save area of processors with long mode and of those without."""
+    kvm = os.open("/dev/kvm", os.O_RDWR)
+    caps = tuple(fcntl.ioctl(kvm, CHECK_EXTENSION, c) for c in (CAP_SMM, CAP_SPACES))
+    os.close(kvm)
+    expect("KVM_CAP_X86_SMM, KVM_CAP_MULTI_ADDRESS_SPACE", caps, (1, 2))
+    for long_mode in (True, False):
+        smm_of(lambda vm: None, REAL_COUNT, long_mode)
+        smm_of(Vm.protected, FLAT_COUNT, long_mode)
+        smm_of(Vm.stale, FLAT_COUNT, long_mode)
+
+
 def fail_entry():
     """A task register that hardware does not take."""
     vm = Vm(FLAT_COUNT)
@@ -384,10 +460,7 @@ def unrunnable():
 def stale_selectors():
     """Protected mode with a stack segment of real mode is emulated, until it is loaded anew."""
     vm = Vm(FLAT_COUNT)
-    vm.protected()
-    s = vm.sregs()
-    s["ss"] = [0x30, 0xFFFF, 3, 3, 1, 0, 0, 1, 0, 0, 0, 0, 0]
-    vm.set_sregs(s)
+    vm.stale()
     for n in range(1, 20):
         vm.until(EXIT_IO)
         expect("count", vm.word(0x2000), n)

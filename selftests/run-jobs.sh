@@ -36,7 +36,7 @@ if [ "$HOST" != amd ]; then
 	while IFS= read -r f; do vm_args+=(-a "$f"); done < <(
 		echo "$IN_SRC/selftests/mini_vmm.py"
 		python_paths ctypes,fcntl,mmap,os,re,signal,struct,subprocess,sys,threading,time
-		[ "$job" != leak ] || stock_paths
+		if [ "$job" = leak ] || [ "$MODULE" = stock ]; then stock_paths; fi
 	)
 fi
 run_hosts "$job" "$here/$job-job.py"

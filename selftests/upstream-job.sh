@@ -11,23 +11,23 @@ fail() {
 }
 
 K=/lib/modules/$KVER/kernel
+# shellcheck disable=SC2086
 if [ "$MODULE" = stock ]; then
 	case $HOST in
-	amd) modprobe kvm_amd ;;
+	amd) modprobe kvm_amd $VENDOR_PARAMS ;;
 	*)
 		insmod $K/virt/lib/irqbypass.ko.xz && insmod $K/arch/x86/kvm/kvm.ko.xz || fail "no in-tree kvm"
 		case $HOST in
-		intel) insmod $K/arch/x86/kvm/kvm-intel.ko.xz ;;
-		*) insmod $K/drivers/crypto/ccp/ccp.ko.xz && insmod $K/arch/x86/kvm/kvm-amd.ko.xz ;;
+		intel) insmod $K/arch/x86/kvm/kvm-intel.ko.xz $VENDOR_PARAMS ;;
+		*) insmod $K/drivers/crypto/ccp/ccp.ko.xz && insmod $K/arch/x86/kvm/kvm-amd.ko.xz $VENDOR_PARAMS ;;
 		esac
 		;;
 	esac || fail "the in-tree module does not load"
 else
-	# shellcheck disable=SC2086
 	insmod /build/src/kvm.ko $MODULE_PARAMS || fail "kvm.ko does not load"
 	thin=/build/src/kvm-amd.ko
 	[ "$HOST" != intel ] || thin=/build/src/kvm-intel.ko
-	[ ! -e $thin ] || insmod $thin || fail "$thin does not load"
+	[ ! -e $thin ] || insmod $thin $VENDOR_PARAMS || fail "$thin does not load"
 fi
 [ -c /dev/kvm ] || fail "the module loaded, but there is no /dev/kvm"
 

@@ -197,6 +197,7 @@ fn finish<V: Backend>(cx: &mut Cx<'_, '_, V>, done: &Done) -> Flow {
             });
             Continue(())
         }
+        Next::Resume => smm::resume(cx),
     }
 }
 
@@ -224,9 +225,6 @@ pub(crate) fn undefined<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let mut b = [0u8; 15];
     let n = cx.fetch(&mut b);
     let bytes = b.get(..n).unwrap_or(&[]);
-    if bytes.starts_with(&[0x0f, 0xaa]) {
-        return smm::resume(cx);
-    }
     let forced = host::params::force_emulation_prefix();
     if forced != 0 && bytes.starts_with(&FORCED) {
         if forced & FORCED_CLEAR_RF != 0 {
@@ -247,8 +245,9 @@ pub(crate) fn undefined<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         return raise(cx, Exception::ud());
     };
     let feature = match (insn.map, insn.opcode, insn.rep) {
-        // SYSCALL, SYSENTER, SYSEXIT: in some modes only the guest's vendor has them.
-        (Map::Two, 0x05 | 0x34 | 0x35, _) => return instruction(cx),
+        // SYSCALL, SYSENTER, SYSEXIT: in some modes only the guest's vendor has them. RSM: hardware
+        // knows nothing of the guest's system management mode.
+        (Map::Two, 0x05 | 0x34 | 0x35 | 0xaa, _) => return instruction(cx),
         (Map::Op38, 0xf0 | 0xf1, Rep::None) if insn.is_mem() => Feature::MOVBE,
         (Map::Two, 0xc7, Rep::E) if !insn.is_mem() && insn.reg3() == 7 => Feature::RDPID,
         _ => return raise(cx, Exception::ud()),

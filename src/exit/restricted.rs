@@ -5,7 +5,8 @@
 //! hardware can go on.
 //!
 //! Events are delivered through the real-mode vector table. Between the modes nothing can deliver
-//! them: an exception there ends the guest, and interrupts wait.
+//! them: an exception there ends the guest, and interrupts wait. An SMI is no such event, it goes to
+//! another state.
 
 use super::emulate;
 use super::machine::Machine;
@@ -54,6 +55,7 @@ fn events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
             }
             .leave(cx);
         }
+        event::take_smi(cx);
         return Continue(());
     }
     let Some(e) = event::take(cx) else {

@@ -230,11 +230,9 @@ fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {
         cx.st.events.injected = Some(Event::exception(&Exception { error_code, ..e }));
         return;
     }
+    take_smi(cx);
     if cx.st.debug.blocks_interrupts() {
         return;
-    }
-    if cx.st.smm.due() {
-        smm::enter(cx);
     }
     if cx.st.events.nmi_pending > 0 && V::window_open(cx.l, Window::Nmi) {
         cx.st.events.nmi_pending = cx.st.events.nmi_pending.saturating_sub(1);
@@ -247,6 +245,13 @@ fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {
             host::trace::inject(vector);
             cx.st.events.injected = Some(Event::interrupt(vector));
         }
+    }
+}
+
+/// Takes the SMI that is due, if any.
+pub(crate) fn take_smi<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    if cx.st.smm.due() && !cx.st.events.reinjects() && !cx.st.debug.blocks_interrupts() {
+        smm::enter(cx);
     }
 }
 

@@ -131,8 +131,12 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     }
     event::prepare(cx);
     if !cx.st.root_loaded {
-        // An SMI goes to another address space.
+        // An SMI goes to another address space, and its handler begins in real mode.
         crate::mmu::load_root(cx)?;
+        if V::must_emulate(cx.l) {
+            event::not_entered(cx);
+            return Continue(());
+        }
     }
     if !enter(cx) {
         event::not_entered(cx);

@@ -260,6 +260,7 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         | abi::KVM_CAP_SREGS2
         | abi::KVM_CAP_EXIT_ON_EMULATION_FAILURE
         | abi::KVM_CAP_X86_TRIPLE_FAULT_EVENT
+        | abi::KVM_CAP_X86_SMM
         | abi::KVM_CAP_USER_MEMORY2
         | abi::KVM_CAP_EXT_EMUL_CPUID
         | abi::KVM_CAP_X86_USER_SPACE_MSR
@@ -301,8 +302,7 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
             }
             _ => X2APIC_API as isize,
         },
-        abi::KVM_CAP_X86_SMM => isize::from(f.unrestricted_guest),
-        abi::KVM_CAP_MULTI_ADDRESS_SPACE if f.unrestricted_guest => Space::COUNT as isize,
+        abi::KVM_CAP_MULTI_ADDRESS_SPACE => Space::COUNT as isize,
         abi::KVM_CAP_X86_DISABLE_EXITS => host_caps::disabled_exits(&f) as isize,
         abi::KVM_CAP_EXIT_HYPERCALL => HYPERCALL_EXITS as isize,
         abi::KVM_CAP_X86_BUS_LOCK_EXIT if f.bus_lock_exit => BUS_LOCKS as isize,

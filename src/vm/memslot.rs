@@ -170,6 +170,14 @@ impl Space {
             Self::Smm
         }
     }
+
+    /// Its number.
+    fn number(self) -> u16 {
+        match self {
+            Self::Normal => 0,
+            Self::Smm => 1,
+        }
+    }
 }
 
 /// The slots of a VM.
@@ -414,28 +422,30 @@ fn withdraw<V: Backend>(
     Ok(())
 }
 
-/// A slot that the kernel needs for itself, with an id beyond user space's. EEXIST where user space
-/// has memory already, ENOMEM.
+/// A slot that the kernel needs for itself, with an id beyond user space's, in each address space.
+/// EEXIST where user space has memory already, ENOMEM.
 pub(crate) fn add_private<V: Backend>(vm: &VmCore<V>, gfn: Gfn, pages: u64, hva: Hva) -> Result {
     let slots = &vm.base.slots;
     let _lock = slots.lock.lock();
-    let place = slots::Slot {
-        space: 0,
-        id: PRIVATE_SLOT,
-        base: gfn,
-        pages,
-        hva,
-        flags: 0,
-        invalid: false,
-    };
-    let set = {
-        let old = slots.space(Space::Normal);
+    let with = |space: Space| {
+        let place = slots::Slot {
+            space: space.number(),
+            id: PRIVATE_SLOT,
+            base: gfn,
+            pages,
+            hva,
+            flags: 0,
+            invalid: false,
+        };
+        let old = slots.space(space);
         if old.overlaps(place.base, place.end(), place.id) {
             return Err(EEXIST);
         }
-        prepare(old.with(Slot { place, dirty: None }))?
+        prepare(old.with(Slot { place, dirty: None }))
     };
-    swap(vm, Space::Normal, set);
+    let (normal, smm) = (with(Space::Normal)?, with(Space::Smm)?);
+    swap(vm, Space::Normal, normal);
+    swap(vm, Space::Smm, smm);
     Ok(())
 }
 

@@ -227,6 +227,9 @@ pub enum Flow {
         /// Kind of event.
         kind: SoftInt,
     },
+    /// RSM. RIP is unchanged: the caller takes all registers from the save area, or raises `#UD`
+    /// if the vCPU is not in system management mode.
+    Resume,
 }
 
 /// A completed instruction (or batch of REP elements).

@@ -173,6 +173,10 @@ impl Ctx<'_> {
             0xa4 | 0xa5 | 0xac | 0xad => self.double_shift(),
             0xa8 => self.push_seg(SegReg::Gs),
             0xa9 => self.pop_seg(SegReg::Gs),
+            0xaa => {
+                self.rsm();
+                Ok(())
+            }
             0xae => self.group15(),
             0xaf => self.imul_reg(None),
             0xb0 | 0xb1 => self.cmpxchg(),

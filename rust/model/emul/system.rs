@@ -485,6 +485,13 @@ impl Ctx<'_> {
         Ok(())
     }
 
+    /// 0F AA: RSM. Whether it may be executed depends on the mode, not on the privilege.
+    pub(super) fn rsm(&mut self) {
+        self.flow = Flow::Resume;
+        // The flags that it brings decide about the next trap.
+        self.no_trap = true;
+    }
+
     /// 0F 08: INVD; 0F 09: WBINVD.
     pub(super) fn cache(&mut self, writeback: bool) -> Result<(), Stop> {
         self.need_cpl0()?;

@@ -155,7 +155,6 @@ fn undefined_and_unhandled() {
     for code in [
         &[0xd9u8, 0xc0][..],
         &[0x0f, 0x58, 0xc0],
-        &[0x0f, 0xaa],
         &[0x0f, 0x01, 0xd8],
     ] {
         assert!(

@@ -197,6 +197,22 @@ fn effects_on_the_vcpu() {
 }
 
 #[test]
+fn rsm_is_the_callers() {
+    for mut vm in [Vm::real(), Vm::protected(0), Vm::long(3)] {
+        for code in [&[0x0f, 0xaa][..], &[0x66, 0x0f, 0xaa], &[0xf3, 0x0f, 0xaa]] {
+            vm.s.rflags |= rflags::TF;
+            vm.s.shadow = 1;
+            let before = vm.s.clone();
+            let done = vm.run(code).unwrap();
+            assert_eq!((done.flow, done.trap), (Flow::Resume, false));
+            // Nothing is changed by it: outside of the mode it is a fault.
+            assert_eq!(format!("{:?}", vm.s), format!("{before:?}"));
+        }
+        assert_eq!(vm.run(&[0xf0, 0x0f, 0xaa]), Err(Stop::UD));
+    }
+}
+
+#[test]
 fn xcr0_and_wait() {
     let mut vm = Vm::long(0);
     assert_eq!(vm.fault(&[0x0f, 0x01, 0xd1]), Exception::ud());

@@ -301,7 +301,7 @@ fn check_done(before: &CpuState, after: &CpuState, done: &Done) {
     assert_ne!(after.rflags & rflags::FIXED, 0);
     assert_eq!(after.rflags & 0xffff_ffff_ffc0_8028, 0, "reserved flags");
     match done.flow {
-        Flow::Repeat | Flow::Interrupt { .. } => assert_eq!(before.rip, after.rip),
+        Flow::Repeat | Flow::Interrupt { .. } | Flow::Resume => assert_eq!(before.rip, after.rip),
         Flow::Next | Flow::Halt => {}
     }
     if !after.long_mode() {
