@@ -99,6 +99,13 @@ pub(crate) fn accept<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     }
 }
 
+/// Can a vCPU be in this state? User space can let one wait for SIPI in system management mode, where
+/// start-up messages are lost.
+#[inline]
+pub(crate) fn possible(st: &State) -> bool {
+    st.mp != MpState::InitReceived || !st.smm.active()
+}
+
 /// Starts an AP: real mode at page `vector` (`SDM: vol 3, 8.4.4.1`).
 fn start_at<V: Backend>(cx: &mut Cx<'_, '_, V>, vector: u8) {
     let selector = u16::from(vector) << 8;

@@ -83,6 +83,7 @@ fn run_loaded<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Leave {
     let r = fpu::with_loaded(cx, |cx| match pending::complete(cx) {
         Break(e) => e,
         Continue(()) if immediate => Leave::error(EINTR),
+        Continue(()) if !mp::possible(cx.st) => Leave::error(EINVAL),
         Continue(()) => main_loop(cx),
     });
     r.unwrap_or_else(Leave::error)

@@ -110,6 +110,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("signal_mask", running::signal_mask),
     ("never_started", running::never_started),
     ("init_in_smm", running::init_in_smm),
+    ("waits_in_smm", running::waits_in_smm),
     ("slot_moves", running::slot_moves),
     ("read_only", running::read_only),
     ("exits_off", running::exits_off),

@@ -170,6 +170,67 @@ pub fn init_in_smm(t: &mut Tap) {
     t.same("it starts at its vector", out(e), Ok(vec![0, 0x20]));
 }
 
+/// A vCPU cannot wait for a start-up message in system management mode. User space can say so; the
+/// vCPU does not run until one of both is taken back.
+pub fn waits_in_smm(t: &mut Tap) {
+    let plan = Plan {
+        irqchip: Irqchip::Full,
+        cpus: 2,
+        ..Plan::default()
+    };
+    let g = Guest::long_with(plan, count_events());
+    let v = &g.cpus[1];
+    let smm = |on: u8, latched_init: u8| {
+        let mut e = v.events();
+        e.flags |= KVM_VCPUEVENT_VALID_SMM;
+        (e.smi.smm, e.smi.latched_init) = (on, latched_init);
+        v.fd.set(k::SET_VCPU_EVENTS, &e)
+    };
+    let wait = || sys::limited(50, || v.enter());
+    for state in [KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_SIPI_RECEIVED] {
+        for init in [0, 1] {
+            let what = |s: &str| format!("state {state}, latched INIT {init}: {s}");
+            t.same(what("SMM"), smm(1, init), Answer::Ok(0));
+            let r = v.set_mp_state(state);
+            t.same(what("set"), r, Answer::Ok(0));
+            t.same(what("it does not run"), wait(), Err(libc::EINVAL));
+            v.immediate_exit(true);
+            t.same(what("immediate exit"), wait(), Err(libc::EINTR));
+            v.immediate_exit(false);
+            let (s, e) = (v.mp_state(), v.events().smi);
+            t.same(
+                what("nothing has changed"),
+                (s, e.smm, e.latched_init),
+                (KVM_MP_STATE_INIT_RECEIVED, 1, init),
+            );
+            t.same(what("out of SMM"), smm(0, 0), Answer::Ok(0));
+            t.same(what("it waits"), wait(), Err(libc::EINTR));
+        }
+    }
+    // A start-up message is lost in that mode, INIT is not.
+    let r = v.set_mp_state(KVM_MP_STATE_SIPI_RECEIVED);
+    t.same("SIPI outside of SMM", r, Answer::Ok(0));
+    t.same("SMM", smm(1, 1), Answer::Ok(0));
+    t.same("its state", v.mp_state(), KVM_MP_STATE_INIT_RECEIVED);
+    t.same("out of SMM", smm(0, 1), Answer::Ok(0));
+    t.same("it waits", wait(), Err(libc::EINTR));
+    t.same("INIT is done", v.events().smi.latched_init, 0);
+    t.same("its state", v.mp_state(), KVM_MP_STATE_INIT_RECEIVED);
+    // Every other state is possible.
+    t.same("SMM", smm(1, 0), Answer::Ok(0));
+    for state in [KVM_MP_STATE_UNINITIALIZED, KVM_MP_STATE_HALTED] {
+        t.same("set", v.set_mp_state(state), Answer::Ok(0));
+        t.same("it waits", wait(), Err(libc::EINTR));
+    }
+    let r = v.set_mp_state(KVM_MP_STATE_INIT_RECEIVED);
+    t.same("set", r, Answer::Ok(0));
+    t.same("it does not run", wait(), Err(libc::EINVAL));
+    let r = v.set_mp_state(KVM_MP_STATE_RUNNABLE);
+    t.same("set", r, Answer::Ok(0));
+    let runs = !matches!(wait(), Err(libc::EINVAL | libc::EINTR));
+    t.same("it runs", runs, true);
+}
+
 guest_code! {
     // Reads RDI again and again: memory, a device, anything else. Ends when told so.
     // Interrupts are on: Bochs would not let the host have its own otherwise.
