@@ -40,6 +40,7 @@ intel-up   intel     ko   the kernel's selftests on our module, Intel host
 intel-boot intel     ko   QEMU boots guests on our module, Intel host
 intel-own  intel     ko   this project's selftests on our module, Intel host
 intel-off  intel     ko   what each parameter of kvm-intel.ko takes away; with mitigations
+intel-par  intel     ko   this project's selftests with parameters of kvm-intel.ko that take something away
 intel-move intel     ko   VMCSs that move between two CPUs, one of which goes offline
 skylake    intel     ko   what only Bochs's corei7_skylake_x has: APICv, page-modification log, TSC scaling
 intel-life intel     ko   loads, kills, suspend, reboot, reset and crash under running guests, Intel host
@@ -267,6 +268,14 @@ task_intel-off() {
 	checked
 	HOST=intel selftests/run-jobs.sh vmx
 	HOST=intel APPEND=mitigations=auto selftests/run-jobs.sh vmx mitigated
+}
+
+task_intel-par() {
+	checked
+	HOST=intel selftests/run-own.sh {nmi_windows,irq_windows,reinjection}@vnmi=0 \
+		{task_priority,user_tpr,irq_windows,lapic_timer}@flexpriority=0 \
+		{notify_age,notify_unmap,notify_huge,notify_storm,large_pages,slot_changes}@eptad=0 \
+		{guest_modes,notify_unmap,state_moves}@vpid=0 {lapic_timer,x2apic_timer}@preemption_timer=0
 }
 
 task_intel-move() {

@@ -9,7 +9,9 @@
 #                                              table of the test, selftests/own/data
 #
 # MODULE=stock runs them on the in-tree module, which must meet the same expectations;
-# HOST=intel or ryzen on Bochs. MODULE_PARAMS= are given to our module ("checked=1").
+# HOST=intel or ryzen on Bochs. MODULE_PARAMS= are given to our module ("checked=1"),
+# VENDOR_PARAMS= to the thin module ("vnmi=0"). TEST@PARAM=VALUE,... has the thin module
+# loaded anew for this test.
 # SEED=1 distorts one expectation of each test: all must fail. VERBOSE=1 shows every point.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd -P)
@@ -67,10 +69,12 @@ list=$here/own.tsv
 while IFS=$'\t' read -r name group svm vmx l r; do
 	case $name in '#'* | '') continue ;; esac
 	for want; do
-		case $want in
+		case ${want%@*} in
 		all | "$group" | "$name") ;;
 		*) continue ;;
 		esac
+		run=$name${want#"${want%@*}"}
+		[ -z "${row[$run]:-}" ] || continue
 		e=$svm
 		[ "$HOST" != intel ] || e=$vmx
 		if [ "$group" = faults ]; then
@@ -83,10 +87,9 @@ while IFS=$'\t' read -r name group svm vmx l r; do
 		fi
 		l=$((l * SLOW))
 		[ "$HOST" = amd ] || l=$((l * 4))
-		expect[$name]=$e baseline[$name]=pass limit[$name]=$l reason[$name]=$r
-		row[$name]="$name	$l"
-		todo+=("$name")
-		break
+		expect[$run]=$e baseline[$run]=pass limit[$run]=$l reason[$run]=$r
+		row[$run]="$run	$l"
+		todo+=("$run")
 	done
 done <"$list"
 [ ${#todo[@]} != 0 ] || die "nothing in ${list##*/} is called $*"

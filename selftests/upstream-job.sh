@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: GPL-2.0
 # Runs in the test host: load a module, run the selftests named in /build/run/tests
 # (name, limit in seconds), one marked line per verdict: upstream's, or with PROGRAM set
-# that program with the name as its arguments. SHOW= is a pattern of output to show.
+# that program with the name as its arguments. A name may end with @PARAM=VALUE,...: parameters
+# of the thin module for this test alone, in place of VENDOR_PARAMS. SHOW= is a pattern of output
+# to show.
 # Plain sh and busybox: the Bochs hosts have nothing else.
 
 fail() {
@@ -11,24 +13,47 @@ fail() {
 }
 
 K=/lib/modules/$KVER/kernel
-# shellcheck disable=SC2086
+vendor=kvm-amd thin=/build/src/kvm-amd.ko
+[ "$HOST" != intel ] || vendor=kvm-intel thin=/build/src/kvm-intel.ko
 if [ "$MODULE" = stock ]; then
+	thin=$K/arch/x86/kvm/$vendor.ko.xz
 	case $HOST in
-	amd) modprobe kvm_amd $VENDOR_PARAMS ;;
-	*)
-		insmod $K/virt/lib/irqbypass.ko.xz && insmod $K/arch/x86/kvm/kvm.ko.xz || fail "no in-tree kvm"
-		case $HOST in
-		intel) insmod $K/arch/x86/kvm/kvm-intel.ko.xz $VENDOR_PARAMS ;;
-		*) insmod $K/drivers/crypto/ccp/ccp.ko.xz && insmod $K/arch/x86/kvm/kvm-amd.ko.xz $VENDOR_PARAMS ;;
-		esac
-		;;
-	esac || fail "the in-tree module does not load"
+	amd) modprobe kvm ;;
+	*) insmod $K/virt/lib/irqbypass.ko.xz && insmod $K/arch/x86/kvm/kvm.ko.xz ;;
+	esac || fail "no in-tree kvm"
+	case $HOST in
+	amd) modprobe ccp ;;
+	ryzen) insmod $K/drivers/crypto/ccp/ccp.ko.xz ;;
+	esac || fail "no ccp"
 else
+	# shellcheck disable=SC2086
 	insmod /build/src/kvm.ko $MODULE_PARAMS || fail "kvm.ko does not load"
-	thin=/build/src/kvm-amd.ko
-	[ "$HOST" != intel ] || thin=/build/src/kvm-intel.ko
-	[ ! -e $thin ] || insmod $thin $VENDOR_PARAMS || fail "$thin does not load"
 fi
+
+# Loads the thin module with these parameters, and looks whether they are in effect.
+loaded=none
+load_vendor() {
+	[ "$loaded" != "$*" ] || return 0
+	mod=$(echo $vendor | tr - _)
+	if [ -d "/sys/module/$mod" ]; then
+		rmmod "$mod" || fail "$vendor does not unload"
+	fi
+	if [ ! -e $thin ]; then
+		[ $# = 0 ] || fail "there is no $thin"
+	else
+		insmod $thin "$@" || fail "$thin does not load${*:+ with $*}"
+	fi
+	for p; do
+		is=$(cat "/sys/module/$mod/parameters/${p%%=*}")
+		case ${p#*=}:$is in
+		0:N | 1:Y | "$is:$is") ;;
+		*) fail "$p is not in effect: $is" ;;
+		esac
+	done
+	loaded=$*
+}
+# shellcheck disable=SC2086
+load_vendor $VENDOR_PARAMS
 [ -c /dev/kvm ] || fail "the module loaded, but there is no /dev/kvm"
 
 # What some tests want of the host, and give back when they are done.
@@ -75,9 +100,15 @@ while IFS="	" read -r name limit; do
 	log=$logs/out
 	read -r t0 _ </proc/uptime
 	rc=0
+	case $name in
+	*@*) set -- $(echo "${name#*@}" | tr , ' ') ;;
+	*) set -- $VENDOR_PARAMS ;;
+	esac
+	load_vendor "$@"
+	test=${name%@*}
 	# shellcheck disable=SC2086
-	if [ -n "$PROGRAM" ]; then set -- "$PROGRAM" $name; else set -- "/build/kselftests/$name"; fi
-	prepare "$name"
+	if [ -n "$PROGRAM" ]; then set -- "$PROGRAM" $test; else set -- "/build/kselftests/$test"; fi
+	prepare "$test"
 	# shellcheck disable=SC2086
 	timeout -s KILL "$limit" "$@" $extra </dev/null >$log 2>&1 || rc=$?
 	read -r t1 _ </proc/uptime

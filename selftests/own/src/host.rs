@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The host around the tests: broken memory, control groups.
+//! The host around the tests: broken memory, control groups, parameters of the module.
 
 use crate::sys::Area;
 use std::sync::atomic::AtomicI32;
@@ -59,4 +59,10 @@ pub fn mount_cgroup2(at: &std::ffi::CStr) -> bool {
 pub fn unmount(at: &std::ffi::CStr) {
     // SAFETY: the string ends with a zero.
     unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) };
+}
+
+/// Is a feature of the processor's not used, by a parameter of kvm-intel.ko?
+pub fn is_off(parameter: &str) -> bool {
+    let path = format!("/sys/module/kvm_intel/parameters/{parameter}");
+    std::fs::read_to_string(path).is_ok_and(|s| s.trim() == "N")
 }

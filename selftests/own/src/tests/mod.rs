@@ -2,6 +2,7 @@
 
 //! All tests by name. `selftests/own.tsv` has their groups and limits.
 
+mod ageing;
 mod bad_guest;
 mod basic;
 mod chips;
@@ -80,6 +81,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("notify_migrate", notify::migrate),
     ("notify_swap", notify::swap),
     ("notify_storm", notify::storm),
+    ("notify_age", ageing::age),
     ("compat_ioctls", compat::ioctls),
     ("errno_pointers", errno::pointers),
     ("errno_bits", errno::bits),

@@ -24,9 +24,9 @@ use std::time::Duration;
 use std::time::Instant;
 
 /// Where the disturbed memory begins; what the guest itself needs is below.
-const AT: usize = 2 << 20;
+pub(super) const AT: usize = 2 << 20;
 /// Its pages: two large ones.
-const PAGES: usize = 1024;
+pub(super) const PAGES: usize = 1024;
 const LEN: usize = PAGES * PAGE;
 /// Counts of each page, as the guest remembers them.
 const COUNTS: usize = 0x8_0000;
@@ -81,8 +81,8 @@ guest_code! {
 }
 
 /// The guest, running in a thread, and what the host does to it.
-struct World {
-    g: Guest,
+pub(super) struct World {
+    pub(super) g: Guest,
     /// How often KVM_RUN said EFAULT: the guest met memory that is not there.
     faults: AtomicU64,
     /// The host's last word.
@@ -90,7 +90,7 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let plan = Plan {
             mem: AT + LEN,
             ..Plan::default()
@@ -106,7 +106,7 @@ impl World {
     }
 
     /// Runs the guest in a thread while `f` does something to its memory.
-    fn during(&self, t: &mut Tap, f: impl FnOnce(&mut Tap, &Self)) {
+    pub(super) fn during(&self, t: &mut Tap, f: impl FnOnce(&mut Tap, &Self)) {
         let (cpu, faults, mem) = (&self.g.cpus[0], &self.faults, &self.g.mem);
         let end = std::thread::scope(|s| {
             let thread = s.spawn(move || loop {
@@ -153,7 +153,7 @@ impl World {
     }
 
     /// Does the guest finish two more rounds? The first may have begun before.
-    fn goes_on(&self) -> bool {
+    pub(super) fn goes_on(&self) -> bool {
         let rounds = || self.g.mem.load::<u64>(ROUNDS);
         let (from, limit) = (rounds(), Instant::now() + Duration::from_secs(40));
         while rounds() < from + 2 {
@@ -178,7 +178,7 @@ impl World {
     }
 
     /// The host writes a new word into each page, and the guest sees it.
-    fn sees(&self, t: &mut Tap, what: &str) {
+    pub(super) fn sees(&self, t: &mut Tap, what: &str) {
         let v = self.word.get() + 1;
         self.word.set(v);
         for i in 0..PAGES {

@@ -12,6 +12,7 @@ use crate::guest::Plan;
 use crate::guest::CODE;
 use crate::guest::PORT_END;
 use crate::guest_code;
+use crate::host;
 use crate::sys;
 use crate::sys::Answer;
 use crate::tap::Tap;
@@ -123,23 +124,35 @@ guest_code! {
 guest_code! {
     nmi_handler,
     "push rax",
+    "push rdx",
+    "mov edx, 0xe0",
     "mov eax, [0x80000]",
     "inc eax",
     "mov [0x80000], eax",
     "out dx, eax",
+    "pop rdx",
     "pop rax",
     "iretq",
 }
 
+/// A guest whose NMIs go to the handler.
+fn nmi_guest(code: &[u8]) -> Guest {
+    let g = Guest::long(code);
+    g.load(CODE + 0x800, nmi_handler());
+    boot::gate(&g.mem, 2, CODE + 0x800);
+    g
+}
+
+fn nmi(g: &Guest) -> Answer {
+    g.cpus[0].fd.call(k::NMI, 0)
+}
+
 /// NMIs: one at a time, one more is kept, blocked until IRET.
 pub fn nmis(t: &mut Tap) {
-    let make = || {
-        let g = Guest::long(nmi_main());
-        g.load(CODE + 0x800, nmi_handler());
-        boot::gate(&g.mem, 2, CODE + 0x800);
-        g
-    };
-    let nmi = |g: &Guest| g.cpus[0].fd.call(k::NMI, 0);
+    if host::is_off("vnmi") {
+        return nmis_by_software(t);
+    }
+    let make = || nmi_guest(nmi_main());
     let g = make();
     t.same("before", value(&g), Ok(0x100));
     t.same("KVM_NMI", nmi(&g), Answer::Ok(0));
@@ -172,6 +185,69 @@ pub fn nmis(t: &mut Tap) {
     t.same("it does not come", value(&g), Ok(0x200));
     t.same("before the IRET", value(&g), Ok(1));
     t.same("and the guest goes on", value(&g), Ok(0x300));
+}
+
+guest_code! {
+    nmi_soft,
+    "mov edx, 0xe0",
+    "mov eax, 0x100",
+    "out dx, eax",
+    "mov eax, 0x200",
+    "out dx, eax",
+    "sti",
+    "nop",
+    "cli",
+    "mov eax, 0x300",
+    "out dx, eax",
+    // Interrupts off until the third has come; CPUID exits, which Bochs would not do by itself.
+    "2: mov ecx, 100000",
+    "3: dec ecx",
+    "jnz 3b",
+    "xor eax, eax",
+    "cpuid",
+    "mov edx, 0xe0",
+    "cmp dword ptr [0x80000], 3",
+    "jb 2b",
+    "mov eax, 0x400",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// Where hardware does not know when NMIs are blocked: not while interrupts can be taken, and not for
+/// longer than a second.
+fn nmis_by_software(t: &mut Tap) {
+    let g = nmi_guest(nmi_soft());
+    let masked = |g: &Guest| g.cpus[0].events().nmi.masked;
+    t.same("before", value(&g), Ok(0x100));
+    t.same("KVM_NMI", nmi(&g), Answer::Ok(0));
+    t.same("in the handler", value(&g), Ok(1));
+    t.same("others are blocked", masked(&g), 1);
+    for _ in 0..3 {
+        nmi(&g).ok().expect("KVM_NMI");
+    }
+    t.same("nobody sees the IRET", value(&g), Ok(0x200));
+    t.same("still blocked", masked(&g), 1);
+    t.same("the next comes with interrupts on", value(&g), Ok(2));
+    t.same("only one was kept", value(&g), Ok(0x300));
+    t.same("blocked again", masked(&g), 1);
+    nmi(&g).ok().expect("KVM_NMI");
+    let start = std::time::Instant::now();
+    t.same("after a second", value(&g), Ok(3));
+    let ms = start.elapsed().as_millis();
+    t.point(ms >= 1000, format!("not before: {ms} ms"));
+    t.same("the guest goes on", value(&g), Ok(0x400));
+    // User space says that NMIs are blocked, as after a migration.
+    let g = nmi_guest(nmi_soft());
+    t.same("before", value(&g), Ok(0x100));
+    let mut e = g.cpus[0].events();
+    e.nmi.masked = 1;
+    e.flags = KVM_VCPUEVENT_VALID_NMI_PENDING;
+    let r = g.cpus[0].fd.set(k::SET_VCPU_EVENTS, &e);
+    t.same("blocked by user space", r, Answer::Ok(0));
+    nmi(&g).ok().expect("KVM_NMI");
+    t.same("it does not come", value(&g), Ok(0x200));
+    t.same("before interrupts are on", value(&g), Ok(1));
 }
 
 guest_code! {
