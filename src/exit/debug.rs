@@ -85,7 +85,11 @@ pub(crate) fn set<V: Backend>(cx: &mut Cx<'_, '_, V>, d: &KvmGuestDebug) -> Resu
     }
     let seen = cx.rflags_seen();
     let on = d.control & abi::KVM_GUESTDBG_ENABLE != 0;
+    let blocked = cx.st.debug.blocks_interrupts();
     cx.st.debug.control = if on { d.control } else { 0 };
+    if cx.st.debug.blocks_interrupts() != blocked {
+        cx.update_virtual_apic();
+    }
     let [a, b, c, e, .., v7] = d.arch.debugreg;
     cx.st.debug.user_dr = [a, b, c, e];
     cx.st.debug.user_dr7 = v7 & dr7::VOLATILE | dr7::FIXED_1;

@@ -4,8 +4,8 @@
 //!
 //! Hardware knows such an access by the page that is mapped there, and what it does with it is each
 //! vCPU's own. The nested tables are all vCPUs', and so the page is there only while every local APIC
-//! is at the usual address in xAPIC mode: for one that is not, there would be memory where nothing
-//! should be. Without the page accesses fault and are emulated.
+//! is at the usual address in xAPIC mode: for one that is not, or that hardware has no share in for a
+//! while, there would be memory where nothing should be. Without the page accesses fault and are emulated.
 
 use crate::backend::Backend;
 use crate::vcpu::Cx;
@@ -55,7 +55,8 @@ pub(super) fn map<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> bool {
 /// The mode or the address of the local APIC may have changed.
 pub(crate) fn follow<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let Some(apic) = &cx.st.apic else { return };
-    let elsewhere = apic.mode() != Mode::XApic || Gpa(apic.window()).gfn() != place();
+    let here = apic.mode() == Mode::XApic && Gpa(apic.window()).gfn() == place();
+    let elsewhere = !here || cx.st.debug.blocks_interrupts();
     if elsewhere == cx.st.apic_elsewhere {
         return;
     }

@@ -15,12 +15,15 @@ use model::irqchip::lapic::Mode;
 use virt::vendor::VirtualApic;
 
 impl<V: Backend> Cx<'_, '_, V> {
-    /// The mode of the local APIC changed, or the hardware's state was reset.
+    /// The mode of the local APIC changed, or the hardware's state was reset, or user space keeps
+    /// interrupts from the guest, or no longer. As long as it does, hardware must not deliver what
+    /// the guest sends to itself, nor what is posted.
     pub(crate) fn update_virtual_apic(&mut self) {
         let Some(apic) = self.st.apic.as_ref().filter(|a| a.is_accelerated()) else {
             return;
         };
         let mode = match apic.mode() {
+            _ if self.st.debug.blocks_interrupts() => VirtualApic::Off,
             Mode::Disabled => VirtualApic::Off,
             Mode::XApic => VirtualApic::XApic,
             Mode::X2Apic => VirtualApic::X2Apic,

@@ -106,6 +106,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("nmi_windows", windows::nmis),
     ("reinjection", windows::reinjection),
     ("handed_back", windows::handed_back),
+    ("blocked_interrupts", windows::blocked_interrupts),
     ("hypercall_across", paravirt::hypercall_across),
     ("debug_registers", windows::debug_registers),
     ("offers", offers::offers),

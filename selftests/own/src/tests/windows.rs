@@ -323,6 +323,76 @@ pub fn handed_back(t: &mut Tap) {
     t.same("one breakpoint", count(&g, 3), 1);
 }
 
+guest_code! {
+    // EDI: 1 xAPIC, 2 x2APIC. An interrupt to itself, twice, and how many came.
+    to_itself,
+    "mov ebx, 0xfee00000",
+    "cmp edi, 2",
+    "je 2f",
+    "mov dword ptr [rbx + 0xf0], 0x1ff",
+    "jmp 3f",
+    "2: mov ecx, 0x1b",
+    "rdmsr",
+    "or eax, 0xc00",
+    "wrmsr",
+    "mov ecx, 0x80f",
+    "mov eax, 0x1ff",
+    "xor edx, edx",
+    "wrmsr",
+    "3: sti",
+    "mov esi, 0x40",
+    "4: cmp edi, 2",
+    "je 5f",
+    "lea eax, [rsi + 0x44000]",
+    "mov [rbx + 0x300], eax",
+    "jmp 6f",
+    "5: mov ecx, 0x83f",
+    "mov eax, esi",
+    "xor edx, edx",
+    "wrmsr",
+    "6: nop",
+    "mov edx, 0xe0",
+    "mov eax, [r14 + 40]",
+    "out dx, eax",
+    "add esi, 0x10",
+    "jmp 4b",
+}
+
+/// A debugger keeps interrupts from the guest (KVM_GUESTDBG_BLOCKIRQ): what it sends to itself comes
+/// when it may.
+pub fn blocked_interrupts(t: &mut Tap) {
+    for mode in [1u64, 2] {
+        let plan = Plan {
+            irqchip: Irqchip::Full,
+            ..Plan::default()
+        };
+        let g = Guest::long_with(plan, to_itself());
+        g.mem.store::<u64>(boot::mailbox(0) + mailbox::EOI, mode);
+        let v = &g.cpus[0];
+        let mut r = v.regs();
+        r.rdi = mode;
+        v.set_regs(&r);
+        let block = |on: bool| {
+            let mut d: kvm_guest_debug = sys::zeroed();
+            if on {
+                d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_BLOCKIRQ;
+            }
+            v.fd.set(k::SET_GUEST_DEBUG, &d)
+        };
+        t.same("not blocked: it came", value(&g), Ok(1));
+        t.same("block", block(true), Answer::Ok(0));
+        t.same("blocked: no more", value(&g), Ok(1));
+        t.same("blocked: no more of two", value(&g), Ok(1));
+        t.same("unblock", block(false), Answer::Ok(0));
+        t.same("not blocked: both came, and the next", value(&g), Ok(4));
+        let all: Vec<_> = (0x40..0x80)
+            .step_by(0x10)
+            .map(|n| count(&g, n))
+            .collect();
+        t.same("each came once", all, vec![1; 4]);
+    }
+}
+
 /// Takes the guest's memory away and gives it back: whatever it touches next faults in the nested
 /// tables, also its stack and its IDT.
 fn zap(g: &Guest) {
