@@ -16,6 +16,7 @@ mod eventfds;
 mod faults;
 mod hammer;
 mod host_memory;
+mod ipi_counts;
 mod ipis;
 mod memory;
 mod msrs;
@@ -99,6 +100,8 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("forced_emulation", emul::forced_emulation),
     ("ipi_x2apic", ipis::x2apic),
     ("ipi_xapic", ipis::xapic),
+    ("ipi_counts_x2apic", ipi_counts::x2apic),
+    ("ipi_counts_xapic", ipi_counts::xapic),
     ("x2apic_timer", ipis::x2apic_timer),
     ("kvmclock", clock::kvmclock),
     ("steal_time", clock::steal_time),

@@ -385,10 +385,7 @@ pub fn blocked_interrupts(t: &mut Tap) {
         t.same("blocked: no more of two", value(&g), Ok(1));
         t.same("unblock", block(false), Answer::Ok(0));
         t.same("not blocked: both came, and the next", value(&g), Ok(4));
-        let all: Vec<_> = (0x40..0x80)
-            .step_by(0x10)
-            .map(|n| count(&g, n))
-            .collect();
+        let all: Vec<_> = (0x40..0x80).step_by(0x10).map(|n| count(&g, n)).collect();
         t.same("each came once", all, vec![1; 4]);
     }
 }
