@@ -34,7 +34,7 @@ fi
 export SMP=${SMP:-1}
 # Two nodes of memory, between which pages move.
 export APPEND="${APPEND:-} numa=fake=2"
-vm_args=(-e PROGRAM="$program" -e SEED="${SEED:-}")
+vm_args=(-e PROGRAM="$program" -e SEED="${SEED:-}" -e POKE_ALL="${POKE_ALL:-}")
 if [ "$HOST" != amd ]; then
 	vm_args+=(-a "$program")
 	if [ "$MODULE" = stock ]; then
