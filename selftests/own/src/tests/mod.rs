@@ -12,6 +12,7 @@ mod devices;
 mod dirty;
 mod emul;
 mod event_page;
+mod event_races;
 mod eventfds;
 mod faults;
 mod hammer;
@@ -137,4 +138,5 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("broken_page", host_memory::broken_page),
     ("log_moved", dirty::moved),
     ("late_rings", dirty::late_rings),
+    ("event_races", event_races::races),
 ];
