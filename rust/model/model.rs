@@ -34,6 +34,7 @@ pub mod dirty;
 pub mod emul;
 pub mod exit;
 pub mod irqchip;
+pub mod nospec;
 pub mod policy;
 pub mod slots;
 pub mod stats;

@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::SetOnce;
+use model::nospec::clamp;
 
 /// Most vCPUs that a VM can have: what the kernel was configured with.
 pub(crate) const MAX_VCPUS: u32 = 4096;
@@ -64,7 +65,14 @@ impl Vcpus {
     /// The one with this id.
     pub(crate) fn by_id(&self, id: u32) -> Option<&Arc<VcpuShared>> {
         // Usually ids are handed out in order.
-        match self.get(id) {
+        let n = self.count();
+        // CAST: below the count.
+        let first = if id < n {
+            self.get(clamp(id as usize, n as usize) as u32)
+        } else {
+            None
+        };
+        match first {
             Some(v) if v.id == id => Some(v),
             _ => self.iter().find(|v| v.id == id),
         }

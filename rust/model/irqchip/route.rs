@@ -24,6 +24,7 @@ use super::pic::PIC_PINS;
 use crate::abi::KvmIrqRoutingEntry;
 use crate::abi::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE};
 use crate::abi::{KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MSI_VALID_DEVID};
+use crate::nospec::clamp;
 use crate::x86::apic::{Message, Trigger};
 use crate::x86::msi::Msi;
 
@@ -276,9 +277,11 @@ fn clash(a: &Route, b: &Route) -> bool {
 }
 
 fn slot(ends: &mut [u16], gsi: u32) -> Result<&mut u16, RouteError> {
+    let len = ends.len();
     usize::try_from(gsi)
         .ok()
-        .and_then(|gsi| ends.get_mut(gsi))
+        .filter(|gsi| *gsi < len)
+        .and_then(|gsi| ends.get_mut(clamp(gsi, len)))
         .ok_or(RouteError::Storage)
 }
 

@@ -7,6 +7,7 @@
 
 use super::msr::MsrError;
 use crate::abi::KvmX86Mce;
+use crate::nospec::clamp;
 use crate::x86::msr::{self, mcg_cap, mci_status, HWCR_MC_STATUS_WR_EN};
 
 /// How many banks a vCPU may have.
@@ -110,7 +111,10 @@ impl Mce {
             msr::MCG_CTL if exists(mcg_cap::CTL_P) => Ok(self.ctl),
             _ => {
                 let (bank, which) = place(index).ok_or(MsrError::Invalid)?;
-                let bank = banks.get(..self.count()).unwrap_or(banks).get(bank);
+                if bank >= self.count() {
+                    return Err(MsrError::Invalid);
+                }
+                let bank = banks.get(clamp(bank, self.count()));
                 let bank = bank.ok_or(MsrError::Invalid)?;
                 match which {
                     Which::Ctl => Ok(bank.ctl),
@@ -149,6 +153,7 @@ impl Mce {
                 if at >= self.count() {
                     return Err(MsrError::Invalid);
                 }
+                let at = clamp(at, self.count());
                 let bank = banks.get_mut(at).ok_or(MsrError::Invalid)?;
                 match which {
                     Which::Ctl if ctl_valid(value) => bank.ctl = value,
@@ -185,7 +190,7 @@ impl Mce {
         if at >= self.count() || mce.status & VAL == 0 {
             return Err(Invalid);
         }
-        let bank = banks.get_mut(at).ok_or(Invalid)?;
+        let bank = banks.get_mut(clamp(at, self.count())).ok_or(Invalid)?;
         let uncorrected = mce.status & UC != 0;
         let record = |bank: &mut Bank, status: u64| {
             bank.status = status;

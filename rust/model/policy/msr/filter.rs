@@ -4,6 +4,7 @@
 
 use crate::abi;
 use crate::abi::{KvmMsrFilter, KvmMsrFilterRange};
+use crate::nospec::clamp;
 use crate::x86::msr;
 
 /// A range of MSRs with a decision for each.
@@ -26,7 +27,8 @@ impl FilterRange<'_> {
         if n >= self.count || self.flags & access == 0 {
             return None;
         }
-        let word = self.bitmap.get((n / 64) as usize).copied().unwrap_or(0);
+        let at = clamp((n / 64) as usize, self.bitmap.len());
+        let word = self.bitmap.get(at).copied().unwrap_or(0);
         Some(word >> (n & 63) & 1 != 0)
     }
 }
