@@ -171,14 +171,10 @@ pub enum Trap {
     DebugRegisters,
     /// CR8 writes, while an interrupt waits for a lower priority.
     Cr8Write,
-    /// RDTSC.
-    Rdtsc,
-    /// RDTSCP, on from the start: for guests that were not given it, or with [`Trap::Rdtsc`].
+    /// RDTSCP, on from the start: for guests that were not given it.
     Rdtscp,
     /// INVPCID, on from the start: for guests that were not given it. Exits as `Exit::Undefined`.
     Invpcid,
-    /// INVLPG.
-    Invlpg,
     /// Bus locks, where they can ([`Features::bus_lock_exit`]).
     BusLock,
     /// Stores and loads of descriptor-table registers, for UMIP emulation.

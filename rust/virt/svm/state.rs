@@ -343,10 +343,8 @@ impl Vcpu {
             }
             Trap::DebugRegisters => self.set_debug_trap(on),
             Trap::Cr8Write => self.set_intercept(intercept::CR8_WRITE, on),
-            Trap::Rdtsc => self.set_intercept(intercept::RDTSC, on),
             Trap::Rdtscp => self.set_intercept(intercept::RDTSCP, on || !self.m.features.rdtscp),
             Trap::Invpcid => self.set_intercept(intercept::INVPCID, on),
-            Trap::Invlpg => self.set_intercept(intercept::INVLPG, on),
             Trap::BusLock => {
                 let on = on && self.m.features.bus_lock_exit;
                 self.set_intercept(intercept::BUSLOCK, on);

@@ -92,22 +92,7 @@ fn nothing_there(caps: u32) -> Result {
 
 #[inline(never)]
 fn refuse(why: Refusal) -> Error {
-    match why {
-        Refusal::Vmcs => pr_err!("VMX of this processor wants a VMCS that is not a plain page\n"),
-        Refusal::NoEpt => pr_err!(
-            "VMX without extended page tables (ept=0) is not supported: there are no shadow page tables\n"
-        ),
-        Refusal::EptFormat => {
-            pr_err!("extended page tables without 4 levels, write-back memory or INVEPT\n");
-        }
-        Refusal::Controls(word, missing) => {
-            for &(bit, name) in word.names() {
-                if missing & bit != 0 {
-                    pr_err!("VMX without the {} control {}\n", word.name(), name);
-                }
-            }
-        }
-    }
+    pr_err!("{}\n", core::format_args!("{why}"));
     EOPNOTSUPP
 }
 

@@ -409,20 +409,15 @@ impl Vcpu {
                 let on = on && !self.apic_shared || !self.tpr_shadow();
                 self.set_proc_bit(proc::CR8_LOAD_EXITING, on);
             }
-            Trap::Rdtsc => {
-                self.trap.rdtsc = on;
-                self.set_proc_bit(proc::RDTSC_EXITING, on);
-                self.update_rdtscp();
-            }
+            // Without their controls these two instructions do not exist.
             Trap::Rdtscp => {
-                self.trap.rdtscp = on;
-                self.update_rdtscp();
+                let on = !on && self.m.features.rdtscp;
+                self.set_proc2_bit(proc2::RDTSCP, on);
             }
             Trap::Invpcid => {
                 let on = !on && self.m.features.invpcid;
                 self.set_proc2_bit(proc2::INVPCID, on);
             }
-            Trap::Invlpg => self.set_proc_bit(proc::INVLPG_EXITING, on),
             Trap::BusLock => {
                 let on = on && self.m.features.bus_lock_exit;
                 self.set_proc2_bit(proc2::BUS_LOCK_DETECTION, on);
@@ -434,12 +429,6 @@ impl Vcpu {
             // Entries do not load the bits (SDM: vol 3, 27.3.2.1).
             Trap::CachingOff => {}
         }
-    }
-
-    /// Without its control the instruction does not exist. With it, it exits if RDTSC does.
-    fn update_rdtscp(&mut self) {
-        let on = self.m.features.rdtscp && (!self.trap.rdtscp || self.trap.rdtsc);
-        self.set_proc2_bit(proc2::RDTSCP, on);
     }
 
     fn set_debug_trap(&mut self, on: bool) {

@@ -246,8 +246,6 @@ pub struct Vcpu {
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "a switch for each trap")]
 pub(super) struct Traps {
-    pub(super) rdtsc: bool,
-    pub(super) rdtscp: bool,
     pub(super) tables: bool,
     pub(super) hlt: bool,
 }
@@ -362,8 +360,6 @@ fn blank(m: &'static Module, vm: &Vm, id: u64, pages: Pages) -> Vcpu {
         tsx_ctrl: 0,
         tpr: 0,
         trap: Traps {
-            rdtsc: false,
-            rdtscp: true,
             tables: false,
             hlt: true,
         },
@@ -506,8 +502,6 @@ impl Vcpu {
         self.work = 0;
         self.events = Events::default();
         self.trap = Traps {
-            rdtsc: false,
-            rdtscp: true,
             tables: false,
             hlt: true,
         };
