@@ -75,6 +75,8 @@ struct kvmrs_entry {
 	/* The host's, as found at the entry. */
 	u64 host_debugctl;
 	u32 host_pkru;
+	/* How often the L1 data cache was flushed before an entry. */
+	u32 l1d_flushes;
 };
 
 /* XCR0 and IA32_XSS of the host: the same on all CPUs. Set by kvmrs_entry_probe(). */

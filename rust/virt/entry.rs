@@ -48,6 +48,8 @@ pub struct Entry {
     host_debugctl: u64,
     /// +0xe8 The host's protection-key rights.
     host_pkru: u32,
+    /// +0xec How often the L1 data cache was flushed before an entry; it wraps.
+    l1d_flushes: u32,
     /// CR4 of the guest, which decides what of the above is in use. Not part of the C structure.
     cr4: u64,
 }
@@ -86,6 +88,7 @@ const _: () = {
         virt_spec_ctrl: virt_spec_ctrl,
         host_debugctl: host_debugctl,
         host_pkru: host_pkru,
+        l1d_flushes: l1d_flushes,
     }
     assert!(size_of::<Entry>() >= size_of::<c::kvmrs_entry>());
     assert!(size_of::<GuestRegs>() == c::ENTRY_CONTROL_PA as usize);
@@ -146,6 +149,7 @@ impl Entry {
             virt_spec_ctrl: 0,
             host_debugctl: 0,
             host_pkru: 0,
+            l1d_flushes: 0,
             cr4: 0,
         };
         this.update();
@@ -263,6 +267,11 @@ impl<V: Vendor> Loaded<'_, V> {
     /// How often the translations of the vCPU were flushed before an entry.
     pub fn tlb_flushes(&self) -> u64 {
         self.hw.tlb().flushes()
+    }
+
+    /// How often the L1 data cache was flushed before an entry, modulo 2 to the 32nd.
+    pub fn l1d_flushes(&self) -> u32 {
+        self.entry().l1d_flushes
     }
 
     /// Sets PKRU.

@@ -39,6 +39,7 @@ pub(crate) fn run<V: Backend>(vm: &VmCore<V>, vcpu: &Vcpu<V>) -> Result<isize> {
             let left = run_loaded(cx);
             let stats = &vcpu.shared.stats;
             stats.set(VcpuStat::TlbFlush, cx.l.tlb_flushes());
+            stats.set(VcpuStat::L1dFlush, u64::from(cx.l.l1d_flushes()));
             after_run(cx);
             left.answer()
         });

@@ -26,7 +26,7 @@ static __always_inline bool has_type(u32 info, u32 type)
 	return (info & INTR_INFO_INTR_TYPE_MASK) == type;
 }
 
-static __always_inline void flush_l1d(void)
+static __always_inline void flush_l1d(struct kvmrs_entry *e)
 {
 	if (likely(kvmrs_l1d_mode == KVMRS_L1D_NEVER))
 		return;
@@ -36,13 +36,14 @@ static __always_inline void flush_l1d(void)
 		kvm_clear_cpu_l1tf_flush_l1d();
 	}
 	kvmrs_l1d_flush();
+	e->l1d_flushes++;
 }
 
 static noinstr void window(struct kvmrs_entry *e, struct kvmrs_vmx_run *r)
 {
 	guest_state_enter_irqoff();
 
-	flush_l1d();
+	flush_l1d(e);
 	if (r->cr2 != native_read_cr2())
 		native_write_cr2(r->cr2);
 
