@@ -8,7 +8,8 @@
 //! the CPUID instruction, bits that change while the guest runs, and the compact
 //! [`GuestFeatures`](guest::GuestFeatures) that other parts ask. [`msr`] does the same for the
 //! model-specific registers, with [`mtrr`] and [`mce`] for the two groups that have rules of their
-//! own, and [`clock`] computes the paravirtual clock's parameters.
+//! own, and [`clock`] computes the paravirtual clock's parameters. [`spin`] says how
+//! long a guest may spin before it exits.
 
 pub mod clock;
 pub mod cpuid;
@@ -18,6 +19,7 @@ pub mod mce;
 pub mod msr;
 pub mod mtrr;
 pub mod pv;
+pub mod spin;
 pub mod tsc;
 
 #[cfg(test)]

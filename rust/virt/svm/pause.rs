@@ -7,6 +7,7 @@
 //! module.
 
 use super::vcpu::Vcpu;
+use model::policy::spin::SpinRule;
 use model::svm::vmcb::clean;
 
 /// The parameters, as found at the probe.
@@ -20,34 +21,24 @@ pub(super) struct PauseFilter {
 }
 
 impl PauseFilter {
-    /// The next larger count.
-    fn grown(&self, old: u16) -> u16 {
-        let new = match self.grow {
-            0 => self.count,
-            g if g < self.count => old.saturating_mul(g),
-            g => old.saturating_add(g),
-        };
-        new.min(self.max)
-    }
-
-    /// The next smaller count.
-    fn shrunk(&self, old: u16) -> u16 {
-        let new = match self.shrink {
-            0 => self.count,
-            s if s < self.count => old.checked_div(s).unwrap_or(old),
-            s => old.saturating_sub(s),
-        };
-        new.max(self.count)
+    fn rule(&self) -> SpinRule {
+        SpinRule {
+            least: self.count.into(),
+            grow: self.grow.into(),
+            shrink: self.shrink.into(),
+            most: self.max.into(),
+        }
     }
 }
 
 impl Vcpu {
-    fn set_pause_count(&mut self, new: impl FnOnce(&PauseFilter, u16) -> u16) {
+    fn set_pause_count(&mut self, new: impl FnOnce(&SpinRule, u32) -> u32) {
         let Some(f) = self.m.pause_filter else {
             return;
         };
         let old = self.vmcb().control.pause_filter_count;
-        let count = new(&f, old);
+        // Neither rule exceeds the larger of count and maximum, which are as wide.
+        let count = u16::try_from(new(&f.rule(), old.into())).unwrap_or(u16::MAX);
         if count != old {
             self.vmcb_mut().control.pause_filter_count = count;
             self.dirty(clean::INTERCEPTS);
@@ -56,13 +47,13 @@ impl Vcpu {
 
     /// The guest spun through its count.
     pub(super) fn grow_pause_window(&mut self) {
-        self.set_pause_count(PauseFilter::grown);
+        self.set_pause_count(SpinRule::grown);
     }
 
     /// The scheduler took the thread off its CPU and brought it back: what the guest waited for may
     /// have happened. A return to user space does not count, as in the in-tree module; being away
     /// several times between two entries counts once.
     pub(super) fn shrink_pause_window(&mut self) {
-        self.set_pause_count(PauseFilter::shrunk);
+        self.set_pause_count(SpinRule::shrunk);
     }
 }

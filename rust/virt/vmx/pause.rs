@@ -3,22 +3,21 @@
 //! How long a guest may spin in a loop of PAUSEs before it exits (`SDM: vol 3, 26.1.3`).
 //!
 //! The window grows at each such exit and shrinks when the scheduler had its thread switched out, by
-//! the module parameters `ple_window*`, which have the meaning and the defaults of the in-tree module.
+//! the module parameters `ple_window*` (`model::policy::spin`).
 
 use super::params::Params;
 use super::vcpu::Vcpu;
 use super::vmcs;
+use model::policy::spin::SpinRule;
 use model::vmx::ctrl::proc2;
 use model::vmx::field;
 
-/// The parameters, as found at the probe. In ticks of the TSC, or factors.
+/// The parameters, as found at the probe.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PauseLoop {
+    /// PAUSEs further apart are no loop, in ticks of the TSC; 0: loops do not exit.
     pub(super) gap: u32,
-    pub(super) window: u32,
-    grow: u32,
-    shrink: u32,
-    max: u32,
+    pub(super) window: SpinRule,
 }
 
 impl PauseLoop {
@@ -26,31 +25,13 @@ impl PauseLoop {
     pub(super) fn of(p: &Params) -> Self {
         Self {
             gap: p.ple_gap,
-            window: p.ple_window,
-            grow: p.ple_window_grow,
-            shrink: p.ple_window_shrink,
-            max: p.ple_window_max,
+            window: SpinRule {
+                least: p.ple_window,
+                grow: p.ple_window_grow,
+                shrink: p.ple_window_shrink,
+                most: p.ple_window_max,
+            },
         }
-    }
-
-    /// The next larger window.
-    fn grown(&self, old: u32) -> u32 {
-        let new = match self.grow {
-            0 => return self.window,
-            g if g < self.window => old.saturating_mul(g),
-            g => old.saturating_add(g),
-        };
-        new.min(self.max)
-    }
-
-    /// The next smaller window.
-    fn shrunk(&self, old: u32) -> u32 {
-        let new = match self.shrink {
-            0 => return self.window,
-            s if s < self.window => old.checked_div(s).unwrap_or(old),
-            s => old.saturating_sub(s),
-        };
-        new.max(self.window)
     }
 }
 
@@ -64,13 +45,13 @@ impl Vcpu {
 
     /// The guest spun through its window.
     pub(super) fn grow_pause_window(&mut self) {
-        self.set_pause_window(self.m.pause.grown(self.pause_window));
+        self.set_pause_window(self.m.pause.window.grown(self.pause_window));
     }
 
     /// The scheduler took the thread off its CPU and brought it back: what the guest waited for may
     /// have happened. A return to user space does not count, as in the in-tree module; being away
     /// several times between two entries counts once.
     pub(super) fn shrink_pause_window(&mut self) {
-        self.set_pause_window(self.m.pause.shrunk(self.pause_window));
+        self.set_pause_window(self.m.pause.window.shrunk(self.pause_window));
     }
 }

@@ -353,7 +353,7 @@ fn blank(m: &'static Module, vm: &Vm, id: u64, pages: Pages) -> Vcpu {
         identity_map: vm.identity_map.as_ref().map_or(0, |a| a.load(Relaxed)),
         runnable: Cell::new(None),
         deadline: u64::MAX,
-        pause_window: m.pause.window,
+        pause_window: m.pause.window.least,
         dr6: dr6::INIT,
         pat: PAT_RESET,
         syscall: Syscall::default(),
