@@ -6,16 +6,14 @@
   kill   VMMs are killed in whatever they do, KILLS times
   stock  the in-tree module loads afterwards, makes a VM, and unloads
 
-Kernel memory is counted to the page and objects of slab caches to the piece. Half a page for each
-round is too much, and so are eight objects for ten: one page for each VM is found, one object, and a
-vCPU for every tenth. SEED=1 leaks that much on purpose: a page and an object with each load, and a
-vCPU with every tenth VM. The markers are those of runner.sh.
+Kernel memory is counted to the page and objects of slab caches to the piece (account.py). A page or an
+object that each round leaves is found, and a vCPU by every tenth VM. SEED=1 leaks that much on purpose: a
+page and an object with each load, and a vCPU with every tenth VM. The markers are those of runner.sh.
 """
 
 import ctypes
 import fcntl
 import os
-import re
 import signal
 import struct
 import subprocess
@@ -25,6 +23,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, "/build/src/selftests")
 import mini_vmm  # noqa: E402
+from account import Leaked, put, steady  # noqa: E402
 from mini_vmm import Failed, Vm, expect  # noqa: E402
 
 SRC = "/build/src"
@@ -33,12 +32,6 @@ KILLS = int(os.environ.get("KILLS") or 200)
 SEED = os.environ.get("SEED") == "1"
 FINIT_MODULE, DELETE_MODULE = 313, 176
 CREATE_PIT2, IRQFD, IOEVENTFD = 0x4040AE77, 0x4020AE76, 0x4040AE79
-# Caches that a file system fills as it likes, or that follow from what this program has open.
-FILES = re.compile(r"dentry|inode|buffer_head|kernfs|proc_dir|shmem|radix_tree|maple|vm_area|anon_vma|9p"
-                   # Ranges that were given back long ago wait for a purge; VmallocUsed counts what is in use.
-                   "|vmap_area")
-# What comes and goes by itself, which matters in few rounds only: a CPU keeps up to some sixty objects.
-LEAST_KIB, LEAST_OBJECTS = 160, 70
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -55,82 +48,11 @@ def rmmod(name):
         raise Failed(f"{name} does not unload: {os.strerror(ctypes.get_errno())}")
 
 
-def put(path, text):
-    with open(path, "w") as f:
-        f.write(text)
-
-
-def fields(path):
-    with open(path) as f:
-        return {k: int(v.split()[0]) for k, v in (line.split(":") for line in f)}
-
-
-class Account:
-    """What the kernel has in use, after it has given back what it keeps for later."""
-
-    def __init__(self):
-        put("/proc/sys/vm/drop_caches", "3")
-        for d in os.scandir("/sys/kernel/slab"):
-            try:
-                put(f"{d.path}/shrink", "1")
-            except OSError:
-                pass
-        time.sleep(0.2)
-        # Each CPU keeps differences of the counters to itself until it is asked.
-        put("/proc/sys/vm/stat_refresh", "1")
-        with open("/proc/zoneinfo") as f:
-            lists = sum(int(n) for n in re.findall(r"^ +count: +(\d+)$", f.read(), re.M))
-        m = fields("/proc/meminfo")
-        users = sum(m[k] for k in ("Buffers", "Cached", "SwapCached", "AnonPages"))
-        self.kib = m["MemTotal"] - m["MemFree"] - 4 * lists - users
-        self.parts = {k: m[k] for k in ("Slab", "VmallocUsed", "Percpu", "KernelStack", "PageTables", "SecPageTables")}
-        with open("/proc/slabinfo") as f:
-            rows = [line.split() for line in f][2:]
-        self.objects = {r[0]: int(r[1]) for r in rows if not FILES.search(r[0])}
-        with open("/proc/modules") as f:
-            self.users = {r[0]: r[2] for r in (line.split() for line in f)}
-
-    def growth(self, before, rounds):
-        """What has grown by too much: amounts by name."""
-        much = {}
-        kib = self.kib - before.kib
-        if kib > max(rounds * 2, LEAST_KIB):
-            parts = [f"{k} {v - before.parts[k]:+}" for k, v in self.parts.items() if v != before.parts[k]]
-            much["pages"] = f"{kib} KiB ({', '.join(parts)})"
-        for cache, n in self.objects.items():
-            more = n - before.objects.get(cache, 0)
-            if more > max(rounds * 0.8, LEAST_OBJECTS):
-                much[cache] = f"{more} objects of {cache}"
-        if self.users != before.users:
-            much["modules"] = f"modules: {before.users} before, {self.users} after"
-        return much
-
-
 def leak(i, kind):
     """The seeded fault of round i."""
     if SEED and (kind == "small" or i % 10 == 0):
         insmod(f"{SRC}/selftests/seed/seed.ko", f"leak={kind}")
         rmmod("seed")
-
-
-def steady(what, warm, rounds, once):
-    """Runs `once` for each round and compares; a note with what was measured."""
-    for i in range(warm):
-        once(i)
-    # Counting needs some memory itself, and keeps it.
-    before = [Account() for _ in range(3)][-1]
-    for i in range(warm, warm + rounds):
-        once(i)
-    # What is freed after a grace period, or by a worker, takes its time; only what stays is a leak.
-    much = None
-    for _ in range(5):
-        after = Account()
-        now = after.growth(before, rounds)
-        much = now if much is None else {k: v for k, v in now.items() if k in much}
-        if not much:
-            return f"{rounds} rounds, {after.kib - before.kib} KiB more in use"
-        time.sleep(1)
-    raise Failed(f"leak: after {rounds} {what}: " + "; ".join(much.values()))
 
 
 def load():
@@ -221,7 +143,7 @@ def main():
         rc, note, t0 = 0, "", time.monotonic()
         try:
             note = STEPS[name]()
-        except (Failed, OSError) as e:
+        except (Failed, Leaked, OSError) as e:
             rc, note = 1, str(e) or type(e).__name__
             mini_vmm.close_all()
             print(f"@OUT\t{note}", flush=True)

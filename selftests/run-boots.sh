@@ -64,8 +64,7 @@ if [ "$HOST" = amd ]; then
 else
 	while IFS= read -r f; do vm_args+=(-a "$f"); done < <(
 		guest_paths
-		echo "$IN_SRC/selftests/boots-job.py"
-		echo "$IN_SRC/selftests/gdb_remote.py"
+		printf '%s\n' "$IN_SRC"/selftests/{boots-job.py,gdb_remote.py,account.py}
 		python_paths json,os,re,signal,socket,subprocess,sys,time
 	)
 fi

@@ -34,7 +34,7 @@ done
 vm_args+=(-e STEPS="${todo[*]}")
 if [ "$HOST" != amd ]; then
 	while IFS= read -r f; do vm_args+=(-a "$f"); done < <(
-		echo "$IN_SRC/selftests/mini_vmm.py"
+		printf '%s\n' "$IN_SRC/selftests/mini_vmm.py" "$IN_SRC/selftests/account.py"
 		python_paths ctypes,fcntl,mmap,os,re,signal,struct,subprocess,sys,threading,time
 		if [ "$job" = leak ] || [ "$MODULE" = stock ]; then stock_paths; fi
 	)

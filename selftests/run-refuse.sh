@@ -37,7 +37,7 @@ for case; do
 	locked)
 		locked_firmware
 		bios=$IN_SRC/build/${stage##*/}/bios.bin
-		says='VMX disabled by the firmware'
+		says='VMX disabled by the firmware (IA32_FEATURE_CONTROL)'
 		advice="enable 'Intel Virtualization Technology' in the firmware set-up"
 		;;
 	no-vmx)

@@ -9,6 +9,7 @@
 //! `MODULE=stock` says that the in-tree module is loaded: it must meet the same expectations,
 //! without exceptions. `SEED=1` distorts an expectation: the test must fail.
 
+mod account;
 mod errno;
 mod guest;
 mod host;

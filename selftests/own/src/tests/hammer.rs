@@ -5,6 +5,7 @@
 //! memory and no reference is lost, and another VM works.
 
 use super::rng::Rng;
+use crate::account::Account;
 use crate::errno::ops;
 use crate::errno::ops::Arg;
 use crate::errno::ops::Op;
@@ -235,26 +236,6 @@ pub fn references() -> String {
     format!("{} {} {}", read("kvm"), read("kvm_amd"), read("kvm_intel"))
 }
 
-/// KiB that the kernel uses for itself, with caches emptied.
-pub fn kernel_memory() -> i64 {
-    // What waits for a grace period, or for a CPU's next idle moment, is not lost.
-    std::thread::sleep(Duration::from_millis(300));
-    std::fs::write("/proc/sys/vm/drop_caches", "3").ok();
-    std::thread::sleep(Duration::from_millis(300));
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let keys = [
-        "Slab:",
-        "VmallocUsed:",
-        "Percpu:",
-        "PageTables:",
-        "SecPageTables:",
-    ];
-    text.lines()
-        .filter(|l| keys.iter().any(|k| l.starts_with(k)))
-        .filter_map(|l| l.split_whitespace().nth(1)?.parse::<i64>().ok())
-        .sum()
-}
-
 /// The test.
 pub fn hammer(t: &mut Tap) {
     let seed = Rng::seed();
@@ -262,7 +243,7 @@ pub fn hammer(t: &mut Tap) {
     let before_refs = references();
     // The first round fills caches that stay.
     round(seed, Duration::from_millis(1500));
-    let before = kernel_memory();
+    let before = Account::take();
     let (mut calls, mut refused) = (0, 0);
     for i in 1..4 {
         let (c, r) = round(seed + 1000 * i, Duration::from_millis(2000));
@@ -277,12 +258,9 @@ pub fn hammer(t: &mut Tap) {
         references(),
         before_refs,
     );
-    let grown = kernel_memory() - before;
-    println!("# kernel memory grew by {grown} KiB");
-    t.point(
-        grown < 2048,
-        format!("no kernel memory is left: {grown} KiB"),
-    );
+    let (left, seen) = before.growth();
+    println!("# {seen}");
+    t.same("no kernel memory is left", left, Vec::new());
     // out 0xe1, eax
     let g = Guest::long(&[0xe7, 0xe1]);
     t.same("another VM works", g.values(), Some(vec![]));

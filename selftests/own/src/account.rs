@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the host's kernel has in use, counted to the page and to the object of a slab cache. The
+//! same as `selftests/account.py`, for tests that are a program.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+/// What is no leak: a CPU keeps two stacks of threads that have ended.
+const FREE_KIB: i64 = 48;
+const FREE_OBJECTS: i64 = 8;
+
+/// Caches that a file system fills as it likes, or that follow from what this program has open.
+/// Ranges of `vmap_area` that were given back long ago wait for a purge.
+const FILES: &[&str] = &[
+    "dentry",
+    "inode",
+    "buffer_head",
+    "kernfs",
+    "proc_dir",
+    "shmem",
+    "radix_tree",
+    "maple",
+    "vm_area",
+    "anon_vma",
+    "9p",
+    "vmap_area",
+];
+
+/// What is in use at one moment.
+pub struct Account {
+    /// Memory that is neither free nor a user's, in KiB.
+    kib: i64,
+    /// Objects by cache.
+    objects: BTreeMap<String, i64>,
+}
+
+fn number(s: Option<&str>) -> i64 {
+    s.and_then(|s| s.parse().ok()).unwrap_or(0)
+}
+
+/// Lets the kernel give back what it keeps for later.
+fn settle() {
+    // It looks at all memory, a region at a time, and its regions come and go.
+    fs::write("/sys/module/damon_stat/parameters/enabled", "N").ok();
+    // What waits for a grace period, or for a CPU's next idle moment, is not lost.
+    std::thread::sleep(Duration::from_millis(300));
+    fs::write("/proc/sys/vm/drop_caches", "3").ok();
+    for cache in fs::read_dir("/sys/kernel/slab")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        fs::write(cache.path().join("shrink"), "1").ok();
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    // Each CPU keeps differences of the counters to itself until it is asked.
+    fs::write("/proc/sys/vm/stat_refresh", "1").ok();
+}
+
+impl Account {
+    fn once() -> Self {
+        settle();
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let zones = read("/proc/zoneinfo");
+        let lists: i64 = zones
+            .lines()
+            .filter_map(|l| l.trim().strip_prefix("count:"))
+            .map(|n| number(Some(n.trim())))
+            .sum();
+        let memory = read("/proc/meminfo");
+        let field = |name: &str| {
+            let line = memory.lines().find_map(|l| l.strip_prefix(name));
+            number(line.and_then(|l| l.split_whitespace().next()))
+        };
+        // Slabs are looked at by the object: how well they are filled is chance. Threads and tables
+        // of processes are objects, too, and the kernel's own workers come and go.
+        let others = [
+            "Buffers:",
+            "Cached:",
+            "SwapCached:",
+            "AnonPages:",
+            "Slab:",
+            "KernelStack:",
+            "PageTables:",
+        ];
+        let slabs = read("/proc/slabinfo");
+        let objects = slabs.lines().skip(2).filter_map(|l| {
+            let mut words = l.split_whitespace();
+            let name = words
+                .next()
+                .filter(|n| !FILES.iter().any(|f| n.contains(f)))?;
+            Some((name.to_string(), number(words.next())))
+        });
+        Self {
+            kib: field("MemTotal:")
+                - field("MemFree:")
+                - 4 * lists
+                - others.iter().map(|o| field(o)).sum::<i64>(),
+            objects: objects.collect(),
+        }
+    }
+
+    /// Counts. Counting needs some memory itself, and keeps it.
+    pub fn take() -> Self {
+        Self::once();
+        Self::once();
+        Self::once()
+    }
+
+    fn grown(&self, before: &Self) -> Vec<(String, i64, i64)> {
+        let pages = [("KiB".to_string(), self.kib - before.kib, FREE_KIB)];
+        let objects = self.objects.iter().map(|(cache, n)| {
+            let then = before.objects.get(cache).copied().unwrap_or(0);
+            (format!("of {cache}"), n - then, FREE_OBJECTS)
+        });
+        pages.into_iter().chain(objects).collect()
+    }
+
+    /// What is in use now and was not then, by too much: nothing, if it goes away within seconds.
+    /// The second is what was measured, in words.
+    pub fn growth(&self) -> (Vec<String>, String) {
+        let mut stays: Option<Vec<String>> = None;
+        let mut seen = String::new();
+        for _ in 0..8 {
+            let grown = Self::once().grown(self);
+            let much: Vec<&(String, i64, i64)> = grown.iter().filter(|g| g.1 > g.2).collect();
+            let name = |g: &&(String, i64, i64)| g.0.clone();
+            stays = Some(match &stays {
+                None => much.iter().map(name).collect(),
+                Some(s) => much.iter().map(name).filter(|g| s.contains(g)).collect(),
+            });
+            let most = grown.iter().skip(1).max_by_key(|g| g.1);
+            seen = format!("{} KiB more in use", grown[0].1);
+            for g in most.into_iter().chain(much) {
+                seen += &format!(", {} {}", g.1, g.0);
+            }
+            if stays.as_ref().is_some_and(Vec::is_empty) {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        (stays.unwrap_or_default(), seen)
+    }
+}
