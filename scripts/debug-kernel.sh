@@ -4,7 +4,8 @@
 # checks for sleeping in atomic context, KASAN, kmemleak and fault injection
 # (scripts/debug.config), and only the drivers that the host needs.
 #
-#   scripts/debug-kernel.sh     does nothing if it is there; takes 20 minutes to an hour, 2.6 GB
+#   scripts/debug-kernel.sh            does nothing if it is there; takes 20 minutes to an hour, 2.6 GB
+#   scripts/debug-kernel.sh --cached   is it there, for the test host's kernel and from this fragment?
 #
 # It is built once into the cache, by clang, because KASAN with Rust needs that. An interrupted
 # build goes on where it stopped.
@@ -38,6 +39,10 @@ if [ "${1:-}" = inside ]; then
 fi
 
 need_folder
+if [ "${1:-}" = --cached ]; then
+	[ "$(cat "$DEB$IN_DEBUG/.ready" 2>/dev/null)" = "$KVER $want" ]
+	exit
+fi
 exec 8>"$CACHE/.debug.lock"
 flock 8
 [ "$(cat "$DEB$IN_DEBUG/.ready" 2>/dev/null)" != "$KVER $want" ] || exit 0

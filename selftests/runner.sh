@@ -124,7 +124,8 @@ run_hosts() { # prefix, job
 				;;
 			esac
 		done < <(HOST=$VM_HOST "$SRC/scripts/vm.sh" -q -t "$total" -e MODULE="$MODULE" \
-			-e MODULE_PARAMS="${MODULE_PARAMS:-}" -e VENDOR_PARAMS="${VENDOR_PARAMS:-}" -e SEED_LOG="${SEED_LOG:-}" -f "$work/tests" "${vm_args[@]+"${vm_args[@]}"}" \
+			-e MODULE_PARAMS="${MODULE_PARAMS:-}" -e VENDOR_PARAMS="${VENDOR_PARAMS:-}" \
+			-e SEED_LOG="${SEED_LOG:-}" -e LOADS="${LOADS:-}" -f "$work/tests" "${vm_args[@]+"${vm_args[@]}"}" \
 			"$job" 2>"$work/vm.err" || printf '@CODE\t%s\n' $?)
 		flush_pending
 		if [ -n "${klog[-]:-}" ]; then
