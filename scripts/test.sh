@@ -36,6 +36,7 @@ lifetime   host      ko   CPU hotplug, suspend, reboot, reset, crash under runni
 own        selftests ko   this project's selftests on our module
 upstream   selftests ko   the kernel's selftests on our module
 boots      host      ko   QEMU boots guests on our module
+amd-off    host      ko   what each parameter of kvm-amd.ko takes away; selftests without vGIF
 intel-up   intel     ko   the kernel's selftests on our module, Intel host
 intel-boot intel     ko   QEMU boots guests on our module, Intel host
 intel-own  intel     ko   this project's selftests on our module, Intel host
@@ -49,6 +50,7 @@ intel-no   intel     ko   processors that cannot be used, or are locked off, are
 ryzen-up   ryzen     ko   the kernel's selftests on our module, Bochs's SVM
 ryzen-own  ryzen     ko   this project's selftests on our module, Bochs's SVM
 ryzen-boot ryzen     ko   QEMU boots a guest on our module, Bochs's SVM
+ryzen-off  ryzen     ko   the same as amd-off with what Bochs's SVM has: NRIPS, pause filter
 fuzz       fuzz      -    each fuzz target for some seconds
 seed-lint  harness   -    a seeded file: each rule of lint.py turns red
 seed-mod   harness   -    a seeded module: panic, stack and host log checks turn red
@@ -60,6 +62,7 @@ debug-host debug     ko   HOST=debug only: load and unload, CPU hotplug, a guest
 seed-check harness   ko   a seeded difference: each check of checked=1 turns red
 seed-bench harness   -    seeded figures: the verdict of the benchmark turns red
 seed-own   harness   ko   a distorted expectation: each of our selftests turns red
+seed-off   harness   ko   parameters that get lost: what should be off without them turns red
 "
 
 ok() { echo "ok - $*"; }
@@ -247,6 +250,22 @@ task_boots() {
 	selftests/run-boots.sh ${BOOTS:-}
 }
 
+# A feature taken away by its parameter: small guests, and the selftests that it is for.
+task_amd-off() {
+	checked
+	selftests/run-jobs.sh svm
+	export VENDOR_PARAMS="vgif=0 nrips=0"
+	selftests/run-own.sh guest_exceptions irq_windows nmi_windows reinjection handed_back init_in_smm startup_ipi
+	selftests/run-upstream.sh guest_print_test x86/debug_regs x86/fix_hypercall_test
+}
+task_ryzen-off() {
+	checked
+	HOST=ryzen selftests/run-jobs.sh svm
+	export VENDOR_PARAMS="nrips=0 pause_filter_count=0"
+	HOST=ryzen selftests/run-own.sh guest_exceptions irq_windows nmi_windows reinjection
+	HOST=ryzen selftests/run-upstream.sh guest_print_test
+}
+
 # Bochs is slow: the tests that every change may break, and few guests.
 task_intel-up() {
 	checked
@@ -413,6 +432,14 @@ bench_figures() { # what an awk program makes of figures that meet every target
 task_seed-check() {
 	local host
 	for host in amd intel; do HOST=$host selftests/run-checked.sh; done
+}
+
+task_seed-off() {
+	red "parameters, one that gets lost" 'vgif in effect: .1., not .0.' env SEED=1 selftests/run-jobs.sh svm vgif
+	red "parameters, one that does not do what it shows" 'int_ctl: virtual GIF: True, not False' \
+		env SEED=2 selftests/run-jobs.sh svm vgif
+	red "selftests with a feature that is not there" 'Bail out! nrips=1 is not in effect: 0' \
+		env VENDOR_PARAMS=nrips=1 selftests/run-own.sh port_io
 }
 
 task_seed-bench() {

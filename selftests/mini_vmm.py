@@ -2,7 +2,8 @@
 """A VMM in a few lines, for tests of what a processor lacks or a parameter takes away.
 
 Guests are a page of machine code at 0x1000 in 1 MiB of memory; they report by writing to memory and
-by OUT to port 0x10. Imported by vmx-job.py and migrate-job.py, which run in the test host.
+by OUT to port 0x10. Imported by param_steps.py, the jobs of parameters, migrate-job.py and leak-job.py,
+which run in the test host.
 """
 
 import ctypes
@@ -440,6 +441,48 @@ def fail_entry():
     s["tr"][3] = 11
     vm.set_sregs(s)
     vm.until(EXIT_IO)
+    vm.close()
+
+
+def fail_long_entry():
+    """A code segment of both 64 and 32 bits, which no processor takes; then one of 32 bits."""
+    vm = Vm(FLAT_COUNT)
+    vm.protected()
+    flat = vm.sregs()
+    s = vm.sregs()
+    s["cs"][8] = 1
+    s["cr"][:5] = [1 << 31 | 1, 0, 0x4000, 1 << 5, 0]
+    s["cr"][5] = 1 << 10 | 1 << 8
+    vm.set_sregs(s)
+    vm.until(EXIT_FAIL_ENTRY)
+    # QEMU's processor changes some registers all the same.
+    vm.set_sregs(flat)
+    vm.set_regs(rip=0x1000)
+    vm.until(EXIT_IO)
+    expect("count", vm.word(0x2000), 1)
+    vm.close()
+
+
+def spinning(counted=True):
+    """PAUSEs that hardware counts exit now and then, and ever less often while the thread keeps its CPU,
+    even if it returns to user space; without, each exits."""
+    each, turns = (50_000, 20) if counted else (2000, 2)
+    # That many PAUSEs with interrupts on, a report, and again.
+    vm = Vm(b"\xfb\xb9" + struct.pack("I", each) + bytes.fromhex("f390" "49" "75fb" "e610" "ebf2"))
+    vm.protected()
+    # Or the host's own threads take the CPU away, and then it begins anew.
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    try:
+        before = vm.stat("exits")
+        for _ in range(turns):
+            vm.until(EXIT_IO)
+        exits = vm.stat("exits") - before
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    # Four to five in each turn if every turn begins anew.
+    least, most = (turns, 7 * turns // 2) if counted else (each * turns, 2 * each * turns)
+    if not least < exits < most:
+        raise Failed(f"{each * turns} PAUSEs: {exits} exits, not {least} to {most}")
     vm.close()
 
 
