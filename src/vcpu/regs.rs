@@ -175,19 +175,10 @@ pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) 
         return Err(EINVAL);
     }
     let x = &e.exception;
-    let (pending, injected) = if e.flags & abi::KVM_VCPUEVENT_VALID_PAYLOAD != 0 {
-        (x.pending != 0, x.injected != 0)
-    } else {
-        // Without payloads, pending and injected mean the same.
-        (false, x.injected != 0 || x.pending != 0)
-    };
-    if pending && injected {
-        return Err(EINVAL);
-    }
+    // KVM: without payloads there is no pending exception, with them one that is pending is not injected.
+    let pending = e.flags & abi::KVM_VCPUEVENT_VALID_PAYLOAD != 0 && x.pending != 0;
+    let injected = x.injected != 0 && !pending;
     if (pending || injected) && (x.nr > 31 || x.nr == exception::NMI) {
-        return Err(EINVAL);
-    }
-    if e.nmi.injected != 0 && e.interrupt.injected != 0 {
         return Err(EINVAL);
     }
 
@@ -204,6 +195,7 @@ pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) 
     ev.payload_done = !has_payload;
     ev.injected = None;
     ev.user_interrupt = None;
+    // KVM: of several the first of these counts.
     if injected {
         ev.injected = Some(Event::exception(&Exception {
             vector: x.nr,

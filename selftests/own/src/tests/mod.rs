@@ -109,6 +109,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("irq_windows", windows::interrupts),
     ("nmi_windows", windows::nmis),
     ("reinjection", windows::reinjection),
+    ("several_events", windows::several_events),
     ("handed_back", windows::handed_back),
     ("blocked_interrupts", windows::blocked_interrupts),
     ("hypercall_across", paravirt::hypercall_across),

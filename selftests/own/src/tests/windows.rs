@@ -565,3 +565,70 @@ pub fn debug_registers(t: &mut Tap) {
     t.same("a single step", value(&g), Ok(0xffff_4ff0));
     t.same("four in all", count(&g, 1), 4);
 }
+
+/// Several events at once by KVM_SET_VCPU_EVENTS: what no processor has at once is not refused, and one
+/// of them counts.
+pub fn several_events(t: &mut Tap) {
+    let set = |g: &Guest, f: &dyn Fn(&mut kvm_vcpu_events)| {
+        let mut e: kvm_vcpu_events = sys::zeroed();
+        f(&mut e);
+        g.cpus[0].fd.set(k::SET_VCPU_EVENTS, &e)
+    };
+    let exception = |g: &Guest| {
+        let e = g.cpus[0].events().exception;
+        (e.injected, e.pending, e.nr)
+    };
+    let counts = |g: &Guest| (count(g, 2), count(g, 6), count(g, 0x40));
+    let make = || {
+        let g = Guest::long(again());
+        let mut r = g.cpus[0].regs();
+        r.r15 = CODE + 5;
+        g.cpus[0].set_regs(&r);
+        g
+    };
+    let ok = Answer::Ok(0);
+
+    let g = make();
+    t.same("the guest runs", value(&g), Ok(0));
+    let r = set(&g, &|e| (e.exception.pending, e.exception.nr) = (1, 6));
+    t.same("pending, without payloads", r, ok);
+    let (injected, pending, _) = exception(&g);
+    t.same("it is dropped", (injected, pending), (0, 0));
+    t.same(
+        "the guest goes on",
+        (value(&g), counts(&g)),
+        (Ok(0), (0, 0, 0)),
+    );
+    let r = set(&g, &|e| {
+        (e.exception.injected, e.exception.nr) = (1, 6);
+        (e.nmi.injected, e.interrupt.injected, e.interrupt.nr) = (1, 1, 0x40);
+    });
+    t.same("an exception, an NMI and an interrupt", r, ok);
+    t.same(
+        "the exception counts",
+        (value(&g), counts(&g)),
+        (Ok(1), (0, 1, 0)),
+    );
+    let r = set(&g, &|e| {
+        (e.nmi.injected, e.interrupt.injected, e.interrupt.nr) = (1, 1, 0x40);
+    });
+    t.same("an NMI and an interrupt", r, ok);
+    t.same("the NMI is seen", g.cpus[0].events().nmi.injected, 1);
+    t.same(
+        "the NMI counts",
+        (value(&g), counts(&g)),
+        (Ok(2), (1, 1, 0)),
+    );
+
+    let g = make();
+    let r = crate::guest::enable(&g.vm, KVM_CAP_EXCEPTION_PAYLOAD, 1);
+    t.same("payloads", r, ok);
+    t.same("the guest runs", value(&g), Ok(0));
+    let r = set(&g, &|e| {
+        e.flags = KVM_VCPUEVENT_VALID_PAYLOAD;
+        (e.exception.injected, e.exception.pending, e.exception.nr) = (1, 1, 6);
+    });
+    t.same("injected and pending", r, ok);
+    t.same("it is pending", exception(&g), (0, 1, 6));
+    t.same("it comes", (value(&g), counts(&g)), (Ok(1), (0, 1, 0)));
+}
