@@ -294,7 +294,8 @@ task_intel-par() {
 	HOST=intel selftests/run-own.sh {nmi_windows,irq_windows,reinjection}@vnmi=0 \
 		{task_priority,user_tpr,irq_windows,lapic_timer}@flexpriority=0 \
 		{notify_age,notify_unmap,notify_huge,notify_storm,large_pages,slot_changes}@eptad=0 \
-		{guest_modes,notify_unmap,state_moves}@vpid=0 {lapic_timer,x2apic_timer}@preemption_timer=0
+		{guest_modes,notify_unmap,state_moves}@vpid=0 {lapic_timer,x2apic_timer}@preemption_timer=0 \
+		{init_in_smm,waits_in_smm}@unrestricted_guest=0
 }
 
 task_intel-move() {

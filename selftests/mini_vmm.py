@@ -186,6 +186,8 @@ SWITCH = bytes.fromhex(
     "0f01160018"            # lgdt [0x1800]
     "0f20c0" "0c01" "0f22c0"    # PE
     "66ea001100000800")     # jmp 8:0x1100
+# The same without loading a segment register: still 16-bit code.
+SWITCH_STALE = SWITCH[:13] + bytes.fromhex("66c706002078563412" "e610" "f4")
 SWITCH_FLAT = bytes.fromhex(
     "66b81000" "8ed8" "8ec0" "8ed0" "8ee0" "8ee8"   # data segments
     "c7050020000078563412"  # mov dword [0x2000], 0x12345678
@@ -427,6 +429,40 @@ def system_management():
         smm_of(lambda vm: None, REAL_COUNT, long_mode)
         smm_of(Vm.protected, FLAT_COUNT, long_mode)
         smm_of(Vm.stale, FLAT_COUNT, long_mode)
+
+
+def fitted():
+    """With emulate_invalid_guest_state=0 real mode has bases below 1 MiB only."""
+    kvm = os.open("/dev/kvm", os.O_RDWR)
+    caps = tuple(fcntl.ioctl(kvm, CHECK_EXTENSION, c) for c in (CAP_SMM, CAP_SPACES))
+    os.close(kvm)
+    expect("KVM_CAP_X86_SMM, KVM_CAP_MULTI_ADDRESS_SPACE", caps, (0, 2))
+    vm = Vm(REAL_COUNT)
+    s = vm.sregs()
+    s["ds"][0], s["ds"][2] = 0x100000, 0
+    vm.set_sregs(s)
+    for n in range(1, 20):
+        vm.until(EXIT_IO)
+        expect("count", vm.word(0x2000), n)
+    vm.close()
+    # On the way to protected mode the selectors of real mode get privileges that hardware takes.
+    vm = Vm(SWITCH_STALE)
+    vm.put(0x1800, GDT)
+    vm.put(0x1810, GDT_ENTRIES)
+    s = vm.sregs()
+    s["ss"][0], s["ss"][2] = 0x30, 3
+    vm.set_sregs(s)
+    vm.until(EXIT_IO)
+    now = vm.sregs()
+    expect("PE, selector of SS", (now["cr"][0] & 1, now["ss"][2]), (1, 0))
+    expect("written", vm.word(0x2000), 0x12345678)
+    vm.close()
+    # User space's own mistakes are hardware's to complain of.
+    vm = Vm(FLAT_COUNT)
+    vm.stale()
+    vm.until(EXIT_FAIL_ENTRY)
+    expect("reason", struct.unpack_from("Q", vm.run, 32)[0], 0x80000021)
+    vm.close()
 
 
 def fail_entry():

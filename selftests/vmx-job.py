@@ -31,6 +31,17 @@ def real_mode():
     mini_vmm.unrunnable()
 
 
+def fitted():
+    """emulate_invalid_guest_state=0: nothing but real mode is emulated, and segments are made to fit."""
+    INTEL.load("unrestricted_guest=0 emulate_invalid_guest_state=0")
+    INTEL.in_effect("emulate_invalid_guest_state", "N")
+    guests(but=mini_vmm.system_management)
+    mini_vmm.fitted()
+    # It does not count where hardware runs everything.
+    INTEL.load("emulate_invalid_guest_state=0")
+    mini_vmm.system_management()
+
+
 def everything_off():
     INTEL.load("unrestricted_guest=0 eptad=0 vpid=0 vnmi=0 flexpriority=0 preemption_timer=0 pml=0 ple_gap=0")
     guests()
@@ -72,6 +83,7 @@ MORE = {
 STEPS = {
     "plain": plain,
     "restricted": INTEL.without("unrestricted_guest=0", also=real_mode),
+    "fitted": fitted,
     "eptad": INTEL.without("eptad=0"),
     "vpid": INTEL.without("vpid=0"),
     "vnmi": INTEL.without("vnmi=0"),

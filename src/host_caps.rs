@@ -269,8 +269,8 @@ pub(crate) fn probe<V: Backend>() -> Result {
         msrs.mcg_cap |= mcg_cap::CMCI_P | mcg_cap::LMCE_P;
     }
     msrs.tsc_aux = f.rdtscp;
-    // Handlers begin in real mode with segments of 4 GiB, which is emulated if need be.
-    msrs.smm = true;
+    // Handlers begin in real mode with segments of 4 GiB.
+    msrs.smm = f.big_real_mode;
     // The scheduler accounts for it always: CONFIG_SCHEDSTATS.
     msrs.steal_time = true;
     let host_arch = arch_capabilities();

@@ -72,6 +72,8 @@ pub struct Features {
     /// Real mode and unpaged protected mode run directly. Without, [`Vendor::identity_map`] is needed
     /// and [`Vendor::must_emulate`] has to be asked.
     pub unrestricted_guest: bool,
+    /// Real mode can have segments anywhere, of any size, by hardware or by emulation.
+    pub big_real_mode: bool,
     /// Hardware delivers the interrupts that the page of the local APIC's registers says are requested
     /// ([`Vendor::share_apic_page`]).
     pub virtual_apic: bool,

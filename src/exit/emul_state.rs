@@ -21,15 +21,20 @@ pub(super) fn fill<V: Backend>(cx: &Cx<'_, '_, V>, s: &mut CpuState) {
     s.cr8 = cx.cr8();
     s.efer = V::efer(cx.l);
     s.xcr0 = cx.st.xcr0;
-    for (slot, r) in s.seg.iter_mut().zip(SegReg::ALL) {
-        *slot = V::seg(cx.l, r);
-    }
+    fill_segments(cx, s);
     s.gdtr = V::desc_table(cx.l, false);
     s.idtr = V::desc_table(cx.l, true);
     s.dr = cx.st.debug.dr;
     s.dr6 = V::dr6(cx.l);
     s.dr7 = cx.st.debug.dr7;
     s.shadow = V::shadow(cx.l);
+}
+
+/// The segment registers alone.
+pub(super) fn fill_segments<V: Backend>(cx: &Cx<'_, '_, V>, s: &mut CpuState) {
+    for (slot, r) in s.seg.iter_mut().zip(SegReg::ALL) {
+        *slot = V::seg(cx.l, r);
+    }
 }
 
 /// Copies back what an instruction changes directly. Control registers, debug registers and MSRs

@@ -5,6 +5,7 @@
 
 use super::control;
 use super::debug;
+use super::emul_state::fill_segments;
 use super::emulate;
 use super::mmio;
 use crate::backend::Backend;
@@ -32,6 +33,7 @@ use model::policy::msr::MsrError;
 use model::stats::VcpuStat;
 use model::walk;
 use model::walk::Privilege;
+use model::x86::ctrl::cr0;
 use model::x86::exception;
 use model::x86::exception::Exception;
 use model::x86::state::CpuState;
@@ -412,12 +414,17 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
 
     fn set_cr(&mut self, s: &mut CpuState, n: u8, value: u64) -> Result<(), Stop> {
         control::write(self.cx, n, value).map_err(Stop::Fault)?;
+        let before = s.cr0;
         s.cr0 = V::cr0(self.cx.l);
         s.cr2 = V::cr2(self.cx.l);
         s.cr3 = V::cr3(self.cx.l);
         s.cr4 = V::cr4(self.cx.l);
         s.cr8 = self.cx.cr8();
         s.efer = V::efer(self.cx.l);
+        if (before ^ s.cr0) & cr0::PE != 0 {
+            // The segment registers may have been changed to what hardware takes in the other mode.
+            fill_segments(self.cx, s);
+        }
         Ok(())
     }
 

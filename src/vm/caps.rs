@@ -260,7 +260,6 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         | abi::KVM_CAP_SREGS2
         | abi::KVM_CAP_EXIT_ON_EMULATION_FAILURE
         | abi::KVM_CAP_X86_TRIPLE_FAULT_EVENT
-        | abi::KVM_CAP_X86_SMM
         | abi::KVM_CAP_USER_MEMORY2
         | abi::KVM_CAP_EXT_EMUL_CPUID
         | abi::KVM_CAP_X86_USER_SPACE_MSR
@@ -302,6 +301,7 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
             }
             _ => X2APIC_API as isize,
         },
+        abi::KVM_CAP_X86_SMM => isize::from(f.big_real_mode),
         abi::KVM_CAP_MULTI_ADDRESS_SPACE => Space::COUNT as isize,
         abi::KVM_CAP_X86_DISABLE_EXITS => host_caps::disabled_exits(&f) as isize,
         abi::KVM_CAP_EXIT_HYPERCALL => HYPERCALL_EXITS as isize,

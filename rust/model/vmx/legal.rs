@@ -4,7 +4,8 @@
 //!
 //! An entry that fails for its guest state says no more than that. [`complaints`] goes through the
 //! manual's list again and says what is wrong, for the kernel log. Without unrestricted guests the
-//! same rules tell beforehand which states of a guest hardware cannot run ([`segments_fit`]).
+//! same rules tell beforehand which states of a guest hardware cannot run ([`segments_fit`]); or the
+//! segment registers are made to fit where the mode changes.
 
 use super::ctrl::{entry, interruptibility, proc2, PENDING_BS, UNUSABLE};
 use super::exit::info;
@@ -284,7 +285,8 @@ fn selectors_and_bases(s: &GuestState, l: &Limits, tell: Tell<'_>) {
     }
 }
 
-const CODE_AND_DATA: [SegReg; 6] = [
+/// The segment registers of code and data.
+pub const CODE_AND_DATA: [SegReg; 6] = [
     SegReg::Cs,
     SegReg::Ss,
     SegReg::Ds,
@@ -588,6 +590,34 @@ pub fn segments_fit(seg: &[RawSeg; 8], vm86: bool, ia32e: bool) -> bool {
     }
     system_segments(&s, &mut tell);
     fits
+}
+
+/// A segment register as virtual-8086 mode could have it: 16 times a selector, below 1 MiB.
+///
+/// KVM: the limit stays, as accesses beyond 64 KiB are emulated.
+pub const fn as_in_real_mode(s: Segment) -> Segment {
+    Segment {
+        // CAST: what of the base fits in a selector.
+        selector: (s.base >> 4) as u16,
+        base: s.base & 0xf_fff0,
+        ..s
+    }
+}
+
+/// A segment register that real mode left behind, with a privilege that suits its selector: that of the
+/// kernel in CS and SS.
+pub const fn as_in_protected_mode(r: SegReg, s: Segment) -> Segment {
+    const RPL: u16 = 3;
+    let selector = match r {
+        SegReg::Cs | SegReg::Ss => s.selector & !RPL,
+        _ => s.selector,
+    };
+    let dpl = (selector & RPL) << Segment::DPL_SHIFT;
+    Segment {
+        selector,
+        attr: s.attr & !(RPL << Segment::DPL_SHIFT) | dpl | Segment::S,
+        ..s
+    }
 }
 
 #[cfg(test)]

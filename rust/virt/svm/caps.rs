@@ -139,6 +139,7 @@ impl Module {
                 tsc_scaling: scaling,
                 tsc_frac_bits: if scaling { 32 } else { 0 },
                 unrestricted_guest: true,
+                big_real_mode: true,
                 deadline_timer: false,
                 write_log: false,
                 virtual_apic: false,

@@ -110,6 +110,11 @@ fn timer_lasts(raw: &Raw) -> bool {
 }
 
 impl Module {
+    /// Are guest states that hardware does not take emulated? Unrestricted guests have none.
+    pub(super) fn emulates_invalid(&self) -> bool {
+        self.cfg.unrestricted || self.asked.emulate_invalid_guest_state
+    }
+
     pub(super) fn probe() -> Result<Self> {
         // SAFETY: Reads what the kernel knows of the processor.
         let caps = unsafe { c::kvmrs_vmx_caps() };
@@ -161,6 +166,7 @@ impl Module {
                 tsc_scaling: scaling,
                 tsc_frac_bits: if scaling { TSC_FRAC_BITS } else { 0 },
                 unrestricted_guest: cfg.unrestricted,
+                big_real_mode: cfg.unrestricted || asked.emulate_invalid_guest_state,
                 virtual_apic: cfg.apicv,
                 icr_split: false,
                 write_log: cfg.proc2(proc2::PML),

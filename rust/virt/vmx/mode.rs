@@ -10,7 +10,8 @@
 //!   accesses to that register exit.
 //! * Real mode, and protected mode with segment registers as real mode leaves them, hardware does not
 //!   run at all: [`Vcpu::must_emulate`] tells the code above, which emulates the guest until it is
-//!   past that.
+//!   past that. With `emulate_invalid_guest_state=0` real mode alone is emulated, and segment registers
+//!   are changed where the mode changes.
 
 use super::vcpu::cached;
 use super::vcpu::Vcpu;
@@ -20,13 +21,17 @@ use super::vmcs;
 use model::vmx::ctrl::entry;
 use model::vmx::ctrl::proc;
 use model::vmx::field;
+use model::vmx::legal::as_in_protected_mode;
+use model::vmx::legal::as_in_real_mode;
 use model::vmx::legal::segments_fit;
 use model::vmx::legal::RawSeg;
+use model::vmx::legal::CODE_AND_DATA;
 use model::x86::ctrl::cr0;
 use model::x86::ctrl::cr4;
 use model::x86::ctrl::efer;
 use model::x86::ctrl::rflags;
 use model::x86::state::SegReg;
+use model::x86::state::Segment;
 
 /// What CR4 may not have while the page directory is not the guest's: entries would have another
 /// format, or protect what the guest reaches.
@@ -60,6 +65,7 @@ impl Vcpu {
         self.cache.put(cached::CR0, &self.cache.cr0, hw);
         if let Some((old, cr3, cr4)) = before {
             self.runnable.set(None);
+            self.fit_segments(old, v);
             if (old ^ v) & cr0::PG != 0 || self.proc & proc::CR3_LOAD_EXITING == 0 {
                 let exits = proc::CR3_LOAD_EXITING | proc::CR3_STORE_EXITING;
                 self.set_proc_bit(exits, v & cr0::PG == 0);
@@ -182,7 +188,40 @@ impl Vcpu {
 
     /// Whether hardware runs the guest as it is, asked anew.
     pub(super) fn hardware_runs_it(&self) -> bool {
-        self.cr0 & cr0::PE != 0 && self.segments_fit()
+        self.cr0 & cr0::PE != 0 && (!self.emulates_invalid() || self.segments_fit())
+    }
+
+    /// Is what hardware does not take emulated? Else real mode has only segments as virtual-8086 mode
+    /// could have them, and hardware is given whatever there is in protected mode.
+    pub(super) fn emulates_invalid(&self) -> bool {
+        self.m.emulates_invalid()
+    }
+
+    /// CR0 changes: where what does not fit is not emulated, it is made to fit.
+    fn fit_segments(&mut self, old: u64, new: u64) {
+        if self.emulates_invalid() || (old & new & cr0::PE != 0) {
+            return;
+        }
+        for r in CODE_AND_DATA {
+            let s = self.seg(r);
+            let fit = if new & cr0::PE == 0 {
+                as_in_real_mode(s)
+            } else {
+                as_in_protected_mode(r, s)
+            };
+            if fit != s {
+                self.set_seg(r, &fit);
+            }
+        }
+    }
+
+    /// The segment register that the guest gets for `s`.
+    pub(super) fn fitting(&self, r: SegReg, s: &Segment) -> Segment {
+        let real = self.cr0 & cr0::PE == 0 && !matches!(r, SegReg::Ldtr | SegReg::Tr);
+        if real && !self.emulates_invalid() {
+            return as_in_real_mode(*s);
+        }
+        *s
     }
 
     fn segments_fit(&self) -> bool {

@@ -35,7 +35,7 @@ impl Params {
         }
         same!(ept unrestricted_guest eptad vpid vnmi flexpriority preemption_timer pml enable_apicv
             ple_gap ple_window ple_window_grow ple_window_shrink ple_window_max nested
-            vmentry_l1d_flush)
+            vmentry_l1d_flush emulate_invalid_guest_state)
     }
 }
 

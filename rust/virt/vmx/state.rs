@@ -116,6 +116,7 @@ impl Vcpu {
 
     pub(super) fn set_seg(&mut self, r: SegReg, s: &Segment) {
         let f = field::segment(r);
+        let s = &self.fitting(r, s);
         let rights = Self::rights_of(r, s);
         vmcs::write(f.selector, s.selector);
         vmcs::write(f.limit, s.limit);

@@ -337,3 +337,41 @@ fn what_fits_without_unrestricted_guests() {
     s.seg[3] = seg(0, UNUSABLE, 0);
     assert!(segments_fit(&s.seg, false, false));
 }
+
+#[test]
+fn segments_are_made_to_fit() {
+    let big = Segment {
+        base: 0xffff_0008,
+        limit: u32::MAX,
+        ..Segment::real_mode(0xf000, true)
+    };
+    let s = as_in_real_mode(big);
+    assert_eq!((s.selector, s.base), (0xf000, 0xf_0000));
+    assert_eq!((s.limit, s.attr), (big.limit, big.attr));
+    let real = Segment::real_mode(0x3123, false);
+    assert_eq!(as_in_real_mode(real), real);
+
+    let s = as_in_protected_mode(SegReg::Ss, real);
+    assert_eq!((s.selector, s.attr, s.base), (0x3120, 0x93, real.base));
+    let s = as_in_protected_mode(SegReg::Ds, real);
+    assert_eq!((s.selector, s.attr, s.base), (0x3123, 0xf3, real.base));
+    let all = SegReg::ALL.map(|r| {
+        let s = match r {
+            SegReg::Ldtr => Segment::default(),
+            SegReg::Tr => Segment {
+                attr: 0x8b,
+                ..Segment::default()
+            },
+            r => as_in_protected_mode(r, Segment::real_mode(0x3123, r == SegReg::Cs)),
+        };
+        RawSeg {
+            selector: s.selector,
+            rights: s.attr.into(),
+            limit: s.limit,
+            base: s.base,
+        }
+    });
+    let mut all = all;
+    all[SegReg::Ldtr as usize].rights = UNUSABLE;
+    assert!(segments_fit(&all, false, false));
+}
