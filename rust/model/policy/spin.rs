@@ -36,10 +36,10 @@ impl SpinRule {
 
     /// The next smaller window.
     pub const fn shrunk(&self, old: u32) -> u32 {
-        let new = match self.shrink {
-            0 => return self.least,
-            s if s < self.least => old.wrapping_div(s),
-            s => old.saturating_sub(s),
+        let new = match old.checked_div(self.shrink) {
+            None => return self.least,
+            Some(part) if self.shrink < self.least => part,
+            Some(_) => old.saturating_sub(self.shrink),
         };
         if new > self.least {
             new
