@@ -34,6 +34,7 @@ use model::slots::NoMemory;
 use model::slots::Request;
 use model::slots::SlotError;
 use model::tdp;
+use model::tdp::Level;
 use model::x86::ctrl::cr4;
 
 /// The id of the identity map's slot, the first that user space cannot name.
@@ -418,8 +419,28 @@ fn withdraw<V: Backend>(
     let space = Space::of(place.space);
     let after = prepare(vm.base.slots.space(space).with(gone))?;
     swap(vm, space, after);
-    mmu::zap::zap_range(vm, space, place.base, place.end(), true);
+    let (start, end) = with_room(&vm.base.slots.space(space), &place);
+    mmu::zap::zap_range(vm, space, start, end, true);
     Ok(())
+}
+
+/// The pages of a slot, and those around it up to where another slot needs the same table: so that
+/// tables which only this one needed go with it, at each level.
+fn with_room(set: &SlotSet, place: &slots::Slot) -> (Gfn, Gfn) {
+    let (mut start, mut end) = (place.base, place.end());
+    // What a table of the last level translates, of the next, and so on.
+    for level in [Level::L2M, Level::L1G, Level::L512G, Level::L256T] {
+        let rest = level.pages().wrapping_sub(1);
+        let first = Gfn(start.0 & !rest);
+        if !set.overlaps(first, start, place.id) {
+            start = first;
+        }
+        let last = Gfn(end.0.wrapping_add(rest) & !rest);
+        if !set.overlaps(end, last, place.id) {
+            end = last;
+        }
+    }
+    (start, end)
 }
 
 /// A slot that the kernel needs for itself, with an id beyond user space's, in each address space.

@@ -195,8 +195,22 @@ pub fn table_accounts(t: &mut Tap) {
         (128..256).contains(&during),
         format!("KiB with 64 MiB mapped: {during}"),
     );
+    g.slot(0, 0, 0, 0, 0).ok().expect("removal");
+    let without = table_kib() - before;
+    t.point(
+        (-32..32).contains(&without),
+        format!("KiB when the slot is deleted: {without}"),
+    );
+    // The VM is still one that runs.
+    g.slot(0, 0, 0, g.mem.len(), 0).ok().expect("slot");
+    t.point(run(&g), "the guest runs with the slot back");
+    let again = table_kib() - before;
+    t.point(
+        (128..256).contains(&again),
+        format!("KiB with 64 MiB mapped again: {again}"),
+    );
     drop(g);
     let after = table_kib() - before;
-    t.point((-32..32).contains(&after), format!("KiB after: {after}"));
-    t.same("tables of its own remain", after > 32, false);
+    let none = (-32..32).contains(&after);
+    t.same(format!("no table is left: {after} KiB"), none, true);
 }
