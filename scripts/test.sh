@@ -304,8 +304,10 @@ task_intel-move() {
 }
 
 task_skylake() {
-	CPU=corei7_skylake_x HOST=intel selftests/run-boots.sh q35-1
-	CPU=corei7_skylake_x HOST=intel selftests/run-jobs.sh vmx apicv apicv_off tsc_scaling
+	export CPU=corei7_skylake_x HOST=intel
+	selftests/run-boots.sh q35-1 q35-2
+	selftests/run-jobs.sh vmx apicv apicv_off tsc_scaling virtual_interrupts
+	SMP=2 selftests/run-jobs.sh vmx posted
 }
 
 # The suspend job ends with a reset by sysrq.

@@ -41,8 +41,8 @@ done
 vm_args+=(-e STEPS="${todo[*]}")
 if [ "$HOST" != amd ]; then
 	while IFS= read -r f; do vm_args+=(-a "$f"); done < <(
-		printf '%s\n' "$IN_SRC/selftests"/{mini_vmm,param_steps,account}.py
-		python_paths ctypes,fcntl,mmap,os,re,signal,struct,subprocess,sys,threading,time
+		printf '%s\n' "$IN_SRC/selftests"/{mini_vmm,param_steps,apicv_guests,account}.py
+		python_paths copy,ctypes,fcntl,mmap,os,re,signal,struct,subprocess,sys,threading,time
 		if [ "$job" = leak ] || [ "$MODULE" = stock ]; then stock_paths; fi
 	)
 fi

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs in the Intel host: what each parameter of kvm-intel.ko takes away, and what is left."""
 
+import os
 import sys
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, "/build/src/selftests")
+import apicv_guests  # noqa: E402
 import mini_vmm  # noqa: E402
 from mini_vmm import Failed, expect  # noqa: E402
 from param_steps import Thin, guests, log_since, note  # noqa: E402
@@ -60,6 +62,22 @@ def apicv():
     mini_vmm.dirty_log(256, 2048)
 
 
+def virtual_interrupts():
+    """Interrupts that hardware delivers by itself."""
+    INTEL.load("")
+    INTEL.in_effect("enable_apicv", "Y")
+    apicv_guests.masked()
+
+
+def posted():
+    """Interrupts between two vCPUs. With a CPU for each, one that runs gets them without leaving its guest."""
+    INTEL.load("")
+    INTEL.in_effect("enable_apicv", "Y")
+    for mode in (1, 2):
+        apicv_guests.posted(mode, 1, 1000, 900 if os.cpu_count() > 1 else None)
+        apicv_guests.posted(mode, 0, 1000)
+
+
 def mitigated():
     """In a host with mitigations=auto: buffers are cleared and the L1 data cache flushed at entries."""
     with open("/proc/cmdline") as f:
@@ -77,6 +95,8 @@ MORE = {
     "mitigated": mitigated,
     "apicv": apicv,
     "apicv_off": INTEL.without("enable_apicv=0"),
+    "virtual_interrupts": virtual_interrupts,
+    "posted": posted,
     "tsc_scaling": mini_vmm.tsc_scaling,
 }
 
