@@ -174,7 +174,9 @@ pub(super) fn attempt<V: Backend>(
             host::task::send_hwpoison(hva, PAGE_SHIFT);
             return Outcome::Retry;
         }
-        Err(FaultErr::NeedsIo | FaultErr::ReadOnly | FaultErr::Fault) => return Outcome::Unbacked,
+        // KVM: a driver's memory that may not be written is a device to a write.
+        Err(FaultErr::ReadOnly) => return Outcome::Device,
+        Err(FaultErr::NeedsIo | FaultErr::Fault) => return Outcome::Unbacked,
     };
     let g = vm.mmu.read();
     let Some(page) = fault.validate(&g) else {

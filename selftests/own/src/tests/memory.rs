@@ -27,7 +27,7 @@ guest_code! {
 }
 
 /// What the guest sees and does at an address.
-fn touched(g: &Guest, at: u64, v: u32) -> Vec<String> {
+pub fn touched(g: &Guest, at: u64, v: u32) -> Vec<String> {
     let mut r = crate::guest::boot::regs(0, crate::guest::CODE);
     (r.rdi, r.rsi) = (at, u64::from(v));
     g.cpus[0].set_regs(&r);

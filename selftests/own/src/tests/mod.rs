@@ -8,6 +8,7 @@ mod basic;
 mod chips;
 mod clock;
 mod compat;
+mod device_memory;
 mod devices;
 mod dirty;
 mod emul;
@@ -140,4 +141,5 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("log_moved", dirty::moved),
     ("late_rings", dirty::late_rings),
     ("event_races", event_races::races),
+    ("device_memory", device_memory::frames),
 ];
