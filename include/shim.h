@@ -14,6 +14,7 @@
 #include <linux/mm_types.h>
 #include <linux/rcuwait.h>
 #include <linux/spinlock_types.h>
+#include <linux/srcu.h>
 #include <linux/syscore_ops.h>
 #include <linux/tracepoint-defs.h>
 #include <linux/types.h>
@@ -76,6 +77,16 @@ void kvmrs_unmap_memory(unsigned long hva, unsigned long len);
 
 /* Initialises the MMU lock; all of them share one lockdep class. */
 void kvmrs_rwlock_init(rwlock_t *lock);
+
+/* Makes an SRCU domain of this lockdep class; -ENOMEM. */
+int kvmrs_srcu_init(struct srcu_struct *srcu, const char *name, struct lock_class_key *key);
+/* Enters its read side; what to leave it with. */
+int kvmrs_srcu_read_lock(struct srcu_struct *srcu);
+void kvmrs_srcu_read_unlock(struct srcu_struct *srcu, int index);
+/* Waits for all readers there are. */
+void kvmrs_srcu_wait(struct srcu_struct *srcu, bool expedited);
+/* The domain ends; it has no readers. */
+void kvmrs_srcu_destroy(struct srcu_struct *srcu);
 
 /* ---- CPUs and the scheduler (shim/sched.c) ---- */
 

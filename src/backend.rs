@@ -3,6 +3,7 @@
 //! The one vendor of this machine: probed when the module is loaded, and again for other parameters
 //! while there is no VM.
 
+use host::errno::not_supported;
 use host::hwvirt::CpuHooks;
 use host::hwvirt::X86Virt;
 use host::kept::Kept;
@@ -23,7 +24,7 @@ pub(crate) trait Backend: Vendor {
 
     /// The probed capabilities. EOPNOTSUPP before the probe succeeded, which no file can see.
     fn module() -> Result<&'static Self::Module> {
-        Self::probed().get().ok_or(EOPNOTSUPP)
+        Self::probed().get().ok_or_else(not_supported)
     }
 
     /// What the hardware offers; nothing at all before the probe.

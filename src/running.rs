@@ -16,6 +16,7 @@ use crate::pv::clock::HostClock;
 use core::marker::PhantomData;
 use core::sync::atomic::AtomicIsize;
 use core::sync::atomic::Ordering;
+use host::errno::not_supported;
 use host::gtod::Gtod;
 use host::handover::HandOver;
 use host::handover::Reprobe;
@@ -121,7 +122,7 @@ impl<V: Backend> Reprobe for Switch<V> {
     fn reprobe(&self, extension: X86Virt) -> Result {
         if extension != V::EXTENSION {
             pr_err!("these parameters are for another vendor's processors\n");
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         let Ok(none) = NoVms::take() else {
             pr_err!("parameters cannot change while there are virtual machines\n");

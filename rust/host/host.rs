@@ -18,6 +18,7 @@ const __LOG_PREFIX: &[u8] = b"kvm\0";
 
 pub mod clock;
 pub mod cpu;
+pub mod errno;
 pub mod eventfd;
 pub mod fd;
 pub mod fpu;
@@ -41,6 +42,7 @@ pub mod percpu;
 pub mod pin;
 pub mod preempt;
 pub mod run_page;
+mod srcu;
 pub mod srcu_box;
 pub mod task;
 pub mod timer;

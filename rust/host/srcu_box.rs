@@ -11,8 +11,9 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use kernel::prelude::*;
-use kernel::sync::srcu::{Guard, Srcu};
 use kernel::sync::{Arc, LockClassKey};
+
+use crate::srcu::{Guard, Srcu};
 
 /// A group of boxes with one read side.
 #[pin_data]
@@ -47,12 +48,12 @@ impl SrcuDomain {
 
     /// Waits until all readers that are in the domain now have left. Sleeps.
     pub fn synchronize(&self) {
-        self.srcu.synchronize();
+        self.srcu.wait(false);
     }
 
     /// As [`Self::synchronize`], sooner and at more expense.
     pub fn synchronize_expedited(&self) {
-        self.srcu.synchronize_expedited();
+        self.srcu.wait(true);
     }
 }
 

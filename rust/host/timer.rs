@@ -149,5 +149,7 @@ unsafe extern "C" fn fired<T: TimerOps, const HARD: bool>(
         // another CPU has armed meanwhile.
         node.start(at, Timer::<T, HARD>::MODE);
     }
-    bindings::hrtimer_restart::HRTIMER_NORESTART
+    // SAFETY: HRTIMER_NORESTART, which is 0 whether the type is an enumeration or, before 7.3, a
+    // number.
+    unsafe { core::mem::zeroed() }
 }

@@ -11,6 +11,7 @@ use crate::c;
 use crate::entry;
 use crate::tdp::RootRef;
 use crate::vendor::Features;
+use host::errno::not_supported;
 use host::page::encryption_mask;
 use host::page::HwPage;
 use host::pin::PinnedCpu;
@@ -90,15 +91,15 @@ fn usable(caps: u32, asked: &Params) -> Result {
         } else {
             pr_err!("no SVM on this processor\n");
         }
-        return Err(EOPNOTSUPP);
+        return Err(not_supported());
     }
     if caps & c::SVM_CAP_NPT == 0 {
         pr_err!("SVM without nested paging is not supported\n");
-        return Err(EOPNOTSUPP);
+        return Err(not_supported());
     }
     if !asked.npt {
         pr_err!("npt=0 is not supported: there are no shadow page tables\n");
-        return Err(EOPNOTSUPP);
+        return Err(not_supported());
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::c;
 use crate::entry;
 use crate::tdp::RootRef;
 use crate::vendor::Features;
+use host::errno::not_supported;
 use host::msr::rdmsr_safe;
 use host::page::encryption_mask;
 use host::page::HwPages;
@@ -87,19 +88,19 @@ fn nothing_there(caps: u32) -> Result {
     } else {
         pr_err!("VMX disabled by the kernel, as its command line may ask\n");
     }
-    Err(EOPNOTSUPP)
+    Err(not_supported())
 }
 
 #[inline(never)]
 fn refuse(why: Refusal) -> Error {
     pr_err!("{}\n", core::format_args!("{why}"));
-    EOPNOTSUPP
+    not_supported()
 }
 
 fn read_raw() -> Result<Raw> {
     Raw::read(|i| rdmsr_safe(i).ok()).ok_or_else(|| {
         pr_err!("VMX capability MSRs cannot be read\n");
-        EOPNOTSUPP
+        not_supported()
     })
 }
 

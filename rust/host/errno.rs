@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Error numbers that the kernel crate has not had in all kernels.
+
+use kernel::bindings;
+use kernel::error::Error;
+use kernel::ffi::c_int;
+
+/// `EOPNOTSUPP`, which the kernel crate names from 7.3 on.
+#[inline(never)]
+pub fn not_supported() -> Error {
+    // CAST: a number below 4096.
+    Error::from_errno((bindings::EOPNOTSUPP as c_int).wrapping_neg())
+}
