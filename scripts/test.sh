@@ -211,18 +211,31 @@ task_lifetime() {
 	local row rc
 	scripts/vm.sh -q -t 300 -e WHAT=hotplug selftests/lifetime-job.sh
 	verdict "lifetime: the hotplug job, and a clean log" $?
+	life_nmi
 	last_words 'suspend|lifetime: suspended three times' 'reboot|reboot: Restarting system' \
 		'sysrq|sysrq: Resetting' 'crash|sysrq triggered crash|Call Trace:'
 }
+# What the lifetime job needs in a Bochs host.
+life_args() {
+	args=()
+	[ "${HOST:-amd}" != amd ] || return 0
+	local row
+	while IFS= read -r row; do args+=(-a "$row"); done < <(
+		printf '%s\n' /bin/bash "$IN_SRC/selftests/tiny_guest.py"
+		python_paths ctypes,errno,fcntl,mmap,os,struct,sys,threading,time
+	)
+}
+# NMIs, of which each leaves a backtrace in the log.
+life_nmi() {
+	local args
+	life_args
+	scripts/vm.sh -q -t "${LIMIT:-300}" -l 'Call Trace:' -e WHAT=nmi "${args[@]+"${args[@]}"}" selftests/lifetime-job.sh
+	verdict "${HOST:+$HOST: }lifetime: NMIs while guests run, and a clean log" $?
+}
 # Jobs that take the host down, and what it says then.
 last_words() { # WHAT|PATTERN, ...
-	local row rc args=()
-	if [ "${HOST:-amd}" != amd ]; then
-		while IFS= read -r row; do args+=(-a "$row"); done < <(
-			printf '%s\n' /bin/bash "$IN_SRC/selftests/tiny_guest.py"
-			python_paths ctypes,errno,fcntl,mmap,os,struct,sys,threading,time
-		)
-	fi
+	local row rc args
+	life_args
 	for row; do
 		rc=0
 		APPEND=no_console_suspend scripts/vm.sh -q -t "${LIMIT:-200}" -x "${row#*|}" -e WHAT="${row%%|*}" \
@@ -314,6 +327,7 @@ task_skylake() {
 task_intel-life() {
 	export HOST=intel SMP=2 LIMIT=900
 	ROUNDS=40 KILLS=100 selftests/run-jobs.sh leak
+	life_nmi
 	last_words 'suspend|lifetime: suspended three times' 'reboot|reboot: Restarting system' \
 		'crash|sysrq triggered crash|Call Trace:'
 }
