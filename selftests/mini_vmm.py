@@ -18,6 +18,7 @@ CREATE_VM, MMAP_SIZE, CREATE_VCPU = 0xAE01, 0xAE04, 0xAE41
 SET_REGION, DIRTY_LOG, CREATE_IRQCHIP, SET_TSS = 0x4020AE46, 0x4010AE42, 0xAE60, 0xAE47
 GET_SUPPORTED_CPUID, SET_CPUID2, STATS_FD = 0xC008AE05, 0x4008AE90, 0xAECE
 SMI, CAP_SMM, CAP_SPACES = 0xAEB7, 117, 118
+GET_EVENTS, SET_EVENTS = 0x8040AE9F, 0x4040AEA0
 CHECK_EXTENSION, SET_TSC_KHZ, GET_TSC_KHZ, CAP_TSC_CONTROL = 0xAE03, 0xAEA2, 0xAEA3, 60
 
 EXIT_IO, EXIT_HLT, EXIT_SHUTDOWN, EXIT_FAIL_ENTRY, EXIT_INTR, EXIT_INTERNAL = 2, 5, 8, 9, 10, 17
@@ -520,6 +521,64 @@ def spinning(counted=True):
     if not least < exits < most:
         raise Failed(f"{each * turns} PAUSEs: {exits} exits, not {least} to {most}")
     vm.close()
+
+
+def refused_event():
+    """An exception with an error code that it does not have in protected mode: the entry instruction
+    itself fails (SDM: vol 3, 27.2.1.3)."""
+    vm = Vm(FLAT_COUNT)
+    vm.protected()
+    vm.until(EXIT_IO)
+    events = bytearray(64)
+    fcntl.ioctl(vm.cpu, GET_EVENTS, events)
+    # #UD, injected, with an error code.
+    events[0:3] = bytes([1, 6, 1])
+    struct.pack_into("I", events, 4, 0x5A)
+    fcntl.ioctl(vm.cpu, SET_EVENTS, bytes(events))
+    for _ in range(2):
+        vm.until(EXIT_FAIL_ENTRY)
+        # The VM-instruction error: an entry with control fields that are not legal.
+        expect("reason", struct.unpack_from("Q", vm.run, 32)[0], 7)
+        expect("CPU", struct.unpack_from("I", vm.run, 40)[0] < os.cpu_count(), True)
+        # It waits for the next entry.
+        kept = bytearray(64)
+        fcntl.ioctl(vm.cpu, GET_EVENTS, kept)
+        expect("the event", bytes(kept[:8]), bytes(events[:8]))
+    events[0:8] = bytes(8)
+    fcntl.ioctl(vm.cpu, SET_EVENTS, bytes(events))
+    for n in range(2, 20):
+        vm.until(EXIT_IO)
+        expect("count", vm.word(0x2000), n)
+    vm.close()
+
+
+# A loop of 200,000 PAUSEs: 600,000 ticks where an instruction is one. Interrupts are on.
+PAUSES = bytes.fromhex("fb" "b9400d0300" "f390" "49" "75fb" "e610")
+
+
+def pauses():
+    """Exits of a guest that spins."""
+    vm = Vm(PAUSES)
+    vm.protected()
+    before = vm.stat("exits")
+    vm.until(EXIT_IO)
+    n = vm.stat("exits") - before
+    vm.close()
+    return n
+
+
+# CPUID a thousand times: exits after which nothing needs to be flushed.
+CPUIDS = bytes.fromhex("bee8030000" "31c0" "0fa2" "4e" "75f9" "e610")
+
+
+def l1d_flushes():
+    """Flushes of the L1 data cache, and exits, of such a guest."""
+    vm = Vm(CPUIDS)
+    vm.protected()
+    vm.until(EXIT_IO)
+    n = vm.stat("l1d_flush"), vm.stat("exits")
+    vm.close()
+    return n
 
 
 def unrunnable():

@@ -4,6 +4,7 @@
 
 import os
 import sys
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, "/build/src/selftests")
@@ -15,16 +16,30 @@ from param_steps import Thin, guests, log_since, note  # noqa: E402
 INTEL = Thin("kvm-intel")
 
 
+def logged(*lines):
+    log = log_since("selftest: plain\n")
+    for line in lines:
+        if line not in log:
+            raise Failed(f"not in the log: {line}")
+
+
 def plain():
-    """No parameters: everything the processor has; a failed entry and its report."""
+    """No parameters: everything the processor has; failed entries and their reports."""
     INTEL.load("")
     guests()
     mini_vmm.spinning()
     mini_vmm.fail_entry()
-    log = log_since("selftest: plain\n")
-    for line in ("VM entry failed", "guest state: TR: type is not that of a busy TSS"):
-        if line not in log:
-            raise Failed(f"not in the log: {line}")
+    logged("VM entry failed", "guest state: TR: type is not that of a busy TSS",
+           "the parameter dump_invalid_vmcs")
+    INTEL.load("dump_invalid_vmcs=1")
+    # One report a second.
+    time.sleep(1.1)
+    mini_vmm.refused_event()
+    logged("VM-instruction error 7, invalid control fields", "entry intr_info 0x80000b06 err 0x5a",
+           "host cr0 ")
+    time.sleep(1.1)
+    mini_vmm.fail_entry()
+    logged("reason 33 (0x0), guest state that is not legal")
 
 
 def real_mode():
@@ -42,6 +57,22 @@ def fitted():
     # It does not count where hardware runs everything.
     INTEL.load("emulate_invalid_guest_state=0")
     mini_vmm.system_management()
+
+
+def ple():
+    """Loops of PAUSE exit; seldom if the window grows, often if it does not, never without a gap."""
+    exits = []
+    for param in ("", "ple_window_max=16384", "ple_window_grow=0", "ple_gap=0"):
+        INTEL.load(param)
+        exits.append(mini_vmm.pauses())
+    growing, limited, fixed, none = exits
+    # Interrupts of the host make a few.
+    what = f"exits: {growing}; with a window up to 16384 ticks {limited}; that does not grow {fixed}; without a gap {none}"
+    note(what)
+    if not (none + 5 <= growing < limited < fixed and fixed > 100):
+        raise Failed(what)
+    INTEL.in_effect("ple_gap", "0")
+    guests()
 
 
 def everything_off():
@@ -85,9 +116,17 @@ def mitigated():
     INTEL.load("")
     INTEL.in_effect("vmentry_l1d_flush", "cond")
     guests()
+    flushes, exits = mini_vmm.l1d_flushes()
+    if not 1 <= flushes < exits // 10:
+        raise Failed(f"cond: {flushes} flushes, {exits} exits")
     INTEL.load("vmentry_l1d_flush=always")
     INTEL.in_effect("vmentry_l1d_flush", "always")
     guests()
+    flushes, exits = mini_vmm.l1d_flushes()
+    if flushes < exits:
+        raise Failed(f"always: {flushes} flushes, {exits} exits")
+    INTEL.load("vmentry_l1d_flush=never")
+    expect("flushes, never", mini_vmm.l1d_flushes()[0], 0)
 
 
 # In other hosts: with mitigations, and with CPU=corei7_skylake_x.
@@ -110,7 +149,7 @@ STEPS = {
     "flexpriority": INTEL.without("flexpriority=0"),
     "preemption_timer": INTEL.without("preemption_timer=0"),
     "pml": INTEL.without("pml=0"),
-    "ple": INTEL.without("ple_gap=0", "0"),
+    "ple": ple,
     "refused": INTEL.refused("ept=0"),
     "off": everything_off,
 }

@@ -189,6 +189,7 @@ fn refused(hw: &mut Vcpu, cpu: &Cpu) {
             n => n,
         }
     };
+    hw.keep_event();
     hw.tlb.forget();
     hw.flush_linear = true;
     cpu.refresh();

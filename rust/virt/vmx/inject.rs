@@ -102,15 +102,31 @@ impl Vcpu {
         self.events.set = false;
     }
 
-    /// The event whose delivery the last exit cut short. To be asked once.
+    /// Hardware refused the entry: the event that it was to deliver is not lost.
+    pub(super) fn keep_event(&mut self) {
+        if self.events.set {
+            // The word of an entry and that of an exit have the same format.
+            self.run.vectoring = vmcs::read(field::ENTRY_INTR_INFO);
+        }
+    }
+
+    /// The event whose delivery the last exit cut short, or that came with an entry that was refused.
+    /// To be asked once.
     #[inline]
     pub(super) fn aborted(&mut self) -> Option<Event> {
         // It stays for whoever decodes the exit.
         let word = self.run.vectoring;
+        let refused = self.failure != 0;
         let e = decode_event(
             word,
-            || vmcs::read(field::IDT_VECTORING_ERROR),
-            || vmcs::read(field::EXIT_INSN_LENGTH),
+            || match refused {
+                true => vmcs::read(field::ENTRY_ERROR_CODE),
+                false => vmcs::read(field::IDT_VECTORING_ERROR),
+            },
+            || match refused {
+                true => vmcs::read(field::ENTRY_INSN_LENGTH),
+                false => vmcs::read(field::EXIT_INSN_LENGTH),
+            },
         )?;
         if e.kind == EventKind::Nmi {
             // The handler was not reached. Delivering it again blocks the others.
