@@ -112,7 +112,7 @@ pub(crate) fn get_events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmVcpuEvents {
             injected: 1,
             nr: i.vector,
             has_error_code: u8::from(i.error_code.is_some()),
-            pending: u8::from(!payload),
+            pending: 0,
             error_code: i.error_code.unwrap_or(0),
         };
     }
