@@ -246,9 +246,13 @@ last_words() { # WHAT|PATTERN, ...
 }
 
 task_own() {
+	local rc=0
 	checked
 	# shellcheck disable=SC2086
-	selftests/run-own.sh ${OWN:-all}
+	selftests/run-own.sh ${OWN:-all} || rc=1
+	# Where threads meet: once more on two CPUs.
+	[ -n "${OWN:-}" ] || SMP=2 selftests/run-own.sh stress notify || rc=1
+	return $rc
 }
 
 task_upstream() {
