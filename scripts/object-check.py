@@ -13,7 +13,8 @@ every reference from one function's code to another function, whether it calls i
 takes its address, and it starts at what the kernel can reach: init and exit functions
 and every function whose address is in a data section. Every function on that graph
 that refers to one of the core crate's panic functions is reported with the path that
-leads to it. ALLOW.tsv names functions that are known and harmless, and why.
+leads to it. ALLOW.tsv names functions that are known and harmless, which panics
+they may refer to, and why.
 """
 
 import re
@@ -155,10 +156,10 @@ def allowed(path):
         with open(path) as f:
             for line in f:
                 if line.strip() and not line.startswith("#"):
-                    pattern, _, reason = line.rstrip("\n").partition("\t")
+                    pattern, panics, reason = (line.rstrip("\n").split("\t") + ["", ""])[:3]
                     if not reason:
-                        sys.exit(f"{path}: no reason for {pattern}")
-                    out.append([re.compile(pattern), reason, 0])
+                        sys.exit(f"{path}: no panics or no reason for {pattern}")
+                    out.append([re.compile(pattern), re.compile(f"(?:{panics})$"), 0])
     return out
 
 
@@ -182,13 +183,15 @@ def panic(path, allow_path=None):
     total = [n for n in m.refs if n in m.names and any(t in bad for t in m.refs[n])]
     failed = 0
     for n in sorted(reachable, key=lambda n: plain[n]):
+        why = {plain[t] for t in m.refs[n] if t in bad}
         for a in allow:
             if a[0].search(plain[n]):
                 a[2] += 1
+                why = {w for w in why if not a[1].search(w)}
                 break
-        else:
+        if why:
             failed += 1
-            why = ", ".join(sorted({plain[t] for t in m.refs[n] if t in bad}))
+            why = ", ".join(sorted(why))
             path_, at = [], came[n]
             while at is not None:
                 path_.append(plain[at])
