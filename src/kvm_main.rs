@@ -33,7 +33,6 @@ module! {
     authors: ["kvm-rs maintainers"],
     description: "Kernel-based Virtual Machine for x86, in Rust",
     license: "GPL",
-    alias: ["char-major-10-232", "devname:kvm"],
 }
 
 /// What exists while the module is loaded.
