@@ -85,6 +85,8 @@ pub struct Features {
     pub deadline_timer: bool,
     /// PAUSE can be intercepted in loops.
     pub pause_exits: bool,
+    /// The guest's own memory types can be let count for its memory, and are harmless.
+    pub guest_pat: bool,
     /// MONITOR/MWAIT exist on the host and may be passed through.
     pub mwait: bool,
     /// RDTSCP and TSC_AUX may be given to the guest.

@@ -13,6 +13,7 @@ use core::ops::ControlFlow::Continue;
 use host::gup::FaultErr;
 use host::gup::Want;
 use kernel::prelude::*;
+use model::abi::KVM_X86_QUIRK_IGNORE_GUEST_PAT;
 use model::addr::Gfn;
 use model::addr::PAGE_SHIFT;
 use model::exit::NestedFault;
@@ -205,6 +206,7 @@ pub(super) fn attempt<V: Backend>(
         write,
         exec: !nx || level == 1,
         logged: writable,
+        guest_pat: !vm.base.caps.quirk(KVM_X86_QUIRK_IGNORE_GUEST_PAT),
         instead_of,
     };
     let mut mapped = virt::tdp::map(&g, |t| t.root(space), &page, how, tables);

@@ -18,6 +18,7 @@ use kernel::prelude::*;
 use model::abi;
 use model::abi::KvmEnableCap;
 use model::dirty::ring;
+use virt::vendor::Features;
 
 /// Slots per address space, without the ones kept for the module itself.
 pub(crate) const USER_SLOTS: u32 = 32764;
@@ -36,6 +37,16 @@ const QUIRKS: u64 = abi::KVM_X86_QUIRK_LINT0_REENABLED
     | abi::KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS
     | abi::KVM_X86_QUIRK_SLOT_ZAP_ALL
     | abi::KVM_X86_QUIRK_STUFF_FEATURE_MSRS;
+
+/// Those of this host. Caches of a processor that does not snoop itself get out of step where one page
+/// has several memory types (`SDM: vol 3, 13.12.4`), so that guests cannot choose any there.
+fn quirks(f: &Features) -> u64 {
+    if f.guest_pat {
+        QUIRKS | abi::KVM_X86_QUIRK_IGNORE_GUEST_PAT
+    } else {
+        QUIRKS
+    }
+}
 
 /// The local APICs' bus clock unless user space says otherwise, ns per cycle.
 const APIC_BUS_CYCLE_NS: u32 = 1;
@@ -310,7 +321,7 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
             Some(vm) => vm.caps.apic_bus_cycle_ns() as isize,
             None => APIC_BUS_CYCLE_NS as isize,
         },
-        abi::KVM_CAP_DISABLE_QUIRKS2 => QUIRKS as isize,
+        abi::KVM_CAP_DISABLE_QUIRKS2 => quirks(&f) as isize,
         abi::KVM_CAP_DISABLE_QUIRKS => 1,
         abi::KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2 => MANUAL_DIRTY as isize,
         abi::KVM_CAP_SET_GUEST_DEBUG2 => crate::exit::debug::CONTROL as isize,
@@ -349,10 +360,10 @@ pub(crate) fn enable<V: Backend>(vm: &VmBase, e: &KvmEnableCap) -> Result<isize>
     let caps = &vm.caps;
     match e.cap {
         abi::KVM_CAP_DISABLE_QUIRKS => {
-            disable_quirks(vm, arg & QUIRKS);
+            disable_quirks(vm, arg & quirks(&V::host_features()));
         }
         abi::KVM_CAP_DISABLE_QUIRKS2 => {
-            if arg & !QUIRKS != 0 {
+            if arg & !quirks(&V::host_features()) != 0 {
                 return Err(EINVAL);
             }
             disable_quirks(vm, arg);

@@ -146,6 +146,7 @@ impl Module {
                 virtual_apic: false,
                 icr_split: true,
                 pause_exits: true,
+                guest_pat: true,
                 mwait: has(c::SVM_CAP_MWAIT),
                 rdtscp: has(c::SVM_CAP_RDTSCP),
                 invpcid: has(c::SVM_CAP_INVPCID),

@@ -49,6 +49,8 @@ pub struct MapAs {
     pub exec: bool,
     /// Only dirty logging forbids writing.
     pub logged: bool,
+    /// The guest's own memory types count, where the format can ignore them.
+    pub guest_pat: bool,
     /// The level it would have, were it not that large pages must not be executed.
     pub instead_of: u8,
 }
@@ -288,7 +290,7 @@ pub fn map<T, V: Vendor>(
         pfn,
         prot,
         mem: if device { MemType::Uc } else { MemType::Wb },
-        ignore_guest_pat: !device,
+        ignore_guest_pat: !device && !how.guest_pat,
         host_writable: page.writable(),
         mmu_writable: prot.w || (how.logged && page.writable()),
         accessed: true,

@@ -7,6 +7,7 @@ use crate::guest::Guest;
 use crate::guest::Plan;
 use crate::guest::CODE;
 use crate::guest_code;
+use crate::sys::Answer;
 use crate::sys::Fd;
 use crate::tap::Tap;
 use crate::uapi as k;
@@ -14,6 +15,8 @@ use kvm_bindings::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// The bindings are older than it.
+const KVM_X86_QUIRK_IGNORE_GUEST_PAT: u32 = 1 << 9;
 const PAGE: usize = 4096;
 const LARGE: usize = 2 << 20;
 
@@ -170,6 +173,28 @@ pub fn large_pages(t: &mut Tap) {
     flags(0);
     t.point(run(&g), "the guest runs after it");
     t.same("they are back", vm.get("pages_2m"), large);
+}
+
+/// KVM_X86_QUIRK_IGNORE_GUEST_PAT: a guest whose own tables say uncached for all of its memory runs with
+/// the quirk and without it. What the caches do is nothing that an emulated host could show.
+pub fn guest_pat(t: &mut Tap) {
+    for quirk in [true, false] {
+        let g = guest(2 << 20, false);
+        if !quirk {
+            let off = u64::from(KVM_X86_QUIRK_IGNORE_GUEST_PAT);
+            let r = crate::guest::enable(&g.vm, KVM_CAP_DISABLE_QUIRKS2, off);
+            t.same("the quirk goes", r, Answer::Ok(0));
+        }
+        let r = g.cpus[0].set_msr(0x277, 0);
+        t.same("all types of IA32_PAT are UC", r, true);
+        t.same(format!("the guest runs, quirk: {quirk}"), run(&g), true);
+        let written = (LARGE..2 * LARGE).step_by(PAGE);
+        let seen = written.filter(|at| g.mem.load::<u8>(*at) == 1).count();
+        t.same("its pages are written", seen, LARGE / PAGE);
+    }
+    let g = guest(2 << 20, false);
+    let r = crate::guest::enable(&g.vm, KVM_CAP_DISABLE_QUIRKS2, 1 << 12);
+    t.same("a quirk that there is not", r, Answer::Err(libc::EINVAL));
 }
 
 /// SecPageTables of /proc/meminfo, KiB.
