@@ -10,9 +10,10 @@
 # keeps one of them busy. Each task's output appears when it ends, its log stays in
 # build/test/.
 #
-# AGAIN=1 runs a task in the test host a second time if it fails, and says what failed:
-# the emulators inject an interrupt twice now and then (Documentation/testing.rst), which
-# no test can tell from a fault of ours.
+# AGAIN=1 gives a task in which guests or selftests failed a second try, and says what
+# failed: the emulators inject an interrupt twice now and then (Documentation/testing.rst),
+# which no test can tell from a fault of ours. A host that died or complained in its log, a
+# leak, a difference that checked=1 found are never the emulator's, and stay.
 set -u
 . "$(dirname "$0")/lib.sh"
 cd "$SRC" || exit 1
@@ -34,7 +35,10 @@ load       host      ko   what loading and unloading 100 times and 200 killed VM
 modules    host      ko   kvm.ko with kvm-amd.ko: every order, parameters, refusals
 lifetime   host      ko   CPU hotplug, suspend, reboot, reset, crash under running guests
 own        selftests ko   this project's selftests on our module
+own-stock  selftests -    the same on the in-tree module: what they expect is what it does
 upstream   selftests ko   the kernel's selftests on our module
+run        host      ko   make run and its options
+real       host      -    make, make load and make install as on a host of one's own
 boots      host      ko   QEMU boots guests on our module
 amd-off    host      ko   what each parameter of kvm-amd.ko takes away; selftests without vGIF
 intel-up   intel     ko   the kernel's selftests on our module, Intel host
@@ -61,6 +65,7 @@ debug-up   debug     ko   HOST=debug only: the kernel's selftests
 debug-host debug     ko   HOST=debug only: load and unload, CPU hotplug, a guest
 seed-check harness   ko   a seeded difference: each check of checked=1 turns red
 seed-bench harness   -    seeded figures: the verdict of the benchmark turns red
+seed-run   harness   -    seeded results: a lost task and a failure that must stay turn red
 seed-own   harness   ko   a distorted expectation: each of our selftests turns red
 seed-off   harness   ko   parameters that get lost: what should be off without them turns red
 "
@@ -74,6 +79,26 @@ verdict() { # sentence, exit code
 in_host() { "$SRC/scripts/in-host.sh" "$@"; }
 # Cargo's own folder for what it builds here: the machine's other cargo must not mix in.
 cargo_host() { in_host env CARGO_TARGET_DIR=$IN_SRC/build/target CARGO_TERM_COLOR=never cargo "$@"; }
+
+# The command must fail, and for the seeded reason: its output must match the pattern.
+red() { # sentence, pattern, command...
+	local what=$1 pattern=$2 out
+	shift 2
+	if out=$("$@" 2>&1); then
+		printf '%s\n' "$out" | tail -n 5
+		not_ok "$what: the seeded fault was not found"
+	elif ! grep -qE "$pattern" <<<"$out"; then
+		printf '%s\n' "$out" | tail -n 15
+		not_ok "$what: failed for another reason than the seeded one"
+	else
+		ok "$what turns red"
+	fi
+}
+
+# shellcheck source=SCRIPTDIR/test-user.sh
+. "$SRC/scripts/test-user.sh"
+# shellcheck source=SCRIPTDIR/test-harness.sh
+. "$SRC/scripts/test-harness.sh"
 
 task_fmt() {
 	# shellcheck disable=SC2046
@@ -157,6 +182,7 @@ task_stack() {
 task_setup() {
 	scripts/load-check-test.sh
 	scripts/host-setup-test.sh
+	red "a second run in the same checkout" 'another run of the tests is at work' scripts/test.sh fmt
 }
 
 # With the module's parameter `checked`, which compares what is believed with what is at
@@ -209,7 +235,8 @@ task_modules() {
 # What goes on while guests run. All but the first take the host down.
 task_lifetime() {
 	local row rc
-	scripts/vm.sh -q -t 300 -e WHAT=hotplug selftests/lifetime-job.sh
+	checked
+	scripts/vm.sh -q -t 300 -e WHAT=hotplug -e MODULE_PARAMS="$MODULE_PARAMS" selftests/lifetime-job.sh
 	verdict "lifetime: the hotplug job, and a clean log" $?
 	life_nmi
 	last_words 'suspend|lifetime: suspended three times' 'reboot|reboot: Restarting system' \
@@ -255,6 +282,11 @@ task_own() {
 	return $rc
 }
 
+task_own-stock() {
+	# shellcheck disable=SC2086
+	MODULE=stock selftests/run-own.sh ${OWN:-all}
+}
+
 task_upstream() {
 	checked
 	# Bail out! fails the task by its exit code; its own lines carry the counts.
@@ -263,6 +295,7 @@ task_upstream() {
 }
 
 task_boots() {
+	checked
 	# shellcheck disable=SC2086
 	selftests/run-boots.sh ${BOOTS:-}
 }
@@ -291,11 +324,13 @@ task_intel-up() {
 }
 
 task_intel-boot() {
+	checked
 	# shellcheck disable=SC2086
 	HOST=intel selftests/run-boots.sh ${BOOTS:-}
 }
 
 task_intel-own() {
+	checked
 	# shellcheck disable=SC2086
 	HOST=intel selftests/run-own.sh ${OWN:-all}
 }
@@ -321,6 +356,7 @@ task_intel-move() {
 }
 
 task_skylake() {
+	checked
 	export CPU=corei7_skylake_x HOST=intel
 	selftests/run-boots.sh q35-1 q35-2
 	selftests/run-jobs.sh vmx apicv apicv_off tsc_scaling virtual_interrupts
@@ -357,11 +393,13 @@ task_ryzen-up() {
 }
 
 task_ryzen-own() {
+	checked
 	# shellcheck disable=SC2086
 	HOST=ryzen selftests/run-own.sh ${OWN:-all}
 }
 
 task_ryzen-boot() {
+	checked
 	HOST=ryzen selftests/run-boots.sh q35-1
 }
 
@@ -381,117 +419,6 @@ task_fuzz() {
 	done
 }
 
-# The command must fail, and for the seeded reason: its output must match the pattern.
-red() { # sentence, pattern, command...
-	local what=$1 pattern=$2 out
-	shift 2
-	if out=$("$@" 2>&1); then
-		printf '%s\n' "$out" | tail -n 5
-		not_ok "$what: the seeded fault was not found"
-	elif ! grep -qE "$pattern" <<<"$out"; then
-		printf '%s\n' "$out" | tail -n 15
-		not_ok "$what: failed for another reason than the seeded one"
-	else
-		ok "$what turns red"
-	fi
-}
-
-task_seed-lint() {
-	red "lint.py" "all .* rules find their fault" in_host scripts/lint.py --seed
-}
-
-seed_module() {
-	mkdir -p build
-	exec 7>build/.seed.lock
-	flock 7
-	in_host make -C "/usr/src/linux-headers-$KVER" M=$IN_SRC/selftests/seed modules >build/test/seed.log 2>&1 || {
-		tail -n 20 build/test/seed.log
-		not_ok "the seeded module builds"
-		return 1
-	}
-	exec 7>&-
-}
-
-task_seed-mod() {
-	seed_module || return
-	red "panic check" 'main::indexes: .*panic_bounds_check' object_check panic selftests/seed/seed.ko
-	red "stack check" 'big_frame: 1[0-9]* bytes' object_check stack selftests/seed/seed.ko 1024
-	local out rc=0
-	out=$(object_check panic selftests/seed/seed.ko)
-	printf '%s\n' "$out" | grep -q 'unreached: ' && rc=1
-	verdict "panic check leaves an unreached panic alone" $rc
-	printf 'nothing_like_it\treason\nindexes\treason\n' >build/test/allow.tsv
-	red "panic check, entry without use in the allow-list" 'nothing_like_it matches nothing' \
-		object_check panic selftests/seed/seed.ko build/test/allow.tsv
-	rc=0
-	scripts/vm.sh -q -c 'insmod /build/src/selftests/seed/seed.ko' >build/test/seed-vm.log 2>&1 || rc=$?
-	if [ $rc = 99 ]; then ok "host log check turns red"; else not_ok "host log check: exit code $rc, not 99"; fi
-}
-
-task_seed-boot() {
-	red "boot check, stale nonce" 'the guest says nonce stale' env SEED_STALE=1 selftests/run-boots.sh --stock first
-}
-
-said() {
-	cat "$1"
-	return 1
-}
-task_seed-load() {
-	seed_module || return
-	SEED=1 selftests/run-jobs.sh leak load kill >build/test/seed-load.txt 2>&1
-	red "leak check, a page with each load" 'leak: after .* loads and unloads: [0-9]+ KiB' said build/test/seed-load.txt
-	red "leak check, an object with each load" 'leak: after .* loads and unloads: .*objects of kmalloc' said build/test/seed-load.txt
-	red "leak check, a vCPU with every tenth VMM" 'leak: after .* killed VMMs: [0-9]+ KiB' said build/test/seed-load.txt
-}
-
-bench_figures() { # what an awk program makes of figures that meet every target
-	awk -F'\t' -v OFS='\t' 'BEGIN { print "@MODULE", "in-tree" }
-		!/^#/ { print "@BENCH", $1, 1000; n[++i] = $1 }
-		END { print "@MODULE", "ours"; for (j = 1; j <= i; j++) print "@BENCH", n[j], 100 }' \
-		selftests/bench/targets.tsv | awk -F'\t' -v OFS='\t' "$1" >build/test/bench.tsv
-}
-task_seed-check() {
-	local host
-	for host in amd intel; do HOST=$host selftests/run-checked.sh; done
-}
-
-task_seed-off() {
-	red "parameters, one that gets lost" 'vgif in effect: .1., not .0.' env SEED=1 selftests/run-jobs.sh svm vgif
-	red "parameters, one that does not do what it shows" 'int_ctl: virtual GIF: True, not False' \
-		env SEED=2 selftests/run-jobs.sh svm vgif
-	red "selftests with a feature that is not there" 'Bail out! nrips=1 is not in effect: 0' \
-		env VENDOR_PARAMS=nrips=1 selftests/run-own.sh port_io
-}
-
-task_seed-bench() {
-	local report="selftests/bench/report.py amd build/test/bench.tsv" rc=0
-	bench_figures 1
-	in_host $report >build/test/bench.txt || rc=$?
-	verdict "bench report passes figures that meet the targets" $rc
-	bench_figures '$2 == "cpuid" && $3 == 100 { $3 = 351 } 1'
-	red "bench report, one target missed" '; missed: cpuid$' in_host $report
-	bench_figures '!($2 == "fault-2m" && $3 == 100)'
-	red "bench report, one figure absent" '; not measured: fault-2m$' in_host $report
-}
-
-task_seed-own() {
-	local out green
-	red "host log check of the runners" "not ok .* the host's kernel log is clean" \
-		env SEED_LOG=1 selftests/run-own.sh port_io
-	out=$(SEED=1 selftests/run-own.sh all 2>&1)
-	# Names of the tests that did not fail for the seeded reason; one may say it twice.
-	green=$(awk '
-		NR == FNR { if (!/^#/ && $2 != "faults") all[$1]; next }
-		/# failed: .*seeded/ { said = 1 }
-		/^(not )?ok [0-9]/ { name = $0; sub(/.*own\//, "", name); sub(/ .*/, "", name)
-			if (/^not ok/ && said) delete all[name]
-			said = 0 }
-		END { for (name in all) print name }' selftests/own.tsv - <<<"$out")
-	[ -z "$green" ] || tail -n 15 <<<"$out" | sed 's/^/# /'
-	[ -z "$green" ]
-	verdict "own selftests, each turns red${green:+; not: ${green//$'\n'/ }}" $?
-}
-
 if [ "${1:-}" = --list ]; then
 	printf '%s' "$tasks"
 	exit 0
@@ -504,6 +431,9 @@ if [ "${HOST:-}" = debug ]; then
 	debug=1
 	unset HOST
 fi
+mkdir -p build
+exec 4>build/.test.lock
+flock -n 4 || die "another run of the tests is at work in $SRC: wait until it and its hosts have ended, or use a clone of its own"
 rm -rf build/test
 mkdir -p build/test
 (git ls-files -co --exclude-standard 2>/dev/null || find . -type f -not -path './build/*' | sed 's|^\./||') |
@@ -543,9 +473,35 @@ for name in $order; do
 done
 chosen=$(printf '%s\n%s' "$sorted" "$chosen" | awk 'NF && !seen[$1]++')
 
+# What a run's results in a directory come to; non-zero if anything failed or did not end.
+summary() { # directory, seconds
+	local name ko
+	# A task whose worker was killed has left nothing.
+	while read -r name ko; do
+		[ -e "$1/$name.tap" ] || not_ok "$name: did not end" >"$1/$name.tap"
+	done <"$1/all"
+	cat "$1"/*.tap | awk -v t="$2" '
+	/^#count / { p += $2; f += $3; s += $4 }
+	/^ok .*# SKIP/ { s++; next }
+	/^ok / { p++ }
+	/^not ok / { f++; print "failed: " substr($0, 8) }
+	/^# failed at first: / { print "# passed at the second try: " substr($0, 20) }
+	END {
+		printf "# %d:%02d minutes\n", t / 60, t % 60
+		printf "%d passed, %d failed, %d skipped\n", p, f, s
+		exit f > 0 || p == 0
+	}'
+}
+
 started=$SECONDS
 printf '%s\n' "$chosen" >build/test/queue
 clean() { grep -qE '^ok |^#count ' "$1" && ! grep -qE '^(not ok|Bail out)' "$1"; }
+# Whether all that failed are single guests or selftests, and none for a reason that is the host's.
+forgivable() {
+	! grep -q '^Bail out' "$1" && ! grep '^not ok' "$1" |
+		grep -qvE '^not ok [0-9]+ - (boots|own|upstream)/[^ ]+ \((fail|timeout),' &&
+		! grep '^not ok' "$1" | grep -qE 'kernel log|leak|checked|the host died'
+}
 run_tasks() {
 	local name ko t0 rc
 	while :; do
@@ -579,7 +535,7 @@ run_tasks() {
 			not_ok "$name: there is no kvm.ko to test" >"build/test/.$name"
 		else
 			("task_$name") >"build/test/.$name" 2>&1 </dev/null || rc=$?
-			if [ "${AGAIN:-}" = 1 ] && [ "$ko" = ko ] && ! clean "build/test/.$name"; then
+			if [ "${AGAIN:-}" = 1 ] && ! clean "build/test/.$name" && forgivable "build/test/.$name"; then
 				mv "build/test/.$name" "build/test/$name.first"
 				rc=0
 				("task_$name") >"build/test/.$name" 2>&1 </dev/null || rc=$?
@@ -608,14 +564,4 @@ for ((i = 0; i < ${TEST_JOBS:-2}; i++)); do
 done
 trap 'kill "${pids[@]}" 2>/dev/null; exit 130' INT TERM
 wait
-
-cat build/test/*.tap | awk -v t=$((SECONDS - started)) '
-	/^#count / { p += $2; f += $3; s += $4 }
-	/^ok .*# SKIP/ { s++; next }
-	/^ok / { p++ }
-	/^not ok / { f++; print "failed: " substr($0, 8) }
-	END {
-		printf "# %d:%02d minutes\n", t / 60, t % 60
-		printf "%d passed, %d failed, %d skipped\n", p, f, s
-		exit f > 0 || p == 0
-	}'
+summary build/test $((SECONDS - started))
