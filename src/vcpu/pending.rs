@@ -12,6 +12,7 @@ use core::ops::ControlFlow::Continue;
 use model::abi::run as at;
 use model::emul::log::IoKey;
 use model::x86::exception::Exception;
+use model::x86::state::CodeSize;
 
 /// What KVM_RUN has to finish when it is called again.
 #[derive(Clone, Copy, Default)]
@@ -138,7 +139,8 @@ fn complete_other<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         }
         Pending::Hypercall => {
             let v = cx.vcpu.run.read_u64(at::HYPERCALL_RET);
-            cx.set_gpr(0, v);
+            let long = cx.code_size() == CodeSize::Bits64;
+            cx.set_gpr(0, if long { v } else { v & 0xffff_ffff });
             fetch::skip(cx)
         }
     }

@@ -11,6 +11,7 @@ use crate::guest::Exit;
 use crate::guest::Guest;
 use crate::guest::Irqchip;
 use crate::guest::Plan;
+use crate::guest::CODE;
 use crate::guest::PORT_END;
 use crate::guest_code;
 use crate::sys;
@@ -142,6 +143,25 @@ pub fn user_hypercall(t: &mut Tap) {
     t.same("its answer so far, and long mode", (ret, flags), (0, 1));
     run.store::<u64>(RUN_UNION + 56, 77);
     t.same("user space's answer", g.values(), Some(vec![77]));
+    short_answer(t, MASK as u64);
+}
+
+/// Outside of 64-bit mode an answer has 32 bits.
+fn short_answer(t: &mut Tap, mask: u64) {
+    // vmmcall; out 0xe1, eax
+    let g = Guest::long(&[0x0f, 0x01, 0xd9, 0xe7, 0xe1]);
+    g.start_32(0, CODE);
+    let on = enable(&g.vm, KVM_CAP_EXIT_HYPERCALL, mask);
+    t.same("asked for", on, Answer::Ok(0));
+    let v = &g.cpus[0];
+    let mut r = v.regs();
+    (r.rax, r.rbx, r.rcx, r.rdx) = (12, 0x10_0000, 4, 0x10);
+    v.set_regs(&r);
+    let exit = g.enter();
+    t.same("of 32 bits", exit, Ok(Exit::Other(KVM_EXIT_HYPERCALL)));
+    v.run.store::<u64>(RUN_UNION + 56, 0xffff_ffff_0000_004d);
+    t.same("its end", g.values(), Some(vec![]));
+    t.same("the answer's low half", v.regs().rax, 0x4d);
 }
 
 guest_code! {
