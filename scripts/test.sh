@@ -63,6 +63,7 @@ seed-load  harness   ko   small seeded leaks: the leak check turns red
 debug-own  debug     ko   HOST=debug only: this project's selftests, failing allocations
 debug-up   debug     ko   HOST=debug only: the kernel's selftests
 debug-host debug     ko   HOST=debug only: load and unload, CPU hotplug, a guest
+debug-few  host      ko   a small part of debug-own, if the debug kernel is in the cache
 seed-check harness   ko   a seeded difference: each check of checked=1 turns red
 seed-bench harness   -    seeded figures: the verdict of the benchmark turns red
 seed-run   harness   -    seeded results: a lost task and a failure that must stay turn red
@@ -215,12 +216,24 @@ task_debug-up() {
 }
 task_debug-host() {
 	debug_host || return
-	scripts/vm.sh -q -t 900 -c "for i in \$(seq 20); do insmod kvm.ko $MODULE_PARAMS && rmmod kvm || exit 1; done"
+	scripts/vm.sh -q -t 3600 -c "for i in \$(seq 20); do insmod kvm.ko $MODULE_PARAMS && rmmod kvm || exit 1; done"
 	verdict "debug: load, unload" $?
-	scripts/vm.sh -q -t 1200 -e WHAT=hotplug -e MODULE_PARAMS="$MODULE_PARAMS" selftests/lifetime-job.sh
+	scripts/vm.sh -q -t 3600 -e WHAT=hotplug -e MODULE_PARAMS="$MODULE_PARAMS" selftests/lifetime-job.sh
 	verdict "debug: CPU hotplug under running guests" $?
 	# shellcheck disable=SC2086
 	selftests/run-boots.sh ${BOOTS:-q35-1}
+}
+
+# The part that every run has time for, without kmemleak. Only the module is built for it.
+task_debug-few() {
+	if ! scripts/debug-kernel.sh --cached; then
+		skip "debug" "no debug kernel for $KVER in the cache: make test HOST=debug builds it"
+		return
+	fi
+	export KMEMLEAK=${KMEMLEAK:-off}
+	debug_host || return
+	# shellcheck disable=SC2086
+	LOADS=5 selftests/run-own.sh ${OWN:-basic}
 }
 
 task_load() {
@@ -465,7 +478,7 @@ if [ -n "$needs_ko" ] && ! grep -q '^module ' <<<"$chosen"; then
 $chosen"
 fi
 # The module first: most of the rest waits for it. Then what takes longest.
-order="module intel-boot model debug-own debug-up debug-host boots intel-life upstream own intel-own ryzen-own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
+order="module intel-boot model debug-few debug-own debug-up debug-host boots intel-life upstream own intel-own ryzen-own lifetime load modules seed-mod seed-boot seed-load clippy fuzz"
 sorted=''
 for name in $order; do
 	sorted="$sorted$(grep "^$name " <<<"$chosen")
