@@ -74,6 +74,9 @@ prepare() { # test
 		echo 80 >$large
 		extra='-b 64M -s anonymous_hugetlb_2mb'
 		;;
+	# Smaller than their defaults, which take the emulated host minutes.
+	amd:memslot_perf_test) extra='-s 64 -l 1 -e 4 -t 60' ;;
+	amd:mmu_stress_test) extra='-c 2 -m 1 -s 1' ;;
 	amd:x86/nx_huge_pages_test)
 		echo 16 >$large
 		echo 1 >$params/nx_huge_pages
