@@ -247,10 +247,8 @@ task_modules() {
 
 # What goes on while guests run. All but the first take the host down.
 task_lifetime() {
-	local row rc
 	checked
-	scripts/vm.sh -q -t 300 -e WHAT=hotplug -e MODULE_PARAMS="$MODULE_PARAMS" selftests/lifetime-job.sh
-	verdict "lifetime: the hotplug job, and a clean log" $?
+	life_hotplug
 	life_nmi
 	last_words 'suspend|lifetime: suspended three times' 'reboot|reboot: Restarting system' \
 		'sysrq|sysrq: Resetting' 'crash|sysrq triggered crash|Call Trace:'
@@ -264,6 +262,13 @@ life_args() {
 		printf '%s\n' /bin/bash "$IN_SRC/selftests/tiny_guest.py"
 		python_paths ctypes,errno,fcntl,mmap,os,struct,sys,threading,time
 	)
+}
+life_hotplug() {
+	local args
+	life_args
+	scripts/vm.sh -q -t "${LIMIT:-300}" -e WHAT=hotplug -e MODULE_PARAMS="${MODULE_PARAMS:-}" \
+		"${args[@]+"${args[@]}"}" selftests/lifetime-job.sh
+	verdict "${HOST:+$HOST: }lifetime: the hotplug job, and a clean log" $?
 }
 # NMIs, of which each leaves a backtrace in the log.
 life_nmi() {
@@ -380,6 +385,8 @@ task_skylake() {
 task_intel-life() {
 	export HOST=intel SMP=2 LIMIT=900
 	ROUNDS=40 KILLS=100 selftests/run-jobs.sh leak
+	checked
+	life_hotplug
 	life_nmi
 	last_words 'suspend|lifetime: suspended three times' 'reboot|reboot: Restarting system' \
 		'crash|sysrq triggered crash|Call Trace:'

@@ -40,6 +40,9 @@ export APPEND="${APPEND:-} numa=fake=2"
 vm_args=(-e PROGRAM="$program" -e SEED="${SEED:-}" -e POKE_ALL="${POKE_ALL:-}")
 if [ "$HOST" != amd ]; then
 	vm_args+=(-a "$program")
+	for f in lib/lz4/lz4hc_compress drivers/block/zram/zram; do
+		vm_args+=(-a "/lib/modules/$KVER/kernel/$f.ko.xz")
+	done
 	if [ "$MODULE" = stock ]; then
 		while IFS= read -r f; do vm_args+=(-a "$f"); done < <(stock_paths)
 	fi
