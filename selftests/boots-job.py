@@ -46,7 +46,7 @@ class Guest:
         self.row, self.end = row, end or time.monotonic() + row["limit"]
         base = f"{RUN}/{row['name']}-{Guest.count}"
         self.console_path, self.qmp_path, self.err_path = f"/tmp/con{Guest.count}", f"/tmp/qmp{Guest.count}", f"{base}.err"
-        self.trace_path = f"/tmp/trace{Guest.count}"
+        self.trace_path, self.boot_path = f"/tmp/trace{Guest.count}", f"/tmp/boot{Guest.count}"
         open(self.console_path, "w").close()
         self.seen = 0
         cmd = self.command(do) + list(extra)
@@ -72,7 +72,7 @@ class Guest:
         if r["scenario"] == "reset":
             cmd.remove("-no-reboot")
         if r["boot"] == "disk":
-            disk = f"/tmp/boot{Guest.count}"
+            disk = self.boot_path
             with open(f"{RUN}/boot-sector.bin", "rb") as src, open(disk, "wb") as dst:
                 dst.write(src.read() + f"GUEST-UP nonce={TOLD} cpus=1 by the firmware\r\n\0".encode())
                 dst.truncate(1 << 20)
@@ -398,6 +398,10 @@ def kill(row):
             time.sleep(0.15 + 0.35 * (i % 9))
         last.proc.send_signal(signal.SIGKILL)
         last.stop()
+        # Files in memory are the host's, too.
+        for f in (last.console_path, last.err_path, last.boot_path):
+            if os.path.exists(f):
+                os.unlink(f)
 
     return last, steady("killed QEMUs", warm, rounds - warm, once)
 

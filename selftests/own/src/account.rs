@@ -47,6 +47,7 @@ fn settle() {
     // What waits for a grace period, or for a CPU's next idle moment, is not lost.
     std::thread::sleep(Duration::from_millis(300));
     fs::write("/proc/sys/vm/drop_caches", "3").ok();
+    std::thread::sleep(Duration::from_millis(200));
     for cache in fs::read_dir("/sys/kernel/slab")
         .into_iter()
         .flatten()
@@ -54,11 +55,9 @@ fn settle() {
     {
         fs::write(cache.path().join("shrink"), "1").ok();
     }
+    // Each file of sysfs that was opened left one of these for a grace period, which is over then; the
+    // CPUs keep as many as they like of what is free, and that counts as in use.
     std::thread::sleep(Duration::from_millis(200));
-    // Each CPU keeps differences of the counters to itself until it is asked.
-    fs::write("/proc/sys/vm/stat_refresh", "1").ok();
-    // Each file of sysfs that was opened left one of these for a grace period, which is over; the CPUs
-    // keep as many as they like of what is free, and that counts as in use.
     fs::write("/sys/kernel/slab/kmalloc-64/shrink", "1").ok();
 }
 
@@ -66,6 +65,9 @@ impl Account {
     fn once() -> Self {
         settle();
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let slabs = read("/proc/slabinfo");
+        // Each CPU keeps differences of the counters to itself until it is asked.
+        fs::write("/proc/sys/vm/stat_refresh", "1").ok();
         let zones = read("/proc/zoneinfo");
         let lists: i64 = zones
             .lines()
@@ -77,18 +79,25 @@ impl Account {
             let line = memory.lines().find_map(|l| l.strip_prefix(name));
             number(line.and_then(|l| l.split_whitespace().next()))
         };
-        // Slabs are looked at by the object: how well they are filled is chance. Threads and tables
-        // of processes are objects, too, and the kernel's own workers come and go.
+        // Slabs are looked at by the object: how well they are filled is chance. (Slab of meminfo has
+        // large pieces of kmalloc as well, which are in no slab.) Threads and tables of processes are
+        // objects, too, and the kernel's own workers come and go.
         let others = [
             "Buffers:",
             "Cached:",
             "SwapCached:",
             "AnonPages:",
-            "Slab:",
             "KernelStack:",
             "PageTables:",
         ];
-        let slabs = read("/proc/slabinfo");
+        let filled: i64 = read("/proc/slabinfo")
+            .lines()
+            .skip(2)
+            .map(|l| {
+                let words: Vec<&str> = l.split_whitespace().collect();
+                number(words.get(5).copied()) * number(words.get(14).copied())
+            })
+            .sum();
         let objects = slabs.lines().skip(2).filter_map(|l| {
             let mut words = l.split_whitespace();
             let name = words
@@ -99,17 +108,25 @@ impl Account {
         Self {
             kib: field("MemTotal:")
                 - field("MemFree:")
-                - 4 * lists
+                - 4 * (lists + filled)
                 - others.iter().map(|o| field(o)).sum::<i64>(),
             objects: objects.collect(),
         }
     }
 
+    /// The smaller of the two, for each number: a CPU fills its stock of a cache while this looks on.
+    fn least(mut self, other: &Self) -> Self {
+        self.kib = self.kib.min(other.kib);
+        for (cache, n) in &mut self.objects {
+            *n = other.objects.get(cache).map_or(*n, |o| *o.min(n));
+        }
+        self
+    }
+
     /// Counts. Counting needs some memory itself, and keeps it.
     pub fn take() -> Self {
         Self::once();
-        Self::once();
-        Self::once()
+        Self::once().least(&Self::once()).least(&Self::once())
     }
 
     fn grown(&self, before: &Self) -> Vec<(String, i64, i64)> {
@@ -124,26 +141,19 @@ impl Account {
     /// What is in use now and was not then, by too much: nothing, if it goes away within seconds.
     /// The second is what was measured, in words.
     pub fn growth(&self) -> (Vec<String>, String) {
-        let mut stays: Option<Vec<String>> = None;
-        let mut seen = String::new();
+        let mut now = Self::once();
         for _ in 0..8 {
-            let grown = Self::once().grown(self);
-            let much: Vec<&(String, i64, i64)> = grown.iter().filter(|g| g.1 > g.2).collect();
-            let name = |g: &&(String, i64, i64)| g.0.clone();
-            stays = Some(match &stays {
-                None => much.iter().map(name).collect(),
-                Some(s) => much.iter().map(name).filter(|g| s.contains(g)).collect(),
-            });
-            let most = grown.iter().skip(1).max_by_key(|g| g.1);
-            seen = format!("{} KiB more in use", grown[0].1);
-            for g in most.into_iter().chain(much) {
-                seen += &format!(", {} {}", g.1, g.0);
-            }
-            if stays.as_ref().is_some_and(Vec::is_empty) {
+            if now.grown(self).iter().all(|g| g.1 <= g.2) {
                 break;
             }
             std::thread::sleep(Duration::from_secs(1));
+            now = Self::once().least(&now);
         }
-        (stays.unwrap_or_default(), seen)
+        let grown = now.grown(self);
+        let words = |g: &(String, i64, i64)| format!("{} {}", g.1, g.0);
+        let most = grown.iter().skip(1).max_by_key(|g| g.1).map(words);
+        let seen = format!("{} more, {}", words(&grown[0]), most.unwrap_or_default());
+        let much = grown.iter().filter(|g| g.1 > g.2).map(words).collect();
+        (much, seen)
     }
 }
