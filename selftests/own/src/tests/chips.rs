@@ -17,6 +17,7 @@ use crate::tap::Tap;
 use crate::uapi as k;
 use kvm_bindings::*;
 use std::time::Duration;
+use std::time::Instant;
 
 guest_code! {
     // Carries out a list of steps of 16 bytes, ends, and begins again.
@@ -318,13 +319,20 @@ pub fn pit(t: &mut Tap) {
         run(&g, &steps);
         std::thread::sleep(Duration::from_millis(500));
         let before = count(&g, 0x30);
+        let from = Instant::now();
         for _ in 0..8 {
             run(&g, &[Sti, Out(0x20, 0x20)]);
             // Whoever makes up for them is another thread.
             std::thread::sleep(Duration::from_millis(1));
         }
         let n = count(&g, 0x30) - before;
-        let ok = if reinject == 1 { n >= 7 } else { n < 5 };
+        // On a slow host some ticks are due while it looks.
+        let due = (from.elapsed().as_millis() / 55) as u16;
+        let ok = if reinject == 1 {
+            n >= 7
+        } else {
+            n < 5 + due.min(3)
+        };
         t.point(ok, format!("missed ticks are {what}: {n}"));
     }
 }
