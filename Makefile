@@ -38,6 +38,7 @@ load: ## check this machine, then insmod kvm.ko and kvm-amd.ko or kvm-intel.ko (
 install: ## put the modules where modprobe prefers them over the in-tree ones (as root)
 	scripts/load-check.sh install $(KVER)
 	$(MAKE) -C $(KDIR) M=$(CURDIR) INSTALL_MOD_DIR=updates modules_install
+	depmod $(KVER)
 
 host-setup: ## prepare the test host in the cache
 	scripts/host-setup.sh

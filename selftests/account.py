@@ -57,9 +57,6 @@ class Account:
         self.objects = {r[0]: int(r[1]) for r in slabs() if not FILES.search(r[0])}
         # Each CPU keeps differences of the counters to itself until it is asked.
         put("/proc/sys/vm/stat_refresh", "1")
-        # Each file of sysfs that was opened left one of these for a grace period, which is over; the CPUs
-        # keep as many as they like of what is free, and that counts as in use.
-        put("/sys/kernel/slab/kmalloc-64/shrink", "1")
         with open("/proc/zoneinfo") as f:
             lists = sum(int(n) for n in re.findall(r"^ +count: +(\d+)$", f.read(), re.M))
         m = fields("/proc/meminfo")
