@@ -172,9 +172,11 @@ fn runner(s: &Shared) {
 fn round(seed: u64, time: Duration) -> (u64, u64) {
     let w = World::new(Stage::Full);
     w.mem.write(CODE as usize, busy());
+    // A guest that an SMI takes somewhere runs on with interrupts off, which holds a whole Bochs host
+    // (Documentation/testing.rst).
     let ops: Vec<Op> = ops::all()
         .into_iter()
-        .filter(|o| o.cmd != k::SET_SIGNAL_MASK)
+        .filter(|o| ![k::SET_SIGNAL_MASK, k::SMI].contains(&o.cmd))
         .collect();
     let good = ops
         .iter()
