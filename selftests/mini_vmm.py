@@ -415,6 +415,9 @@ def smm_of(prepare, code, long_mode):
         # The last is RFLAGS, where the result of counting is.
         expect("registers", vm.regs()[:17], regs[:17])
         now = vm.sregs()
+        # CR2 is not in the save area, and Bochs's SVM has the host's there after each exit.
+        for s in (now, sregs):
+            del s["cr"][1]
         for k in sregs:
             expect(k, now[k], sregs[k])
     vm.close()
