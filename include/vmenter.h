@@ -286,8 +286,10 @@ bool kvmrs_vmx_split_lock(u64 rip);
 #define VMX_L1D_ALWAYS		3
 /* Pages to read where there is no command to flush with, as an order. */
 #define VMX_L1D_ORDER		4
-/* Chooses the mode; true if anything will be flushed. `pages` are needed then, and stay. */
-bool kvmrs_vmx_l1d_setup(u32 wish, void *pages);
+/* Chooses the mode. `pages` are needed where there is no command, and stay. */
+void kvmrs_vmx_l1d_setup(u32 wish, void *pages);
+/* Entries flush where there is a mark. The mode can change at any time. */
+extern bool kvmrs_vmx_l1d_marks;
 /* What is in effect: an enum vmx_l1d_flush_state, of which Rust knows one. */
 #define VMX_L1D_STATE_NEVER	1
 u32 kvmrs_vmx_l1d_state(void);

@@ -127,6 +127,12 @@ def mitigated():
         raise Failed(f"always: {flushes} flushes, {exits} exits")
     INTEL.load("vmentry_l1d_flush=never")
     expect("flushes, never", mini_vmm.l1d_flushes()[0], 0)
+    # The mode can change at any time.
+    with open("/sys/module/kvm_intel/parameters/vmentry_l1d_flush", "w") as f:
+        f.write("cond")
+    flushes, exits = mini_vmm.l1d_flushes()
+    if not 1 <= flushes < exits // 10:
+        raise Failed(f"cond after never: {flushes} flushes, {exits} exits")
 
 
 # In other hosts: with mitigations, and with CPU=corei7_skylake_x.

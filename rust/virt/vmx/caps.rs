@@ -65,8 +65,6 @@ pub struct Module {
     pub(super) on_hypervisor: bool,
     /// Bits of a linear address on this host.
     pub(super) linear_bits: u32,
-    /// The L1 data cache is flushed before some entries.
-    pub(super) l1d: bool,
     /// When loops of PAUSE exit.
     pub(super) pause: PauseLoop,
     /// Guest values in MSRs that only user mode looks at.
@@ -151,7 +149,7 @@ impl Module {
 
         let phys_bits = u32::from(host::cpu::phys_bits());
         let shape = |five| TdpConfig::new(five, phys_bits, encryption_mask(), cfg.ad);
-        let (l1d, pages) = Self::setup_l1d(&asked, has(c::VMX_CAP_FLUSH_L1D))?;
+        let pages = Self::setup_l1d(&asked, has(c::VMX_CAP_FLUSH_L1D))?;
         let scaling = cfg.proc2(proc2::TSC_SCALING);
         let tdp4 = shape(false);
         Ok(Self {
@@ -199,7 +197,6 @@ impl Module {
             split_lock: has(c::VMX_CAP_SPLIT_LOCK),
             on_hypervisor: has(c::VMX_CAP_HYPERVISOR),
             linear_bits: if has(c::VMX_CAP_LA57) { 57 } else { 48 },
-            l1d,
             pause,
             uret: UserReturnMsrs::new()?,
             vpids: Vpids::new()?,
@@ -209,15 +206,13 @@ impl Module {
         })
     }
 
-    fn setup_l1d(
-        asked: &Params,
-        command: bool,
-    ) -> Result<(bool, Option<HwPages<{ c::VMX_L1D_ORDER }>>)> {
+    fn setup_l1d(asked: &Params, command: bool) -> Result<Option<HwPages<{ c::VMX_L1D_ORDER }>>> {
         let pages = if command { None } else { Some(HwPages::new()?) };
-        Ok((Self::choose_l1d(asked, pages.as_ref()), pages))
+        Self::choose_l1d(asked, pages.as_ref());
+        Ok(pages)
     }
 
-    fn choose_l1d(asked: &Params, pages: Option<&HwPages<{ c::VMX_L1D_ORDER }>>) -> bool {
+    fn choose_l1d(asked: &Params, pages: Option<&HwPages<{ c::VMX_L1D_ORDER }>>) {
         let at = pages.map_or(core::ptr::null_mut(), |p| p.as_ptr().cast());
         let wish = asked.vmentry_l1d_flush.unsigned_abs();
         // SAFETY: The pages live as long as the module part. They are there if there is no command.

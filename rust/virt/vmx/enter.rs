@@ -12,6 +12,7 @@ use super::vcpu::Vcpu;
 use super::vmcs;
 use crate::c;
 use crate::entry::flags;
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering::Relaxed;
 use host::pin::IrqsOff;
 use host::uret::UretMsr;
@@ -81,10 +82,17 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
     if reason == reason::EXCEPTION_OR_NMI {
         hw.recover_after_exception();
     }
-    if hw.m.l1d && !is_confined(reason) {
+    if l1d_marks() && !is_confined(reason) {
         // SAFETY: Sets a flag of this CPU.
         unsafe { c::kvmrs_vmx_l1d_mark() };
     }
+}
+
+/// Do entries flush the L1 data cache where it is marked?
+#[inline(always)]
+fn l1d_marks() -> bool {
+    // SAFETY: It lives as long as the module; C changes it with one store, and only reads besides.
+    unsafe { AtomicBool::from_ptr(&raw mut c::kvmrs_vmx_l1d_marks) }.load(Relaxed)
 }
 
 /// Exits whose handling touches nothing that another guest should not see in the cache. An interrupt
@@ -131,7 +139,7 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
     // SAFETY: Interrupts are off.
     unsafe {
         c::kvmrs_entry_switch(hw.id);
-        if hw.m.l1d {
+        if l1d_marks() {
             c::kvmrs_vmx_l1d_mark();
         }
     }

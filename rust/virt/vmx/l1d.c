@@ -8,6 +8,7 @@
 #include <linux/cleanup.h>
 #include <linux/export.h>
 #include <linux/mutex.h>
+#include <linux/smp.h>
 #include <linux/string.h>
 #include <asm/cpufeature.h>
 #include <asm/hardirq.h>
@@ -20,6 +21,7 @@
 #include "l1d.h"
 
 enum kvmrs_l1d kvmrs_l1d_mode __read_mostly;
+bool kvmrs_vmx_l1d_marks __read_mostly;
 static u8 *l1d_pages __read_mostly;
 
 #define L1D_BYTES (PAGE_SIZE << VMX_L1D_ORDER)
@@ -58,10 +60,20 @@ static enum vmx_l1d_flush_state choose(u32 wish)
 /* A module part that is set up, and a parameter that is written to. */
 static DEFINE_MUTEX(l1d_lock);
 
+static void mark_here(void *unused)
+{
+	kvmrs_vmx_l1d_mark();
+}
+
 static void set(u32 wish)
 {
 	enum vmx_l1d_flush_state state = choose(wish);
+	bool marks = state == VMENTER_L1D_FLUSH_COND;
 
+	/* Exits leave the marks out when nobody looks at them: the first ones are made here. */
+	WRITE_ONCE(kvmrs_vmx_l1d_marks, marks);
+	if (marks)
+		on_each_cpu(mark_here, NULL, 1);
 	switch (state) {
 	case VMENTER_L1D_FLUSH_COND:
 		kvmrs_l1d_mode = KVMRS_L1D_COND;
@@ -76,7 +88,7 @@ static void set(u32 wish)
 	kvmrs_vmx_params.vmentry_l1d_state = state;
 }
 
-bool kvmrs_vmx_l1d_setup(u32 wish, void *pages)
+void kvmrs_vmx_l1d_setup(u32 wish, void *pages)
 {
 	int i;
 
@@ -86,8 +98,6 @@ bool kvmrs_vmx_l1d_setup(u32 wish, void *pages)
 	for (i = 0; pages && i < 1 << VMX_L1D_ORDER; i++)
 		memset(pages + i * PAGE_SIZE, i + 1, PAGE_SIZE);
 	set(wish);
-	/* Never may become another mode at any time, which then counts on the marks. */
-	return l1tf_vmx_mitigation != VMENTER_L1D_FLUSH_NOT_REQUIRED;
 }
 
 int kvmrs_l1d_choose(int wish)
