@@ -116,14 +116,14 @@ impl Vcpu {
     pub(super) fn aborted(&mut self) -> Option<Event> {
         // It stays for whoever decodes the exit.
         let word = self.run.vectoring;
-        let refused = self.failure != 0;
+        let refused = || self.failure != 0;
         let e = decode_event(
             word,
-            || match refused {
+            || match refused() {
                 true => vmcs::read(field::ENTRY_ERROR_CODE),
                 false => vmcs::read(field::IDT_VECTORING_ERROR),
             },
-            || match refused {
+            || match refused() {
                 true => vmcs::read(field::ENTRY_INSN_LENGTH),
                 false => vmcs::read(field::EXIT_INSN_LENGTH),
             },
