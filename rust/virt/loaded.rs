@@ -26,14 +26,15 @@ pub struct Residency<V: Vendor, S: SchedObserver> {
 impl<V: Vendor, S: SchedObserver> SchedOps for Residency<V, S> {
     #[inline]
     fn sched_in(&self, cpu: &PinnedCpu<'_>, back: bool) {
-        V::load(&self.cpu, cpu, back);
+        V::load(&self.cpu, cpu);
+        V::presence(&self.cpu).load(back);
         self.observer.sched_in(cpu);
     }
 
     #[inline]
     fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool) {
-        self.observer
-            .sched_out(cpu, preempted, V::was_entered(&self.cpu));
+        let entered = V::presence(&self.cpu).was_entered();
+        self.observer.sched_out(cpu, preempted, entered);
         V::put(&self.cpu, cpu);
     }
 }

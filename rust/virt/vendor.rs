@@ -13,6 +13,7 @@
 //! code of both vendors switches alike is on `Loaded` itself (`crate::entry`): XCR0, IA32_XSS, PKRU
 //! and the breakpoint addresses.
 
+use crate::presence::Presence;
 use crate::regs::GuestRegs;
 use crate::tdp::RootRef;
 use core::sync::atomic::AtomicU64;
@@ -285,11 +286,11 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// Do the two halves belong to the same vCPU?
     fn paired(v: &Self::Vcpu, c: &Self::Cpu) -> bool;
 
-    /// Makes the vCPU resident on this CPU; `back` if its task was switched out in between. Scheduler
-    /// context: preemption off, maybe IRQs off.
-    fn load(c: &Self::Cpu, cpu: &PinnedCpu<'_>, back: bool);
-    /// Was the guest entered since the vCPU was loaded? Scheduler context.
-    fn was_entered(c: &Self::Cpu) -> bool;
+    /// Whether the vCPU is on a CPU and has been entered there.
+    fn presence(c: &Self::Cpu) -> &Presence;
+    /// Makes the vCPU resident on this CPU. Scheduler context: preemption off, maybe IRQs off.
+    #[inline]
+    fn load(_: &Self::Cpu, _: &PinnedCpu<'_>) {}
     /// The task leaves the CPU.
     fn put(c: &Self::Cpu, cpu: &PinnedCpu<'_>);
 

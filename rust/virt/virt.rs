@@ -13,6 +13,7 @@ const __LOG_PREFIX: &[u8] = b"kvm\0";
 mod check;
 pub mod entry;
 pub mod loaded;
+pub mod presence;
 pub mod regs;
 pub mod svm;
 pub mod tdp;

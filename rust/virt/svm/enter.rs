@@ -3,7 +3,7 @@
 //! Into the guest and back.
 //!
 //! What happens at every entry is here in a straight line. What happens now and then hangs on three
-//! tests: the vCPU came to this CPU ([`Cpu::fresh`](super::vcpu::Cpu)), translations have to go, and
+//! tests: the vCPU came to this CPU ([`Presence`](crate::presence::Presence)), translations have to go, and
 //! [`work`](super::inject::work) of the event code.
 
 use super::asid::this_cpu;
@@ -34,7 +34,7 @@ fn is_rare(code: u64) -> bool {
 
 #[inline]
 pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
-    if cpu.fresh.load(Relaxed) && !arrive(hw, cpu, irqs) {
+    if cpu.presence.is_fresh() && !arrive(hw, cpu, irqs) {
         return;
     }
     let seen = if hw.checked.is_some() {
@@ -71,7 +71,7 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
     let code = control.exit_code;
     if is_entry_failure(code) {
         hw.refused();
-        cpu.refresh();
+        cpu.presence.refresh();
         return;
     }
     control.clean = claim;
@@ -97,8 +97,7 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
         hw.vmcb_mut().control.exit_code = code::INVALID;
         return false;
     }
-    cpu.fresh.store(false, Relaxed);
-    cpu.entered.store(true, Relaxed);
+    let away = cpu.presence.arrive();
     // SAFETY: Interrupts are off, SVM is on, and the save page of this CPU is registered.
     unsafe {
         c::kvmrs_svm_resident();
@@ -125,8 +124,7 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
         unsafe { c::kvmrs_svm_set_tsc_ratio(hw.tsc_ratio) };
     }
     load_tsc_aux(hw, cpu);
-    if cpu.away.load(Relaxed) {
-        cpu.away.store(false, Relaxed);
+    if away {
         hw.shrink_pause_window();
     }
     true

@@ -32,6 +32,7 @@ mod pause;
 mod state;
 
 use crate::loaded::Loaded;
+use crate::presence::Presence;
 use crate::regs::GuestRegs;
 use crate::tdp::RootRef;
 use crate::vendor::private;
@@ -45,7 +46,6 @@ use crate::vendor::Vendor;
 use crate::vendor::VirtualApic;
 use crate::vendor::Window;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
 use host::page::HwPage;
 use host::page::PageOf;
 use host::pin::IrqsOff;
@@ -133,13 +133,8 @@ impl Vendor for Svm {
     }
 
     #[inline]
-    fn load(c: &vcpu::Cpu, _: &PinnedCpu<'_>, back: bool) {
-        c.load(back)
-    }
-
-    #[inline]
-    fn was_entered(c: &vcpu::Cpu) -> bool {
-        c.entered.load(Relaxed)
+    fn presence(c: &vcpu::Cpu) -> &Presence {
+        &c.presence
     }
 
     #[inline]
@@ -150,7 +145,7 @@ impl Vendor for Svm {
     fn reset(l: &mut Loaded<'_, Self>, init: bool) {
         l.hw.reset(init);
         // The TSC multiplier and the address-space tag are looked at again.
-        l.cpu.refresh();
+        l.cpu.presence.refresh();
     }
 
     #[inline]
@@ -405,7 +400,7 @@ impl Vendor for Svm {
     fn set_tsc(l: &mut Loaded<'_, Self>, offset: u64, ratio: u64) {
         l.hw.set_tsc(offset, ratio);
         // The multiplier is loaded together with what belongs to the CPU.
-        l.cpu.refresh();
+        l.cpu.presence.refresh();
     }
 
     fn set_root(l: &mut Loaded<'_, Self>, root: &RootRef<Self>) -> bool {

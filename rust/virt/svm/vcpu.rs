@@ -10,6 +10,7 @@ use super::inject::Nmi;
 use super::inject::Soft;
 use super::Svm;
 use crate::entry::Entry;
+use crate::presence::Presence;
 use crate::tdp::RootRef;
 use crate::tdp::Tlb;
 use crate::vendor::private::HasEntry;
@@ -42,33 +43,12 @@ pub struct Vm;
 pub struct Cpu {
     /// Pairs the two halves; no other vCPU ever had it.
     pub(super) id: u64,
-    /// The next entry looks at what belongs to the CPU: the vCPU came to one, or changed it.
-    pub(super) fresh: AtomicBool,
-    /// A guest was entered since the vCPU was loaded.
-    pub(super) entered: AtomicBool,
-    /// The thread was switched out since the last entry.
-    pub(super) away: AtomicBool,
+    pub(super) presence: Presence,
     /// This CPU's TSC_AUX is the guest's.
     pub(super) tsc_aux: AtomicBool,
 }
 
 impl Cpu {
-    /// The work is left to the next entry, as many a load is not followed by one.
-    #[inline]
-    pub(super) fn load(&self, back: bool) {
-        if back {
-            self.away.store(true, Relaxed);
-        }
-        self.entered.store(false, Relaxed);
-        self.fresh.store(true, Relaxed);
-    }
-
-    /// The next entry does again what belongs to the CPU.
-    #[inline]
-    pub(super) fn refresh(&self) {
-        self.fresh.store(true, Relaxed);
-    }
-
     #[inline]
     pub(super) fn put(&self) {
         if self.tsc_aux.load(Relaxed) {
@@ -167,9 +147,7 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
     vcpu.reset(false);
     let cpu = Cpu {
         id,
-        fresh: AtomicBool::new(true),
-        entered: AtomicBool::new(false),
-        away: AtomicBool::new(false),
+        presence: Presence::new(),
         tsc_aux: AtomicBool::new(false),
     };
     Ok((vcpu, cpu))

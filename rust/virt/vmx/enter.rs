@@ -3,7 +3,7 @@
 //! Into the guest and back.
 //!
 //! What happens at every entry is here in a straight line. What happens now and then hangs on a few
-//! tests: something that belongs to the CPU has to be looked at ([`Cpu::fresh`](super::vcpu::Cpu)),
+//! tests: something that belongs to the CPU has to be looked at ([`Presence`](crate::presence::Presence)),
 //! translations have to go, NMIs are blocked by software.
 
 use super::timer::NEVER;
@@ -26,7 +26,7 @@ use model::x86::msr;
 
 #[inline]
 pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
-    if cpu.fresh.load(Relaxed) && !arrive(hw, cpu, irqs) {
+    if cpu.presence.is_fresh() && !arrive(hw, cpu, irqs) {
         return;
     }
     let seen = if hw.checked.is_some() {
@@ -134,8 +134,7 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
         hw.failure = u32::MAX;
         return false;
     }
-    cpu.fresh.store(false, Relaxed);
-    cpu.entered.store(true, Relaxed);
+    let away = cpu.presence.arrive();
     // SAFETY: Interrupts are off.
     unsafe {
         c::kvmrs_entry_switch(hw.id);
@@ -151,8 +150,7 @@ fn arrive(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) -> bool {
         hw.flush_linear = true;
     }
     load_user_msrs(hw, irqs);
-    if cpu.away.load(Relaxed) {
-        cpu.away.store(false, Relaxed);
+    if away {
         hw.shrink_pause_window();
     }
     true
@@ -200,5 +198,5 @@ fn refused(hw: &mut Vcpu, cpu: &Cpu) {
     hw.keep_event();
     hw.tlb.forget();
     hw.flush_linear = true;
-    cpu.refresh();
+    cpu.presence.refresh();
 }

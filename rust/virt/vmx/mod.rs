@@ -42,6 +42,7 @@ mod vmcs;
 mod vpid;
 
 use crate::loaded::Loaded;
+use crate::presence::Presence;
 use crate::regs::GuestRegs;
 use crate::tdp::RootRef;
 use crate::vendor::private;
@@ -55,7 +56,6 @@ use crate::vendor::Vendor;
 use crate::vendor::VirtualApic;
 use crate::vendor::Window;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Relaxed;
 use host::page::HwPage;
 use host::page::PageOf;
 use host::pin::IrqsOff;
@@ -146,13 +146,13 @@ impl Vendor for Vmx {
     }
 
     #[inline]
-    fn load(c: &vcpu::Cpu, cpu: &PinnedCpu<'_>, back: bool) {
-        c.load(cpu, back)
+    fn load(c: &vcpu::Cpu, cpu: &PinnedCpu<'_>) {
+        c.load(cpu)
     }
 
     #[inline]
-    fn was_entered(c: &vcpu::Cpu) -> bool {
-        c.entered.load(Relaxed)
+    fn presence(c: &vcpu::Cpu) -> &Presence {
+        &c.presence
     }
 
     #[inline]
@@ -162,7 +162,7 @@ impl Vendor for Vmx {
 
     fn reset(l: &mut Loaded<'_, Self>, init: bool) {
         l.hw.reset(init);
-        l.cpu.refresh();
+        l.cpu.presence.refresh();
     }
 
     #[inline]
@@ -373,7 +373,7 @@ impl Vendor for Vmx {
     fn set_efer(l: &mut Loaded<'_, Self>, v: u64) {
         l.hw.set_efer(v);
         // The system call MSRs are in registers only while they can be used.
-        l.cpu.refresh();
+        l.cpu.presence.refresh();
     }
 
     fn dr6(l: &Loaded<'_, Self>) -> u64 {
@@ -417,7 +417,7 @@ impl Vendor for Vmx {
     fn set_msr(l: &mut Loaded<'_, Self>, index: u32, value: u64) -> bool {
         // Everything but the PAT may be in a register of the CPU.
         if index != msr::PAT {
-            l.cpu.refresh();
+            l.cpu.presence.refresh();
         }
         l.hw.set_msr(index, value)
     }
@@ -430,7 +430,7 @@ impl Vendor for Vmx {
         l.hw.set_trap(t, on);
         if t == Trap::Rdtscp {
             // TSC_AUX goes with it.
-            l.cpu.refresh();
+            l.cpu.presence.refresh();
         }
     }
 

@@ -13,6 +13,7 @@ use super::vpid::Vpid;
 use super::Vmx;
 use crate::c;
 use crate::entry::Entry;
+use crate::presence::Presence;
 use crate::tdp::RootRef;
 use crate::tdp::Tlb;
 use crate::vendor::private::HasEntry;
@@ -68,12 +69,7 @@ impl Vm {
 pub struct Cpu {
     /// Pairs the two halves; no other vCPU ever had it.
     pub(super) id: u64,
-    /// The next entry looks at what belongs to the CPU: the vCPU came to one, or changed it.
-    pub(super) fresh: AtomicBool,
-    /// A guest was entered since the vCPU was loaded.
-    pub(super) entered: AtomicBool,
-    /// The thread was switched out since the last entry.
-    pub(super) away: AtomicBool,
+    pub(super) presence: Presence,
     /// The VMCS was not on this CPU before; translations may be stale.
     pub(super) moved: AtomicBool,
     vmcs: Arc<Vmcs>,
@@ -81,21 +77,10 @@ pub struct Cpu {
 
 impl Cpu {
     #[inline]
-    pub(super) fn load(&self, cpu: &PinnedCpu<'_>, back: bool) {
+    pub(super) fn load(&self, cpu: &PinnedCpu<'_>) {
         if self.vmcs.load(cpu) {
             self.moved.store(true, Relaxed);
         }
-        if back {
-            self.away.store(true, Relaxed);
-        }
-        self.entered.store(false, Relaxed);
-        self.fresh.store(true, Relaxed);
-    }
-
-    /// The next entry does again what belongs to the CPU.
-    #[inline]
-    pub(super) fn refresh(&self) {
-        self.fresh.store(true, Relaxed);
     }
 
     #[inline]
@@ -307,9 +292,7 @@ pub(super) fn new(m: &'static Module, vm: &Vm) -> Result<(Vcpu, Cpu)> {
     });
     let cpu = Cpu {
         id,
-        fresh: AtomicBool::new(true),
-        entered: AtomicBool::new(false),
-        away: AtomicBool::new(false),
+        presence: Presence::new(),
         moved: AtomicBool::new(true),
         vmcs,
     };
