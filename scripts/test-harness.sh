@@ -117,6 +117,7 @@ task_seed-own() {
 	local out green
 	red "host log check of the runners" "not ok .* the host's kernel log is clean" \
 		env SEED_LOG=1 selftests/run-own.sh port_io
+	red "a host that hangs" 'own/port_io .*: the host died' env SEED_HANG=1 SILENCE=20 selftests/run-own.sh port_io
 	out=$(SEED=1 selftests/run-own.sh all 2>&1)
 	# Names of the tests that did not fail for the seeded reason; one may say it twice.
 	green=$(awk '

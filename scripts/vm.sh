@@ -14,6 +14,7 @@
 #   -q           print only what the job prints, and failures
 #   -x PATTERN   the job takes the host down: passed if the console's last lines match (in Bochs a
 #                reset ends the run, and VMX must be off in all CPUs by then)
+#   -s SECONDS   the host is ended when its console says nothing for so long
 #   -l PATTERN   lines of the host's kernel log that are expected: they do not count as findings
 #   -v           print the whole kernel log, not only its part since the job started
 #
@@ -46,13 +47,14 @@ usage() {
 
 args=("$@")
 HOST=${HOST:-amd}
-timeout='' keep='' quiet='' verbose='' command='' shell='' last_words='' allowed=''
+timeout='' silence='' keep='' quiet='' verbose='' command='' shell='' last_words='' allowed=''
 [ "${SHELL:-}" != 1 ] || shell=1
 envs=() files=() adds=()
-while getopts 'c:t:e:f:a:o:x:l:qvih' o; do
+while getopts 'c:t:s:e:f:a:o:x:l:qvih' o; do
 	case $o in
 	c) command=$OPTARG ;;
 	t) timeout=$OPTARG ;;
+	s) silence=$OPTARG ;;
 	e) envs+=("$OPTARG") ;;
 	f) files+=("$OPTARG") ;;
 	a) adds+=("$OPTARG") ;;
@@ -208,6 +210,16 @@ fi
 timeout -k 10 "$timeout" unshare -n -- "$SRC/scripts/in-host.sh" "${emulator[@]}" \
 	</dev/null >"$RUN_DIR/emulator.txt" 2>&1 &
 child=$!
+# A host that hangs keeps no limit of its own.
+watch() {
+	while sleep 5 && kill -0 "$child" 2>/dev/null; do
+		[ $(($(date +%s) - $(stat -c %Y "$serial"))) -ge "$silence" ] || continue
+		echo "vm.sh: nothing on the console for $silence s: the host is ended" >&2
+		kill "$child"
+		return
+	done
+}
+[ -z "$silence" ] || watch >/dev/null &
 tail -n +1 -s 0.2 -f --pid="$child" "$serial" 2>/dev/null |
 	sed -u -e 's/\r//g' -e 's/\x1b\[[0-9;]*[A-Za-z]//g' -e '/^DMESG-BEGIN/,/^DMESG-END/d' -e '/^JOB-EXIT:/d' -e '/reboot: Power down$/d' \
 		${quiet:+-e '0,/^VM-UP/d'}

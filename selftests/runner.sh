@@ -72,7 +72,7 @@ flush_pending() {
 
 run_hosts() { # prefix, job
 	prefix=$1
-	local job=$2 boots=0 total t v line tag a b c d e current bail done_ left work code after
+	local job=$2 boots=0 total most t v line tag a b c d e current bail done_ left work code after
 	work=$(mktemp -d)
 	echo "# $prefix, HOST=$VM_HOST MODULE=$MODULE, ${#todo[@]} tests"
 	while [ ${#todo[@]} != 0 ]; do
@@ -82,10 +82,11 @@ run_hosts() { # prefix, job
 			break
 		fi
 		: >"$work/tests"
-		total=$((120 * SLOW))
+		total=$((120 * SLOW)) most=0
 		for t in "${todo[@]}"; do
 			printf '%s\n' "${row[$t]}" >>"$work/tests"
 			total=$((total + limit[$t] + 5))
+			[ "$most" -ge "${limit[$t]}" ] || most=${limit[$t]}
 		done
 		current='' bail='' done_='' left=() code='' after=()
 		while IFS= read -r line; do
@@ -123,9 +124,9 @@ run_hosts() { # prefix, job
 				[ -z "$done_" ] || after+=("$line")
 				;;
 			esac
-		done < <(HOST=$VM_HOST "$SRC/scripts/vm.sh" -q -t "$total" -e MODULE="$MODULE" \
+		done < <(HOST=$VM_HOST "$SRC/scripts/vm.sh" -q -t "$total" -s "${SILENCE:-$((most + 300 * SLOW))}" -e MODULE="$MODULE" \
 			-e MODULE_PARAMS="${MODULE_PARAMS:-}" -e VENDOR_PARAMS="${VENDOR_PARAMS:-}" \
-			-e SEED_LOG="${SEED_LOG:-}" -e LOADS="${LOADS:-}" -f "$work/tests" "${vm_args[@]+"${vm_args[@]}"}" \
+			-e SEED_LOG="${SEED_LOG:-}" -e SEED_HANG="${SEED_HANG:-}" -e LOADS="${LOADS:-}" -f "$work/tests" "${vm_args[@]+"${vm_args[@]}"}" \
 			"$job" 2>"$work/vm.err" || printf '@CODE\t%s\n' $?)
 		flush_pending
 		if [ -n "${klog[-]:-}" ]; then

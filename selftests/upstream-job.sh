@@ -107,6 +107,7 @@ cd /tmp || exit 1
 while IFS="	" read -r name limit; do
 	echo "<6>selftest: $name" >/dev/kmsg
 	printf '@START\t%s\n' "$name"
+	[ -z "$SEED_HANG" ] || sleep 1000
 	log=$logs/out
 	read -r t0 _ </proc/uptime
 	rc=0
