@@ -46,12 +46,13 @@ impl Vcpu {
         self.cr0 & !CR0_OWNED | hw & CR0_OWNED
     }
 
-    /// CR0 for hardware, which never gets the caching bits, and has what it insists on; the guest sees
-    /// neither.
+    /// CR0 for hardware, which gets neither the caching bits nor reserved ones, as entries do not load
+    /// them (`SDM: vol 3, 27.3.2.1`), and has what it insists on. The guest sees none of that.
     ///
     /// KVM: the quirk KVM_X86_QUIRK_CD_NW_CLEARED.
     pub(super) fn hardware_cr0(&self) -> u64 {
-        self.cr0 & !(cr0::CD | cr0::NW) | cr0::ET | self.m.cfg.cr0_on
+        let loaded = cr0::DEFINED & !(cr0::CD | cr0::NW);
+        self.cr0 & loaded | cr0::ET | self.m.cfg.cr0_on
     }
 
     /// Sets CR0.

@@ -124,6 +124,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("read_only", running::read_only),
     ("exits_off", running::exits_off),
     ("caching_off", running::caching_off),
+    ("reserved_cr0", running::reserved_cr0),
     ("guest_pat", pages::guest_pat),
     ("hypercalls", paravirt::hypercalls),
     ("pv_eoi", paravirt::pv_eoi),

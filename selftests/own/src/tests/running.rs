@@ -528,3 +528,26 @@ pub fn caching_off(t: &mut Tap) {
         t.same(format!("{what}: CR0 exits ({n} exits)"), many, exits);
     }
 }
+
+guest_code! {
+    two_exits,
+    "mov edx, 0xe0",
+    "mov eax, 1",
+    "out dx, eax",
+    "mov eax, 2",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// Reserved bits of CR0 that user space sets are kept for it, and hardware takes no notice of them.
+pub fn reserved_cr0(t: &mut Tap) {
+    const RESERVED: u64 = 1 << 28 | 1 << 17 | 1 << 6;
+    let g = Guest::long(two_exits());
+    let v = &g.cpus[0];
+    let mut s = v.sregs();
+    s.cr0 |= RESERVED;
+    v.set_sregs(&s);
+    t.same("the guest runs", g.values(), Some(vec![1, 2]));
+    t.same("they are there", v.sregs().cr0 & RESERVED, RESERVED);
+}
