@@ -59,10 +59,12 @@ fn settle() {
     {
         fs::write(cache.path().join("shrink"), "1").ok();
     }
-    // Each file of sysfs that was opened left one of these for a grace period, which is over then; the
-    // CPUs keep as many as they like of what is free, and that counts as in use.
+    // Each file of sysfs that was opened left an object of 64 bytes for a grace period, which is over
+    // then; and one allocation lets a CPU fill its stock again, which counts as in use.
     std::thread::sleep(Duration::from_millis(200));
-    fs::write("/sys/kernel/slab/kmalloc-64/shrink", "1").ok();
+    for cache in ["kmalloc-64", "kmalloc-96"] {
+        fs::write(format!("/sys/kernel/slab/{cache}/shrink"), "1").ok();
+    }
 }
 
 impl Account {
