@@ -11,18 +11,18 @@ macro_rules! guest_code {
     ($(#[$m:meta])* $name:ident, $($line:expr),+ $(,)?) => {
         std::arch::global_asm!(
             ".pushsection .rodata.guest, \"a\"",
-            concat!("guest_", stringify!($name), "_start:"),
+            concat!("\"guest_", module_path!(), "::", stringify!($name), "_start\":"),
             $($line,)+
             ".code64",
-            concat!("guest_", stringify!($name), "_end:"),
+            concat!("\"guest_", module_path!(), "::", stringify!($name), "_end\":"),
             ".popsection",
         );
         $(#[$m])*
         pub fn $name() -> &'static [u8] {
             extern "C" {
-                #[link_name = concat!("guest_", stringify!($name), "_start")]
+                #[link_name = concat!("guest_", module_path!(), "::", stringify!($name), "_start")]
                 static START: u8;
-                #[link_name = concat!("guest_", stringify!($name), "_end")]
+                #[link_name = concat!("guest_", module_path!(), "::", stringify!($name), "_end")]
                 static END: u8;
             }
             // SAFETY: both labels are in one read-only section, the second after the first.
