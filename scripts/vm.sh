@@ -28,7 +28,7 @@
 #   APPEND=               more for the host's kernel command line
 #   GRUB=                 Bochs hosts: commands for GRUB before it boots the kernel
 #   BIOS=                 Bochs hosts: another system firmware (a path as in-host.sh has it)
-#   BOCHS_AS_IT_IS=1      Bochs's corei7_skylake_x without what scripts/bochs-fix.py mends
+#   EMULATOR_AS_IT_IS=1   QEMU and Bochs's corei7_skylake_x with what scripts/emulator-fix.py mends
 #   QEMU_ARGS=            more for the AMD host's QEMU, such as a monitor or a gdb port
 #
 # In the host the checkout is at /build/src (read-only), the upstream selftests at
@@ -145,7 +145,16 @@ if [ "$HOST" = amd ]; then
 	# (Documentation/testing.rst, "What the emulators get wrong").
 	thread=single
 	[ "$smp" != 1 ] || [ "${ICOUNT:-0}" = 1 ] || thread=multi
-	emulator=(qemu-system-x86_64 -nodefaults -display none -no-reboot
+	# Beside the original, as it looks for its files from there.
+	qemu=/usr/bin/qemu-system-x86_64 fix=scripts/emulator-fix.py
+	if [ "${EMULATOR_AS_IT_IS:-}" = 1 ]; then
+		:
+	elif { [ "$DEB$qemu.mended" -nt "$DEB$qemu" ] && [ "$DEB$qemu.mended" -nt "$SRC/$fix" ]; } ||
+		{ "$SRC/scripts/in-host.sh" python3 "$IN_SRC/$fix" "$qemu" "$qemu.$$" &&
+			chmod +x "$DEB$qemu.$$" && mv "$DEB$qemu.$$" "$DEB$qemu.mended"; }; then
+		qemu=$qemu.mended
+	fi
+	emulator=("$qemu" -nodefaults -display none -no-reboot
 		-machine q35 -accel "tcg,thread=$thread,tb-size=512" -cpu "$cpu"
 		-smp "$smp" -m "$mem" "${icount[@]+"${icount[@]}"}"
 		-kernel "$kernel" -initrd "$IN_RUN/initrd.gz" -append "console=ttyS0 $append"
@@ -192,8 +201,8 @@ else
 	END
 	emulator=(bochs)
 	# Of those with a virtual APIC.
-	if [ "$cpu" = corei7_skylake_x ] && [ "${BOCHS_AS_IT_IS:-}" != 1 ] &&
-		"$SRC/scripts/in-host.sh" python3 "$IN_SRC/scripts/bochs-fix.py" /usr/bin/bochs-bin "$IN_RUN/bochs"; then
+	if [ "$cpu" = corei7_skylake_x ] && [ "${EMULATOR_AS_IT_IS:-}" != 1 ] &&
+		"$SRC/scripts/in-host.sh" python3 "$IN_SRC/scripts/emulator-fix.py" /usr/bin/bochs-bin "$IN_RUN/bochs"; then
 		chmod +x "$RUN_DIR/bochs"
 		emulator=(env GUEST=guest "$IN_RUN/bochs")
 	fi

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Interrupts between vCPUs in every form, and the timer through x2APIC's registers.
+//! Interrupts between vCPUs in every form, what task priority keeps away, and the timer through x2APIC's
+//! registers.
 
 use crate::guest::asm::mailbox;
 use crate::guest::boot;
@@ -375,4 +376,48 @@ pub fn x2apic_timer(t: &mut Tap) {
             t.point((1..=200_000).contains(&left), format!("it counts: {left}"));
         }
     }
+}
+
+guest_code! {
+    raises_priority,
+    "mov ebx, 0xfee00000",
+    "mov dword ptr [rbx + 0xf0], 0x1ff",
+    "mov edx, 0xe0",
+    // To itself, with interrupts off: it waits.
+    "mov dword ptr [rbx + 0x300], 0x44040",
+    "mov ecx, 3",
+    "2: mov eax, ecx",
+    "mov cr8, rax",
+    "loop 2b",
+    "mov eax, [r14 + 40]",
+    "out dx, eax",
+    "mov eax, 4",
+    "mov cr8, rax",
+    "sti",
+    "nop",
+    "nop",
+    "cli",
+    "mov eax, [r14 + 40]",
+    "out dx, eax",
+    "mov eax, 3",
+    "sti",
+    "mov cr8, rax",
+    "nop",
+    "cli",
+    "mov eax, [r14 + 40]",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// CR8 changes while an interrupt waits for the guest's interrupts to be on.
+pub fn priority(t: &mut Tap) {
+    let plan = Plan {
+        irqchip: Irqchip::Full,
+        ..Plan::default()
+    };
+    let g = Guest::long_with(plan, raises_priority());
+    g.mem.store::<u64>(boot::mailbox(0) + mailbox::EOI, 1);
+    let got = g.values();
+    t.same("off, below it, above it, and on", got, Some(vec![0, 0, 1]));
 }

@@ -108,6 +108,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("kvmclock", clock::kvmclock),
     ("steal_time", clock::steal_time),
     ("irq_windows", windows::interrupts),
+    ("irq_priority", ipis::priority),
     ("nmi_windows", windows::nmis),
     ("reinjection", windows::reinjection),
     ("several_events", windows::several_events),

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Mend what Debian's Bochs 3.0 gets wrong of APIC virtualization.
+"""Mend what Debian's Bochs 3.0 and QEMU 11.1 get wrong.
 
-    bochs-fix.py BOCHS COPY     writes a mended copy; exit code 1 if BOCHS is another build
+    emulator-fix.py EMULATOR COPY     writes a mended copy; exit code 1 if EMULATOR is another build
 
-Two errors make guests that have a virtual APIC hang (Documentation/testing.rst, "What the emulators
-get wrong"). Both are mended in the place where they are, in the machine code; a build that has other
-bytes there is left alone.
+Two errors make guests hang that have a virtual APIC in Bochs, one ends QEMU itself (Documentation/
+testing.rst, "What the emulators get wrong"). All are mended in the place where they are, in the machine
+code; a build that has other bytes there is left alone.
 """
 
+import re
 import sys
 
 
@@ -22,7 +23,7 @@ def jump(opcode, at, to):
 # room behind; BX_CPU_C::VMX_Deliver_Virtual_Interrupt: its start, and its call for instrumentation.
 LOOK, OTHERWISE, ROOM, DELIVER, NOTE = 0x1699DD, 0x1699E3, 0x169A75, 0x26BE40, 0x26BF11
 
-MENDED = [
+BOCHS = [
     # A virtual interrupt that waits for the guest's interrupts to be on is delivered with them off when
     # the host's timer or another CPU interrupts: it is not looked whether it is masked.
     (LOOK, bytes.fromhex("0f8595000000"), jump(b"\x0f\x85", LOOK, ROOM)),
@@ -39,15 +40,39 @@ MENDED = [
 ]
 
 
+# cpu_interrupt insists on the lock of the main loop. A guest's write to CR8 calls it without while
+# an interrupt window is open. What follows is atomic, and for the calling CPU itself needs no lock.
+QEMU = re.compile(
+    b"\xf3\x0f\x1e\xfa\x48\x83\xec\x08"        # endbr64; sub $8, %rsp
+    b"\xe8.{4}\x84\xc0(\x74\x14)"             # call bql_locked; test %al, %al; je
+    b"\x48\x8b\x05.{4}\x48\x8b\x80.{4}"       # mov cpus_accel, %rax; mov handle_interrupt(%rax), %rax
+    b"\x48\x83\xc4\x08\xff\xe0"               # add $8, %rsp; jmp *%rax
+    b"\x4c\x8d\x05.{4}\x48\x8d\x0d.{4}\xba",  # the expression, the function's name, the line
+    re.DOTALL)
+
+
+def mend(path, image):
+    """Mends the image in place; false if it is not the one that was looked at."""
+    if "qemu" in path:
+        found = list(QEMU.finditer(image))
+        if len(found) == 1:
+            at = found[0].start(1)
+            image[at:at + 2] = b"\x90\x90"
+        return len(found) == 1
+    for at, old, new in BOCHS:
+        assert len(old) == len(new)
+        if image[at:at + len(old)] != old:
+            return False
+        image[at:at + len(new)] = new
+    return True
+
+
 def main():
     with open(sys.argv[1], "rb") as f:
         image = bytearray(f.read())
-    for at, old, new in MENDED:
-        assert len(old) == len(new)
-        if image[at:at + len(old)] != old:
-            print(f"bochs-fix: {sys.argv[1]} is another build: not mended", file=sys.stderr)
-            return 1
-        image[at:at + len(new)] = new
+    if not mend(sys.argv[1], image):
+        print(f"emulator-fix: {sys.argv[1]} is another build: not mended", file=sys.stderr)
+        return 1
     with open(sys.argv[2], "wb") as f:
         f.write(image)
     return 0
