@@ -4,9 +4,9 @@
 
     emulator-fix.py EMULATOR COPY     writes a mended copy; exit code 1 if EMULATOR is another build
 
-Two errors make guests hang that have a virtual APIC in Bochs, one ends QEMU itself (Documentation/
-testing.rst, "What the emulators get wrong"). All are mended in the place where they are, in the machine
-code; a build that has other bytes there is left alone.
+Three errors make guests hang or fail that have a virtual APIC in Bochs, one ends QEMU itself
+(Documentation/testing.rst, "What the emulators get wrong"). All are mended in the place where they
+are, in the machine code; a build that has other bytes there is left alone.
 """
 
 import re
@@ -37,6 +37,10 @@ BOCHS = [
     # one this is. What makes room is a call of a hook for instrumentation, which does nothing.
     (NOTE, bytes.fromhex("488b8be0000000" "0fb79378010000" "4489ee" "8b7b30") + jump(b"\xe8", 0x26BF25, 0x31D590),
      bytes.fromhex("4489aba8900000") + b"\x90" * 18),
+    # A notification that comes when nothing is posted and nothing requested any more, as software has
+    # handed it over, requests vector 255: the highest of none is -1.
+    (0x26C3EC, bytes.fromhex("3a83f98f0000" "7206" "8883f98f0000"),  # cmp RVI, %al; jb; mov %al, RVI
+     bytes.fromhex("85c0" "7806" "8883f98f0000") + b"\x90" * 4),     # test %eax, %eax; js; mov
 ]
 
 
