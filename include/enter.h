@@ -55,17 +55,23 @@ static __always_inline void kvmrs_enter_begin(struct kvmrs_entry *e)
 }
 
 /*
- * Right after the guest, with IRQs still off: puts the host's state back, takes the interrupt that
- * ended the run, and accounts the time. The interrupt comes before the accounting, so that a tick in
- * the guest is the guest's.
+ * Right after the guest, with IRQs still off: puts the host's state back. Nothing of the kernel's that
+ * may use the FPU runs before, which includes what an interrupt leaves to do on its way out.
  */
-static __always_inline void kvmrs_enter_end(struct kvmrs_entry *e)
+static __always_inline void kvmrs_enter_restore(struct kvmrs_entry *e)
 {
 	if (unlikely(e->flags & ENTER_WORK))
 		kvmrs_entry_save(e);
 	if (unlikely(hw_breakpoint_active()))
 		hw_breakpoint_restore();
+}
 
+/*
+ * Takes an interrupt that waits, and accounts the time. The interrupt comes before the accounting, so
+ * that a tick in the guest is the guest's.
+ */
+static __always_inline void kvmrs_enter_end(void)
+{
 	/* The predictors hold what the guest taught them until the next return to user space. */
 	if (cpu_feature_enabled(X86_FEATURE_IBPB_EXIT_TO_USER))
 		this_cpu_write(x86_ibpb_exit_to_user, true);

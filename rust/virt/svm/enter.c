@@ -72,7 +72,8 @@ void kvmrs_svm_enter(struct kvmrs_entry *e)
 	/* A pending NMI is taken here. */
 	stgi();
 
+	kvmrs_enter_restore(e);
 	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC))
 		kvmrs_entry_machine_check();
-	kvmrs_enter_end(e);
+	kvmrs_enter_end();
 }

@@ -102,6 +102,7 @@ void kvmrs_vmx_enter(struct kvmrs_entry *e, struct kvmrs_vmx_run *r)
 		/* The kernel's handler expects an empty one. */
 		set_debugreg(DR6_RESERVED, 6);
 	}
+	kvmrs_enter_restore(e);
 
 	if (BASIC(r->reason) == EXIT_REASON_EXTERNAL_INTERRUPT) {
 		if (likely(r->intr_info & INTR_INFO_VALID_MASK))
@@ -113,5 +114,5 @@ void kvmrs_vmx_enter(struct kvmrs_entry *e, struct kvmrs_vmx_run *r)
 			     (r->intr_info & INTR_INFO_VECTOR_MASK) == X86_TRAP_MC))) {
 		kvmrs_entry_machine_check();
 	}
-	kvmrs_enter_end(e);
+	kvmrs_enter_end();
 }
