@@ -145,6 +145,8 @@ bool kvmrs_vmx_load(struct kvmrs_vmx_vmcs *v)
 	}
 	if (moved) {
 		kvmrs_vmx_clear(v);
+		/* Nothing else makes a page a VMCS; one that was cleared does not mind. */
+		WARN_ON_ONCE(!vmclear(v->pa));
 		local_irq_save(flags);
 		/* Pairs with the release in clear_here(). */
 		smp_load_acquire(&v->cpu);
