@@ -188,6 +188,7 @@ void kvmrs_svm_enter(struct kvmrs_entry *entry);
 #define VMX_CAP_SPLIT_LOCK	0x0002000
 #define VMX_CAP_HYPERVISOR	0x0004000
 #define VMX_CAP_TSX_CTRL	0x0008000	/* and transactions are on */
+#define VMX_CAP_PERF		0x0010000	/* counters that the host's perf may use */
 
 /* What the boot CPU offers and the kernel did not switch off. */
 u32 kvmrs_vmx_caps(void);
@@ -233,6 +234,9 @@ struct kvmrs_vmx_run {
 	u32 intr_info;
 	/* The entry instruction failed: the rest means nothing. */
 	u32 failed;
+	/* How many MSRs the host's perf wants switched, and the address of the page for them, if any. */
+	u32 perf_msrs;
+	unsigned long perf;
 };
 
 /* The kernel switched VMX on here. */
@@ -253,6 +257,12 @@ bool kvmrs_vmx_load(struct kvmrs_vmx_vmcs *v);
 void kvmrs_vmx_clear(struct kvmrs_vmx_vmcs *v);
 /* Writes the fields of the host's state that do not change. The VMCS is current. */
 void kvmrs_vmx_init_host(struct kvmrs_vmx_run *r);
+/* Has the host's perf anything that could want to be switched? */
+bool kvmrs_vmx_perf_exists(void);
+/* Gives the VMCS the page for MSRs of perf. It is current, and its lists are empty. */
+void kvmrs_vmx_perf_init(struct kvmrs_vmx_run *r, void *page);
+/* Before an entry, with a page: what perf wants. The VMCS is current; IRQs are off. */
+void kvmrs_vmx_perf_switch(struct kvmrs_vmx_run *r);
 /*
  * Before the first entry after coming to this CPU. The VMCS is current; IRQs are off. False if it is
  * not, as VMX is off here.

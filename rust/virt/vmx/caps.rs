@@ -61,6 +61,8 @@ pub struct Module {
     pub(super) host_mce: bool,
     /// The host looks for split locks.
     pub(super) split_lock: bool,
+    /// The host may use counters.
+    pub(super) perf: bool,
     /// The processor is made by a hypervisor.
     pub(super) on_hypervisor: bool,
     /// Bits of a linear address on this host.
@@ -195,6 +197,7 @@ impl Module {
             tsx_ctrl: has(c::VMX_CAP_TSX_CTRL),
             host_mce: has(c::VMX_CAP_HOST_MCE),
             split_lock: has(c::VMX_CAP_SPLIT_LOCK),
+            perf: has(c::VMX_CAP_PERF),
             on_hypervisor: has(c::VMX_CAP_HYPERVISOR),
             linear_bits: if has(c::VMX_CAP_LA57) { 57 } else { 48 },
             pause,

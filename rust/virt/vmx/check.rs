@@ -92,8 +92,9 @@ impl Vcpu {
         let event = read(field::ENTRY_INTR_INFO) & info::VALID;
         let set = if self.has_event() { info::VALID } else { 0 };
         word("event for the entry", event, set);
-        word("MSRs to load", read(field::ENTRY_MSR_LOAD_COUNT), 0);
-        word("MSRs of exits", read(field::EXIT_MSR_LOAD_COUNT), 0);
+        let msrs = self.run.perf_msrs;
+        word("MSRs to load", read(field::ENTRY_MSR_LOAD_COUNT), msrs);
+        word("MSRs of exits", read(field::EXIT_MSR_LOAD_COUNT), msrs);
         word("MSRs to store", read(field::EXIT_MSR_STORE_COUNT), 0);
     }
 

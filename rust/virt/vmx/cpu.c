@@ -67,6 +67,8 @@ u32 kvmrs_vmx_caps(void)
 		caps |= VMX_CAP_TSX_CTRL;
 	if (cpuid_ecx(1) & BIT(5))
 		caps |= VMX_CAP_CPUID;
+	if (kvmrs_vmx_perf_exists())
+		caps |= VMX_CAP_PERF;
 	if (pgtable_l5_enabled())
 		caps |= VMX_CAP_LA57;
 	if (cr4_read_shadow() & X86_CR4_MCE)

@@ -91,6 +91,8 @@ void kvmrs_vmx_enter(struct kvmrs_entry *e, struct kvmrs_vmx_run *r)
 	if (unlikely(e->flags & ENTER_SAVE_DEBUGREGS))
 		set_debugreg(r->dr6, 6);
 	refresh_host(r);
+	if (r->perf)
+		kvmrs_vmx_perf_switch(r);
 
 	window(e, r);
 

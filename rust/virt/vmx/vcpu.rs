@@ -224,6 +224,8 @@ pub struct Vcpu {
     pub(super) vpid: Option<Vpid>,
     /// The log of written pages, where the processor writes one.
     pub(super) pml: Option<Log>,
+    /// What entries and exits load for the host's perf, where there are counters.
+    perf: Option<HwPage>,
     pub(super) checked: Option<KBox<Checked>>,
 }
 
@@ -259,6 +261,7 @@ struct Pages {
     vapic: Arc<HwPage>,
     apic_access: Option<Arc<HwPage>>,
     pml: Option<Log>,
+    perf: Option<HwPage>,
 }
 
 #[inline(never)]
@@ -273,6 +276,7 @@ fn pages(m: &Module, vm: &Vm) -> Result<Pages> {
         } else {
             None
         },
+        perf: m.perf.then(HwPage::new).transpose()?,
     })
 }
 
@@ -314,6 +318,8 @@ fn blank(m: &'static Module, vm: &Vm, id: u64, pages: Pages) -> Vcpu {
             vectoring: 0,
             intr_info: 0,
             failed: 0,
+            perf_msrs: 0,
+            perf: 0,
         },
         cache: Cache::default(),
         vmcs: pages.vmcs,
@@ -358,6 +364,7 @@ fn blank(m: &'static Module, vm: &Vm, id: u64, pages: Pages) -> Vcpu {
             None => None,
         },
         pml: pages.pml,
+        perf: pages.perf,
         checked: None,
     }
 }
@@ -384,6 +391,10 @@ impl Vcpu {
     fn init(&mut self) {
         // SAFETY: The VMCS is current, and cleared: nothing of it was ever used.
         unsafe { c::kvmrs_vmx_init_host(&mut self.run) };
+        if let Some(p) = &self.perf {
+            // SAFETY: The VMCS is current, and not entered any more when the page is gone.
+            unsafe { c::kvmrs_vmx_perf_init(&mut self.run, p.as_ptr().cast()) };
+        }
         let w = vmcs::write::<field::W32>;
         let m = self.m;
         w(field::EXIT_CONTROLS, m.cfg.exit);
