@@ -129,6 +129,8 @@ pub enum Exit {
     NmiWindow,
     /// An exception that was asked to be intercepted.
     Exception(Exception),
+    /// INT1, which raises this trap; RIP is still at the instruction.
+    Int1(Exception),
     /// CPUID.
     Cpuid,
     /// HLT.

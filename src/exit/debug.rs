@@ -126,10 +126,28 @@ pub(crate) fn stepped<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     )
 }
 
+/// Are the guest's `#DB` user space's?
+fn is_users<V: Backend>(cx: &Cx<'_, '_, V>) -> bool {
+    let user = abi::KVM_GUESTDBG_SINGLESTEP | abi::KVM_GUESTDBG_USE_HW_BP;
+    cx.st.debug.control & user != 0
+}
+
+/// INT1 in the guest: a trap, which comes before that of a single step.
+///
+/// KVM: user space sees RIP at the instruction.
+pub(crate) fn int1<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &Exception) -> Flow {
+    if !is_users(cx) {
+        if let Some(next) = cx.next_rip() {
+            V::set_rip(cx.l, next);
+            V::set_shadow(cx.l, 0);
+        }
+    }
+    db(cx, e)
+}
+
 /// `#DB` in the guest.
 pub(crate) fn db<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &Exception) -> Flow {
-    let user = abi::KVM_GUESTDBG_SINGLESTEP | abi::KVM_GUESTDBG_USE_HW_BP;
-    if cx.st.debug.control & user != 0 {
+    if is_users(cx) {
         // The payload has the active-low bits inverted.
         return to_user(cx, exception::DB, e.payload ^ dr6::INIT);
     }

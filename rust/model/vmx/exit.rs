@@ -209,7 +209,7 @@ fn exception_or_nmi(w: &impl Words) -> Exit {
     }
     // CAST: eight bits.
     let vector = (info & info::VECTOR) as u8;
-    Exit::Exception(Exception {
+    let e = Exception {
         vector,
         error_code: (info & info::ERROR_CODE != 0).then(|| w.intr_error()),
         payload: match vector {
@@ -217,7 +217,11 @@ fn exception_or_nmi(w: &impl Words) -> Exit {
             exception::PF | exception::DB => w.qualification(),
             _ => 0,
         },
-    })
+    };
+    if info & info::TYPE == info::PRIVILEGED {
+        return Exit::Int1(e);
+    }
+    Exit::Exception(e)
 }
 
 /// `SDM: vol 3, table 28-3`.

@@ -132,6 +132,10 @@ fn exceptions_carry_what_they_push() {
         Exit::Exception(Exception::page_fault(7, 0x1234))
     );
     assert_eq!(e(0x8000_0306, 7, 9), Exit::Exception(Exception::ud()));
+    // INT1 is not an exception of the processor's own.
+    let db = Exception::new(exception::DB);
+    assert_eq!(e(0x8000_0501, 0, 0), Exit::Int1(db));
+    assert_eq!(e(0x8000_0301, 0, 0), Exit::Exception(db));
     assert_eq!(e(0x8000_0202, 0, 0), Exit::HostNmi);
     assert_eq!(
         e(0x8000_0603, 0, 0),

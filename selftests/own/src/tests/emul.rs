@@ -3,6 +3,7 @@
 //! What the module emulates beyond plain moves: vector registers, task switches, UMIP; reports of
 //! accesses to the task priority.
 
+use crate::guest::asm::mailbox;
 use crate::guest::boot;
 use crate::guest::supported_cpuid;
 use crate::guest::Exit;
@@ -398,6 +399,27 @@ pub fn cpuid_faulting(t: &mut Tap) {
         let what = format!("faulting {on}, CPL {cpl}");
         t.same(what, g.values(), Some(vec![want]));
     }
+}
+
+guest_code! {
+    traps_itself,
+    "mov edx, 0xe0",
+    "lea r15, [rip + 2f]",
+    // INT1.
+    ".byte 0xf1",
+    "2: mov eax, [r14 + 16]",
+    "sub eax, r15d",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// INT1 is a trap: RIP is behind it.
+pub fn int1(t: &mut Tap) {
+    let g = Guest::long(traps_itself());
+    t.same("RIP of the handler's frame", g.values(), Some(vec![0]));
+    let at = boot::mailbox(0) + mailbox::COUNTS + 2;
+    t.same("one trap", g.mem.load::<u16>(at), 1);
 }
 
 guest_code! {

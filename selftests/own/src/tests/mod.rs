@@ -48,6 +48,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("task_switches", emul::task_switches),
     ("umip", emul::umip),
     ("cpuid_faulting", emul::cpuid_faulting),
+    ("int1", emul::int1),
     ("task_priority", emul::task_priority),
     ("user_tpr", user_exits::user_tpr),
     ("user_hypercall", user_exits::user_hypercall),
