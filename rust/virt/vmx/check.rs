@@ -19,6 +19,7 @@ use crate::check::Reports;
 use host::pin::IrqsOff;
 use kernel::prelude::*;
 use model::vmx::ctrl::eptp;
+use model::vmx::ctrl::interruptibility;
 use model::vmx::ctrl::pin;
 use model::vmx::ctrl::proc;
 use model::vmx::ctrl::proc2;
@@ -92,10 +93,19 @@ impl Vcpu {
         let event = read(field::ENTRY_INTR_INFO) & info::VALID;
         let set = if self.has_event() { info::VALID } else { 0 };
         word("event for the entry", event, set);
+        self.check_nmi(&mut word);
         let msrs = self.run.perf_msrs;
         word("MSRs to load", read(field::ENTRY_MSR_LOAD_COUNT), msrs);
         word("MSRs of exits", read(field::EXIT_MSR_LOAD_COUNT), msrs);
         word("MSRs to store", read(field::EXIT_MSR_STORE_COUNT), 0);
+    }
+
+    /// Emulators do not look (`SDM: vol 3, 27.3.1.5`).
+    fn check_nmi(&self, word: &mut impl FnMut(&'static str, u32, u32)) {
+        let event = read(field::ENTRY_INTR_INFO) & (info::VALID | info::TYPE);
+        let nmi = event == info::VALID | info::NMI && self.pin & pin::VIRTUAL_NMIS != 0;
+        let blocked = read(field::GUEST_INTERRUPTIBILITY) & interruptibility::NMI;
+        word("NMIs blocked for an NMI", if nmi { blocked } else { 0 }, 0);
     }
 
     /// What hardware reaches through the VMCS.

@@ -22,6 +22,7 @@ use model::exit::Exit;
 use model::vmx::ctrl::interruptibility;
 use model::vmx::ctrl::pin;
 use model::vmx::ctrl::proc;
+use model::vmx::ctrl::PENDING_BS;
 use model::vmx::exit::decode_event;
 use model::vmx::exit::encode_event;
 use model::vmx::exit::info;
@@ -82,12 +83,26 @@ impl Vcpu {
         }
         vmcs::write(field::ENTRY_INTR_INFO, word);
         self.events.set = true;
-        if e.kind == EventKind::Nmi && !self.virtual_nmis() {
-            self.block_nmis_by_software();
+        match e.kind {
+            // Its delivery blocks the others; until then none may be blocked (`SDM: vol 3, 27.3.1.5`).
+            EventKind::Nmi if self.virtual_nmis() => self.set_nmi_blocked(false),
+            EventKind::Nmi => self.block_nmis_by_software(),
+            EventKind::Exception if e.vector == exception::DB => self.step_in_shadow(),
+            _ => {}
         }
         if !self.trap.hlt {
             // The guest may have halted by itself.
             vmcs::write(field::GUEST_ACTIVITY, 0);
+        }
+    }
+
+    /// Hardware wants a single step in a shadow to be pending, also where the `#DB` that it has led to
+    /// is what is delivered (`SDM: vol 3, 27.3.1.5`).
+    #[cold]
+    fn step_in_shadow(&self) {
+        if self.rflags() & rflags::TF != 0 && self.shadow_bits() != 0 {
+            let pending = vmcs::read(field::GUEST_PENDING_DEBUG);
+            vmcs::write(field::GUEST_PENDING_DEBUG, pending | PENDING_BS);
         }
     }
 
