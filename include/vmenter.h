@@ -189,6 +189,7 @@ void kvmrs_svm_enter(struct kvmrs_entry *entry);
 #define VMX_CAP_HYPERVISOR	0x0004000
 #define VMX_CAP_TSX_CTRL	0x0008000	/* and transactions are on */
 #define VMX_CAP_PERF		0x0010000	/* counters that the host's perf may use */
+#define VMX_CAP_TIMER_ERRATUM	0x0020000	/* the preemption timer counts wrongly */
 
 /* What the boot CPU offers and the kernel did not switch off. */
 u32 kvmrs_vmx_caps(void);

@@ -15,6 +15,7 @@
 
 use super::Cx;
 use crate::backend::Backend;
+use model::abi;
 use model::irqchip::lapic::timer::ns_to_cycles;
 use model::irqchip::lapic::timer::TimerOp;
 
@@ -22,8 +23,10 @@ impl<V: Backend> Cx<'_, '_, V> {
     /// Waits for what the local APIC says.
     pub(crate) fn set_timer(&mut self, op: TimerOp) {
         if V::host_features().deadline_timer {
-            // A TSC that cannot be trusted is no clock for the guest's timer.
-            let trusted = !host::cpu::tsc_unstable();
+            // A TSC that cannot be trusted is no clock for the guest's timer. Nor does the hardware
+            // count in the deep sleep that a guest may go to by itself (`SDM: vol 3, 26.5.1`).
+            let sleeps = self.vm.base.caps.disabled_exits() & abi::KVM_X86_DISABLE_EXITS_MWAIT != 0;
+            let trusted = !sleeps && !host::cpu::tsc_unstable();
             self.st.deadline = match op {
                 TimerOp::Arm { .. } if trusted => Some(op),
                 _ => None,

@@ -135,7 +135,9 @@ impl Module {
                 vpid: asked.vpid,
                 vnmi: asked.vnmi,
                 tpr_shadow: asked.flexpriority,
-                preemption_timer: asked.preemption_timer && timer_lasts(&raw),
+                preemption_timer: asked.preemption_timer
+                    && timer_lasts(&raw)
+                    && !has(c::VMX_CAP_TIMER_ERRATUM),
                 pml: asked.pml,
                 apicv: asked.enable_apicv,
                 ple: pause.gap != 0,

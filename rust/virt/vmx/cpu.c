@@ -38,6 +38,16 @@ static DEFINE_PER_CPU(bool, vmx_on);
 static DEFINE_PER_CPU(struct list_head, resident);
 static DEFINE_PER_CPU(struct kvmrs_vmx_vmcs *, current_vmcs);
 
+/*
+ * CPUID(1).EAX of processors whose preemption timer does not count as it should, by their
+ * specification updates: Xeon 7500; Xeon L3406, Core i3 to i7 of 2010; Core i5 and i7, Xeon 3400 of
+ * 2009; Xeon 3500 and 5500, Core i7-900; Xeon E3-1220 v2.
+ */
+static const u32 timer_errata[] = {
+	0x000206e6, 0x00020652, 0x00020655, 0x000106e5, 0x000106a0, 0x000106a1, 0x000106a4, 0x000106a5,
+	0x000306a8,
+};
+
 u32 kvmrs_vmx_caps(void)
 {
 	static const struct {
@@ -67,6 +77,10 @@ u32 kvmrs_vmx_caps(void)
 		caps |= VMX_CAP_TSX_CTRL;
 	if (cpuid_ecx(1) & BIT(5))
 		caps |= VMX_CAP_CPUID;
+	for (i = 0; i < ARRAY_SIZE(timer_errata); i++)
+		/* Without the bits that are reserved. */
+		if ((cpuid_eax(1) & 0x0fff3fff) == timer_errata[i])
+			caps |= VMX_CAP_TIMER_ERRATUM;
 	if (kvmrs_vmx_perf_exists())
 		caps |= VMX_CAP_PERF;
 	if (pgtable_l5_enabled())
