@@ -165,6 +165,11 @@ void kvmrs_svm_kick_self(void);
 /* Can SPEC_CTRL have this value? */
 bool kvmrs_svm_spec_ctrl_legal(u64 value);
 /*
+ * Is the machine check that ended the run one by which a guest could bring the host down? Then the
+ * host is rid of it, and the guest has to end. IRQs are off.
+ */
+bool kvmrs_svm_tlb_multimatch(void);
+/*
  * Runs the guest until it exits. IRQs are off before and after; the interrupt or NMI that ended the
  * run has been handled.
  */

@@ -3,10 +3,12 @@
 
 #include <linux/bug.h>
 #include <linux/percpu.h>
+#include <linux/printk.h>
 #include <linux/smp.h>
 #include <asm/asm.h>
 #include <asm/cpufeature.h>
 #include <asm/cpuid/api.h>
+#include <asm/mce.h>
 #include <asm/msr.h>
 #include <asm/perf_event.h>
 #include <asm/svm.h>
@@ -94,6 +96,30 @@ void kvmrs_svm_online(u64 save_pa, bool tsc_ratio)
 	if (tsc_ratio)
 		kvmrs_svm_set_tsc_ratio(SVM_TSC_RATIO_DEFAULT);
 	amd_pmu_enable_virt();
+	/* Erratum 383 of family 10h: the most that can be done against it beforehand. */
+	if (boot_cpu_has_bug(X86_BUG_AMD_TLB_MMATCH))
+		msr_set_bit(MSR_AMD64_DC_CFG, 47);
+}
+
+bool kvmrs_svm_tlb_multimatch(void)
+{
+	/* Valid, uncorrected, reported, with an address, state corrupt; a TLB of data, level 1. */
+	static const u64 multimatch = 0xb600000000010015;
+	u64 value;
+	int i;
+
+	if (!boot_cpu_has_bug(X86_BUG_AMD_TLB_MMATCH) ||
+	    rdmsrq_safe(MSR_IA32_MC0_STATUS, &value) ||
+	    (value & ~MCI_STATUS_OVER) != multimatch)
+		return false;
+
+	for (i = 0; i < 6; i++)
+		wrmsrq_safe(MSR_IA32_MCx_STATUS(i), 0);
+	if (!rdmsrq_safe(MSR_IA32_MCG_STATUS, &value))
+		wrmsrq_safe(MSR_IA32_MCG_STATUS, value & ~MCG_STATUS_MCIP);
+	__flush_tlb_all();
+	pr_err("kvm: a guest made the processor match two translations (erratum 383), and ends\n");
+	return true;
 }
 
 void kvmrs_svm_offline(bool tsc_ratio)

@@ -73,7 +73,11 @@ void kvmrs_svm_enter(struct kvmrs_entry *e)
 	stgi();
 
 	kvmrs_enter_restore(e);
-	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC))
-		kvmrs_entry_machine_check();
+	if (unlikely(vmcb->control.exit_code == SVM_EXIT_EXCP_BASE + X86_TRAP_MC)) {
+		if (kvmrs_svm_tlb_multimatch())
+			vmcb->control.exit_code = SVM_EXIT_SHUTDOWN;
+		else
+			kvmrs_entry_machine_check();
+	}
 	kvmrs_enter_end();
 }
