@@ -17,8 +17,12 @@ pub(crate) fn hlt<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if !cx.vm.base.irqchip_in_kernel() {
         return UserExit::Hlt.leave(cx);
     }
-    cx.st.unhalted = false;
-    cx.st.mp = MpState::Halted;
+    if cx.st.unhalted {
+        // The kick came between the guest's last look and its HLT.
+        cx.st.set_runnable();
+    } else {
+        cx.st.mp = MpState::Halted;
+    }
     Continue(())
 }
 
@@ -65,8 +69,7 @@ pub(crate) fn block<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 fn wakes<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
     cx.pull();
     if cx.st.mp == MpState::Halted && (cx.st.unhalted || cx.has_event()) {
-        cx.st.unhalted = false;
-        cx.st.mp = MpState::Runnable;
+        cx.st.set_runnable();
     }
     cx.st.mp.runs()
 }

@@ -85,16 +85,16 @@ pub(crate) fn accept<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     if cx.st.init_latched {
         cx.st.init_latched = false;
         reset(cx, true);
-        cx.st.mp = if cx.st.is_bsp {
-            MpState::Runnable
+        if cx.st.is_bsp {
+            cx.st.set_runnable();
         } else {
-            MpState::InitReceived
-        };
+            cx.st.mp = MpState::InitReceived;
+        }
     }
     if let Some(vector) = cx.st.sipi_latched.take() {
         if cx.st.mp == MpState::InitReceived {
             start_at(cx, vector);
-            cx.st.mp = MpState::Runnable;
+            cx.st.set_runnable();
         }
     }
 }
@@ -133,14 +133,14 @@ pub(crate) fn set<V: Backend>(cx: &mut Cx<'_, '_, V>, m: &abi::KvmMpState) -> Re
     if m.mp_state != abi::KVM_MP_STATE_RUNNABLE && !cx.vm.base.irqchip_in_kernel() {
         return Err(EINVAL);
     }
+    // A kick that is in the mailbox came before this.
+    cx.pull();
     match m.mp_state {
-        abi::KVM_MP_STATE_RUNNABLE => cx.st.mp = MpState::Runnable,
+        abi::KVM_MP_STATE_RUNNABLE => cx.st.set_runnable(),
         abi::KVM_MP_STATE_UNINITIALIZED => cx.st.mp = MpState::Uninitialized,
         abi::KVM_MP_STATE_INIT_RECEIVED => cx.st.mp = MpState::InitReceived,
-        abi::KVM_MP_STATE_HALTED => {
-            cx.st.unhalted = false;
-            cx.st.mp = MpState::Halted;
-        }
+        // KVM: a kick that has not been used up ends this halt too.
+        abi::KVM_MP_STATE_HALTED => cx.st.mp = MpState::Halted,
         abi::KVM_MP_STATE_SIPI_RECEIVED => {
             // The state is transient; it is kept as what leads to it.
             cx.st.mp = MpState::InitReceived;

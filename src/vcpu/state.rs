@@ -127,7 +127,7 @@ pub(crate) struct State {
     pub(crate) sipi_latched: Option<u8>,
     /// The vector that KVM_SET_VCPU_EVENTS brought.
     pub(crate) sipi_vector: u8,
-    /// A paravirtual kick arrived.
+    /// A paravirtual kick arrived. It ends one halt, also one that begins after it.
     pub(crate) unhalted: bool,
     /// How long HLT polls before it sleeps, ns.
     pub(crate) halt_poll_ns: u64,
@@ -298,6 +298,12 @@ impl State {
         }
         self.msrs.reset(init);
         self.pv.reset();
+    }
+
+    /// It executes instructions from now on; the kick that may have led to that is used up.
+    pub(crate) fn set_runnable(&mut self) {
+        self.unhalted = false;
+        self.mp = MpState::Runnable;
     }
 
     /// Which paravirtual features the guest may use, bits of the feature leaf.

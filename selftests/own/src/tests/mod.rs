@@ -129,6 +129,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("reserved_cr0", running::reserved_cr0),
     ("guest_pat", pages::guest_pat),
     ("hypercalls", paravirt::hypercalls),
+    ("early_kick", paravirt::early_kick),
     ("pv_eoi", paravirt::pv_eoi),
     ("emulated_msrs", msrs::emulated_msrs),
     ("machine_checks", msrs::machine_checks),

@@ -13,6 +13,7 @@ use crate::guest::CODE;
 use crate::guest::PORT_END;
 use crate::guest_code;
 use crate::sys;
+use crate::sys::Answer;
 use crate::table;
 use crate::tap::Tap;
 use crate::uapi as k;
@@ -212,6 +213,48 @@ pub fn hypercalls(t: &mut Tap) {
     r.rflags |= 3 << 12;
     v.set_regs(&r);
     t.same("from a program", call(&g, 1, [0; 4]), Some(-1));
+}
+
+/// A kick that comes before the halt keeps the vCPU from halting, once.
+pub fn early_kick(t: &mut Tap) {
+    let plan = Plan {
+        irqchip: Irqchip::Full,
+        cpus: 2,
+        ..Plan::default()
+    };
+    let g = Guest::long_with(plan, calls());
+    t.same("the guest runs", ended(&g.enter()), true);
+    g.load(CODE + 0x800, halted());
+    let v = &g.cpus[1];
+    // The in-tree module does not know the last vCPU's id before its local APIC changes.
+    let apic: kvm_lapic_state = v.fd.get(k::GET_LAPIC).expect("KVM_GET_LAPIC");
+    let r = v.fd.set(k::SET_LAPIC, &apic);
+    t.same("KVM_SET_LAPIC", r, Answer::Ok(0));
+    let state = |s| v.set_mp_state(s).ok().expect("state");
+    let start = || {
+        state(KVM_MP_STATE_RUNNABLE);
+        v.set_regs(&boot::regs(1, CODE + 0x800));
+        matches!(v.enter(), Ok(Exit::Out { port: 0xe0, .. }))
+    };
+    let kick = || call(&g, 5, [0, 1, 0, 0]);
+    let halts = || sys::limited(50, || v.enter()) == Err(libc::EINTR);
+    let goes_on = || ended(&sys::limited(5000, || v.enter()));
+
+    t.same("it is about to halt", start(), true);
+    t.same("a kick", kick(), Some(0));
+    t.same("it does not halt", goes_on(), true);
+    t.same("it is about to halt again", start(), true);
+    t.same("it halts: the kick was for one halt", halts(), true);
+    t.same("halted", v.mp_state(), KVM_MP_STATE_HALTED);
+    t.same("a kick", kick(), Some(0));
+    t.same("about to wake", v.mp_state(), KVM_MP_STATE_RUNNABLE);
+    state(KVM_MP_STATE_HALTED);
+    t.same("halted by user space", v.mp_state(), KVM_MP_STATE_RUNNABLE);
+    t.same("it wakes all the same", goes_on(), true);
+    t.same("it is about to halt", start(), true);
+    t.same("a kick", kick(), Some(0));
+    state(KVM_MP_STATE_RUNNABLE);
+    t.same("user space says that it runs: it halts", halts(), true);
 }
 
 guest_code! {
