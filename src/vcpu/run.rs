@@ -124,7 +124,7 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         cx.st.events.triple_fault = false;
         return UserExit::Shutdown.leave(cx);
     }
-    if !cx.vm.base.irqchip_in_kernel() {
+    if !cx.vm.base.irqchip_full() {
         user_irqchip(cx)?;
     }
     crate::mmu::load_root(cx)?;
@@ -276,8 +276,8 @@ fn take_written<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     });
 }
 
-/// With the interrupt controller in user space: leave when it asked to be told that the guest can
-/// take an interrupt.
+/// With the PIC in user space, whoever has the local APIC: leave when it asked to be told that the
+/// guest can take an interrupt.
 fn user_irqchip<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if cx.user_wants_window() && cx.ready_for_interrupt() {
         return UserExit::IrqWindow.leave(cx);

@@ -32,6 +32,7 @@ mod random_mmio;
 mod rng;
 mod running;
 mod user_exits;
+mod user_pic;
 mod windows;
 
 use crate::errno;
@@ -109,6 +110,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("kvmclock", clock::kvmclock),
     ("steal_time", clock::steal_time),
     ("irq_windows", windows::interrupts),
+    ("split_window", user_pic::split_window),
     ("irq_priority", ipis::priority),
     ("nmi_windows", windows::nmis),
     ("reinjection", windows::reinjection),

@@ -37,7 +37,7 @@ guest_code! {
 }
 
 /// What a port write says; the exit itself if it is something else.
-fn value(g: &Guest) -> Result<u32, String> {
+pub(super) fn value(g: &Guest) -> Result<u32, String> {
     match g.enter() {
         Ok(Exit::Out {
             port: 0xe0, data, ..
@@ -51,19 +51,19 @@ fn value(g: &Guest) -> Result<u32, String> {
 }
 
 /// `request_interrupt_window`: 1 byte at 0. What the run page says in return: at 12 and 13.
-fn want_window(g: &Guest, on: bool) {
+pub(super) fn want_window(g: &Guest, on: bool) {
     g.cpus[0].run.store::<u8>(0, u8::from(on));
 }
 
-fn ready(g: &Guest) -> (u8, u8) {
+pub(super) fn ready(g: &Guest) -> (u8, u8) {
     (g.cpus[0].run.load(12), g.cpus[0].run.load(13))
 }
 
-fn interrupt(g: &Guest, irq: u32) -> Answer {
+pub(super) fn interrupt(g: &Guest, irq: u32) -> Answer {
     g.cpus[0].fd.set(k::INTERRUPT, &kvm_interrupt { irq })
 }
 
-fn count(g: &Guest, vector: usize) -> u16 {
+pub(super) fn count(g: &Guest, vector: usize) -> u16 {
     g.mem.load(boot::mailbox(0) + mailbox::COUNTS + 2 * vector)
 }
 
@@ -251,6 +251,7 @@ fn nmis_by_software(t: &mut Tap) {
 }
 
 guest_code! {
+    /// How many events there were, again and again, with interrupts on for a moment in between.
     again,
     "mov edx, 0xe0",
     "2: mov eax, [r14 + 40]",
