@@ -89,21 +89,25 @@ impl<V: Backend> Cx<'_, '_, V> {
                 .is_some_and(|apic| apic.next_vector().is_some())
     }
 
-    /// Does the PIC, or user space's controller, ask for this vCPU?
+    /// Does the PIC, or user space's controller, ask for this vCPU, and does LINT0 let it?
     #[inline]
     fn has_extint(&self) -> bool {
-        if self.st.events.user_interrupt.is_some() {
-            return true;
-        }
-        self.vm.base.irq.pic_output() && self.st.apic.as_ref().is_some_and(Apic::accepts_pic)
+        let asks = self.st.events.user_interrupt.is_some() || self.vm.base.irq.pic_output();
+        asks && self.accepts_pic()
+    }
+
+    /// Does a local APIC in the kernel let the PIC through? Without one nothing is in its way.
+    #[inline]
+    fn accepts_pic(&self) -> bool {
+        self.st.apic.as_ref().is_none_or(Apic::accepts_pic)
     }
 
     /// Takes the interrupt that is due.
     pub(crate) fn take_interrupt(&mut self) -> Option<u8> {
-        if let Some(v) = self.st.events.user_interrupt.take() {
-            return Some(v);
-        }
         if self.has_extint() {
+            if let Some(v) = self.st.events.user_interrupt.take() {
+                return Some(v);
+            }
             if let Some(v) = chips::acknowledge_pic(&self.vm.base) {
                 return Some(v);
             }
@@ -137,12 +141,13 @@ impl<V: Backend> Cx<'_, '_, V> {
     pub(crate) fn user_wants_window(&self) -> bool {
         !self.vm.base.irqchip_full()
             && self.vcpu.run.read_u8(at::REQUEST_INTERRUPT_WINDOW) != 0
-            && self.st.apic.as_ref().is_none_or(Apic::accepts_pic)
+            && self.accepts_pic()
     }
 
     /// Could user space queue an interrupt that would be taken at once?
     pub(crate) fn ready_for_interrupt(&self) -> bool {
         self.interrupts_allowed()
+            && self.accepts_pic()
             && !self.st.events.reinjects()
             && self.st.events.exception.is_none()
             && self.st.events.user_interrupt.is_none()

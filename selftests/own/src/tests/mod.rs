@@ -111,6 +111,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("steal_time", clock::steal_time),
     ("irq_windows", windows::interrupts),
     ("split_window", user_pic::split_window),
+    ("masked_pic", user_pic::masked_pic),
     ("irq_priority", ipis::priority),
     ("nmi_windows", windows::nmis),
     ("reinjection", windows::reinjection),
