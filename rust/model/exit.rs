@@ -285,6 +285,17 @@ impl Event {
         )
     }
 
+    /// Did an instruction raise it on purpose, at which RIP still is?
+    #[inline]
+    pub const fn is_soft(&self) -> bool {
+        matches!(
+            self.kind,
+            EventKind::SoftInterrupt
+                | EventKind::SoftException
+                | EventKind::PrivilegedSoftException
+        )
+    }
+
     /// An external interrupt.
     pub const fn interrupt(vector: u8) -> Self {
         Self {
@@ -310,9 +321,10 @@ impl Event {
     /// `#BP` and `#OF` come from INT3 and INTO only, at which RIP is, and are delivered as what these
     /// raise: the RIP behind the instruction is pushed (`SDM: vol 3, 27.6.1.1`). Both have one byte.
     pub const fn exception(e: &Exception) -> Self {
-        let (kind, insn_len) = match e.vector {
-            exception::BP | exception::OF => (EventKind::SoftException, 1),
-            _ => (EventKind::Exception, 0),
+        let (kind, insn_len) = if exception::is_soft(e.vector) {
+            (EventKind::SoftException, 1)
+        } else {
+            (EventKind::Exception, 0)
         };
         Self {
             kind,

@@ -96,8 +96,11 @@ pub(crate) fn get_events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmVcpuEvents {
         event::deliver_payload(cx);
     }
     let ev = &cx.st.events;
-    let injected = ev.injected.filter(|i| i.is_exception());
-    if let Some(p) = ev.exception {
+    // KVM: what an instruction raised is not shown, as there is no place for the instruction's
+    // length. RIP is at the instruction, which will raise it again.
+    let shown = ev.injected.filter(|i| !i.is_soft());
+    let pending = ev.exception.filter(|p| !exception::is_soft(p.vector));
+    if let Some(p) = pending {
         e.exception = KvmEventException {
             injected: u8::from(!payload),
             nr: p.vector,
@@ -107,7 +110,7 @@ pub(crate) fn get_events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmVcpuEvents {
         };
         e.exception_has_payload = u8::from(!ev.payload_done);
         e.exception_payload = if ev.payload_done { 0 } else { p.payload };
-    } else if let Some(i) = injected {
+    } else if let Some(i) = shown.filter(Event::is_exception) {
         e.exception = KvmEventException {
             injected: 1,
             nr: i.vector,
@@ -116,19 +119,14 @@ pub(crate) fn get_events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmVcpuEvents {
             error_code: i.error_code.unwrap_or(0),
         };
     }
-    let interrupt = match ev.injected {
-        Some(i) if matches!(i.kind, EventKind::Interrupt | EventKind::SoftInterrupt) => {
-            (1, i.vector, u8::from(i.kind == EventKind::SoftInterrupt))
-        }
-        _ => match ev.user_interrupt {
-            Some(v) => (1, v, 0),
-            None => (0, 0, 0),
-        },
+    let interrupt = match shown {
+        Some(i) if i.kind == EventKind::Interrupt => Some(i.vector),
+        _ => ev.user_interrupt,
     };
     e.interrupt = KvmEventInterrupt {
-        injected: interrupt.0,
-        nr: interrupt.1,
-        soft: interrupt.2,
+        injected: u8::from(interrupt.is_some()),
+        nr: interrupt.unwrap_or(0),
+        soft: 0,
         shadow: shadow_to_abi(V::shadow(cx.l)),
     };
     e.nmi = KvmEventNmi {
@@ -204,17 +202,9 @@ pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) 
         }));
     } else if e.nmi.injected != 0 {
         ev.injected = Some(Event::nmi());
-    } else if e.interrupt.injected != 0 {
-        ev.injected = Some(Event {
-            kind: if e.interrupt.soft != 0 {
-                EventKind::SoftInterrupt
-            } else {
-                EventKind::Interrupt
-            },
-            vector: e.interrupt.nr,
-            error_code: None,
-            insn_len: 0,
-        });
+    } else if e.interrupt.injected != 0 && e.interrupt.soft == 0 {
+        // The instruction of a soft one raises it again: see `get_events`.
+        ev.injected = Some(Event::interrupt(e.interrupt.nr));
     }
     if e.flags & abi::KVM_VCPUEVENT_VALID_SHADOW != 0 {
         V::set_shadow(cx.l, shadow_from_abi(e.interrupt.shadow));

@@ -111,6 +111,11 @@ impl Exception {
     }
 }
 
+/// Is `vector` what INT3 and INTO raise, and nothing else?
+pub const fn is_soft(vector: u8) -> bool {
+    matches!(vector, BP | OF)
+}
+
 /// Does delivering `vector` push an error code, in protected mode?
 pub const fn has_error_code(vector: u8) -> bool {
     matches!(vector, DF | TS | NP | SS | GP | PF | AC | CP)
