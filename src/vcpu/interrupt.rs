@@ -11,6 +11,7 @@ use kernel::prelude::*;
 use model::abi::run as at;
 use model::abi::KVM_MSR_ENABLED;
 use model::addr::Gpa;
+use model::exit::EventKind;
 use model::irqchip::lapic::Effects;
 use model::irqchip::lapic::Reset;
 use virt::vendor::Trap;
@@ -151,6 +152,18 @@ impl<V: Backend> Cx<'_, '_, V> {
             && !self.st.events.reinjects()
             && self.st.events.exception.is_none()
             && self.st.events.user_interrupt.is_none()
+    }
+
+    /// The interrupt on its way that KVM_GET_VCPU_EVENTS and KVM_GET_SREGS show.
+    ///
+    /// KVM: a vector that waits for a local APIC in the kernel is not one of the vCPU's events. These
+    /// do not show it, and setting them leaves it alone.
+    pub(crate) fn interrupt_shown(&self) -> Option<u8> {
+        match self.st.events.injected {
+            Some(i) if i.kind == EventKind::Interrupt => Some(i.vector),
+            _ if self.st.apic.is_none() => self.st.events.user_interrupt,
+            _ => None,
+        }
     }
 
     /// Makes CR8 writes exit while an interrupt waits for a lower priority than the task's. Without

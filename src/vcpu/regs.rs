@@ -119,10 +119,7 @@ pub(crate) fn get_events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmVcpuEvents {
             error_code: i.error_code.unwrap_or(0),
         };
     }
-    let interrupt = match shown {
-        Some(i) if i.kind == EventKind::Interrupt => Some(i.vector),
-        _ => ev.user_interrupt,
-    };
+    let interrupt = cx.interrupt_shown();
     e.interrupt = KvmEventInterrupt {
         injected: u8::from(interrupt.is_some()),
         nr: interrupt.unwrap_or(0),
@@ -192,7 +189,9 @@ pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) 
     });
     ev.payload_done = !has_payload;
     ev.injected = None;
-    ev.user_interrupt = None;
+    if cx.st.apic.is_none() {
+        ev.user_interrupt = None;
+    }
     // KVM: of several the first of these counts.
     if injected {
         ev.injected = Some(Event::exception(&Exception {

@@ -12,7 +12,6 @@ use model::abi::KvmSegment;
 use model::abi::KvmSregs;
 use model::abi::KvmSregs2;
 use model::exit::Event;
-use model::exit::EventKind;
 use model::x86::ctrl::cr0;
 use model::x86::ctrl::cr4;
 use model::x86::ctrl::efer;
@@ -78,11 +77,7 @@ fn table_from_abi(t: &KvmDtable) -> DescTable {
 /// KVM_GET_SREGS.
 pub(crate) fn get<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmSregs {
     let mut s = common(cx);
-    if let Some(i) = cx.st.events.injected {
-        if i.kind == EventKind::Interrupt {
-            set_bit(&mut s.interrupt_bitmap, i.vector);
-        }
-    } else if let Some(v) = cx.st.events.user_interrupt {
+    if let Some(v) = cx.interrupt_shown() {
         set_bit(&mut s.interrupt_bitmap, v);
     }
     s
@@ -166,15 +161,13 @@ pub(crate) fn set<V: Backend>(cx: &mut Cx<'_, '_, V>, s: &KvmSregs) -> Result {
             vector = u8::try_from(i.wrapping_mul(64).wrapping_add(w.trailing_zeros())).ok();
         }
     }
+    // KVM: an empty bitmap takes nothing back.
     if let Some(v) = vector {
         cx.st.events.injected = Some(Event::interrupt(v));
-    } else if cx
-        .st
-        .events
-        .injected
-        .is_some_and(|e| e.kind == EventKind::Interrupt)
-    {
-        cx.st.events.injected = None;
+        if cx.st.apic.is_none() {
+            // The same that KVM_GET_SREGS showed, or instead of it.
+            cx.st.events.user_interrupt = None;
+        }
     }
     if uses_pae(s.cr0, s.cr4, s.efer) {
         // The guest loaded them with CR3; a bad CR3 is the guest's problem at its next walk.

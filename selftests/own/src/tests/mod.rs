@@ -112,6 +112,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("irq_windows", windows::interrupts),
     ("split_window", user_pic::split_window),
     ("masked_pic", user_pic::masked_pic),
+    ("waiting_vector", user_pic::waiting_vector),
     ("cut_short", user_pic::cut_short),
     ("irq_priority", ipis::priority),
     ("nmi_windows", windows::nmis),

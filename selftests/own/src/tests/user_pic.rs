@@ -92,6 +92,69 @@ pub fn masked_pic(t: &mut Tap) {
     t.same("that vector", count(&g, 0x41), 1);
 }
 
+/// Reading what user space can of a vCPU for which a vector waits, and writing it back.
+pub fn waiting_vector(t: &mut Tap) {
+    let bitmap = |g: &Guest| g.cpus[0].sregs().interrupt_bitmap;
+    let injected = |g: &Guest| {
+        let i = g.cpus[0].events().interrupt;
+        (i.injected, i.soft)
+    };
+    let back = |g: &Guest| {
+        let v = &g.cpus[0];
+        let (e, s) = (v.events(), v.sregs());
+        v.set_sregs(&s);
+        set_events(g, &e)
+    };
+    let g = split(again());
+    t.same("split: the guest runs", value(&g), Ok(0));
+    t.same("split: KVM_INTERRUPT", interrupt(&g, 0x43), Answer::Ok(0));
+    t.same("split: the APIC's, not an event", injected(&g), (0, 0));
+    t.same("split: nor in the bitmap", bitmap(&g), [0; 4]);
+    t.same("split: written back", back(&g), Answer::Ok(0));
+    t.same(
+        "split: it still waits",
+        interrupt(&g, 0x44),
+        Answer::Err(libc::EEXIST),
+    );
+    t.same("split: it comes", value(&g), Ok(1));
+    t.same("split: once", value(&g), Ok(1));
+    t.same("split: that vector", count(&g, 0x43), 1);
+
+    let g = Guest::long(again());
+    t.same("the guest runs", value(&g), Ok(0));
+    want_window(&g, true);
+    t.same("the window opens", enter(&g), Ok(Exit::IrqWindow));
+    t.same("KVM_INTERRUPT", interrupt(&g, 0x43), Answer::Ok(0));
+    want_window(&g, false);
+    t.same("an event", injected(&g), (1, 0));
+    t.same("in the bitmap", bitmap(&g), [0, 1 << 3, 0, 0]);
+    t.same("written back", back(&g), Answer::Ok(0));
+    t.same("it comes", value(&g), Ok(1));
+    t.same("once", value(&g), Ok(1));
+    t.same("that vector", count(&g, 0x43), 1);
+    want_window(&g, true);
+    t.same("another window", enter(&g), Ok(Exit::IrqWindow));
+    t.same("KVM_INTERRUPT", interrupt(&g, 0x45), Answer::Ok(0));
+    want_window(&g, false);
+    let s = g.cpus[0].sregs();
+    g.cpus[0].set_sregs(&s);
+    t.same("by the bitmap alone", value(&g), Ok(2));
+    t.same("it comes once", value(&g), Ok(2));
+    t.same("that other vector", count(&g, 0x45), 1);
+    want_window(&g, true);
+    t.same("one more window", enter(&g), Ok(Exit::IrqWindow));
+    want_window(&g, false);
+    let mut e = g.cpus[0].events();
+    (e.interrupt.injected, e.interrupt.nr) = (1, 0x46);
+    t.same("an event", set_events(&g, &e), Answer::Ok(0));
+    let mut s = g.cpus[0].sregs();
+    s.interrupt_bitmap = [0; 4];
+    g.cpus[0].set_sregs(&s);
+    t.same("an empty bitmap takes nothing back", injected(&g), (1, 0));
+    t.same("it comes", value(&g), Ok(3));
+    t.same("the third vector", count(&g, 0x46), 1);
+}
+
 guest_code! {
     software,
     "mov edx, 0xe0",
