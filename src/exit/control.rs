@@ -21,6 +21,7 @@ use model::x86::ctrl::cr4;
 use model::x86::ctrl::efer;
 use model::x86::exception::Exception;
 use model::x86::state::gpr;
+use model::x86::state::CodeSize;
 use model::x86::state::SegReg;
 use model::x86::state::Segment;
 
@@ -114,7 +115,7 @@ fn set_cr0<V: Backend>(cx: &mut Cx<'_, '_, V>, v: u64) -> Result<(), Exception> 
             return Err(Exception::gp0());
         }
     }
-    if v & cr0::PG == 0 && c4 & cr4::PCIDE != 0 {
+    if v & cr0::PG == 0 && (c4 & cr4::PCIDE != 0 || cx.code_size() == CodeSize::Bits64) {
         return Err(Exception::gp0());
     }
     if v & cr0::WP == 0 && c4 & cr4::CET != 0 {

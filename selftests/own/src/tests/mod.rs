@@ -132,6 +132,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("exits_off", running::exits_off),
     ("caching_off", running::caching_off),
     ("reserved_cr0", running::reserved_cr0),
+    ("paging_stays", running::paging_stays),
     ("guest_pat", pages::guest_pat),
     ("hypercalls", paravirt::hypercalls),
     ("early_kick", paravirt::early_kick),

@@ -551,3 +551,26 @@ pub fn reserved_cr0(t: &mut Tap) {
     t.same("the guest runs", g.values(), Some(vec![1, 2]));
     t.same("they are there", v.sregs().cr0 & RESERVED, RESERVED);
 }
+
+guest_code! {
+    // Clears CR0.PG; the vector of what that raises.
+    paging_off,
+    "lea r15, [rip + 2f]",
+    "mov rax, cr0",
+    "btr rax, 31",
+    "mov cr0, rax",
+    "2: mov edx, 0xe0",
+    "mov eax, [r14]",
+    "out dx, eax",
+    "mov rax, cr0",
+    "shr rax, 31",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// Paging cannot be turned off in 64-bit mode.
+pub fn paging_stays(t: &mut Tap) {
+    let g = Guest::long(paging_off());
+    t.same("#GP, and it is still on", g.values(), Some(vec![13, 1]));
+}
