@@ -123,13 +123,16 @@ fn send_ipi<V: Backend>(
     let bits = if long { 64u32 } else { 32 };
     for (word, from) in bitmap.into_iter().zip([0, bits]) {
         for i in (0..bits).filter(|i| word.wrapping_shr(*i) & 1 != 0) {
+            // CAST: ids have 32 bits, and none comes after the last.
+            let Some(dest) = (min as u32).checked_add(from.wrapping_add(i)) else {
+                break;
+            };
             let m = Message {
-                // CAST: ids have 32 bits.
-                dest: (min as u32).wrapping_add(from).wrapping_add(i),
+                dest,
                 logical: false,
                 ..command
             };
-            if deliver::message(&cx.vm.base, &m) > 0 {
+            if deliver::to_id(&cx.vm.base, &m) > 0 {
                 count = count.wrapping_add(1);
             }
         }

@@ -25,6 +25,16 @@ pub(crate) fn message(vm: &VmBase, m: &Message) -> i32 {
     deliver(vm, m, Shorthand::None, None)
 }
 
+/// Delivers a fixed interrupt or NMI to whoever has the physical id, which never means everyone. The
+/// number of local APICs that took it.
+pub(crate) fn to_id(vm: &VmBase, m: &Message) -> i32 {
+    let rules = rules(vm);
+    vm.vcpus
+        .iter()
+        .filter(|v| v.published.address().has_id(m.dest, rules) && post(v, m))
+        .fold(0, |n: i32, _| n.wrapping_add(1))
+}
+
 /// Delivers an IPI.
 pub(crate) fn ipi(vm: &VmBase, i: &Ipi, from: Sender) -> i32 {
     deliver(vm, &i.message, i.shorthand, Some(from))

@@ -237,6 +237,12 @@ impl Address {
         }
     }
 
+    /// Does the APIC take part in addressing, and is `id` its own physical ID? No ID is a broadcast
+    /// here.
+    pub fn has_id(&self, id: u32, rules: Rules) -> bool {
+        self.is_present() && self.matches_physical(id, rules)
+    }
+
     /// Does `dest` mean everyone to this APIC? In x2APIC mode that is 0xffffffff, else 0xff, with
     /// two exceptions.
     ///

@@ -148,6 +148,10 @@ pub fn hypercalls(t: &mut Tap) {
             );
         }
         t.same("one each", got(0x45), vec![0, 1, 1]);
+        let none = call(&g, 10, [1, 0, 255, 0x46]);
+        t.same("the id 255 is nobody's, not everybody's", none, Some(0));
+        let none = call(&g, 10, [0b111, 0, 0xffff_ffff, 0x46]);
+        t.same("and so is the last one, with none after it", none, Some(0));
     });
     t.same("the number was taken for the end", stop != 0, true);
 
