@@ -126,9 +126,10 @@ impl Ring {
             return Push::Lost;
         }
         entries.set_page(self.index(at), slot, offset);
+        // Before the flag: what user space can have harvested is there for a reset to take back.
+        self.dirty.store(at.wrapping_add(1), Release);
         // User space looks at the flags first.
         entries.set_flags(self.index(at), KVM_DIRTY_GFN_F_DIRTY);
-        self.dirty.store(at.wrapping_add(1), Release);
         if self.is_soft_full() {
             Push::SoftFull
         } else {
@@ -151,7 +152,8 @@ impl Ring {
         let mut count = 0u32;
         while count < max {
             let at = self.reset.load(Relaxed);
-            // User space may have marked entries that were never pushed.
+            // User space may have marked entries that were never pushed. One that it marks while
+            // it is pushed has its page already, and is lost to nobody else.
             if at == self.dirty.load(Acquire)
                 || entries.flags(self.index(at)) & KVM_DIRTY_GFN_F_RESET == 0
             {
@@ -305,6 +307,66 @@ mod tests {
         assert!(!r.is_soft_full());
         assert_eq!(r.push(&e, 4, 9), Push::Done);
         assert_eq!(e[0].offset.load(Relaxed), 9);
+    }
+
+    /// Runs something once an entry can be seen to be dirty.
+    struct Watched<'a, F>(&'a Vec<DirtyGfn>, F);
+
+    impl<F: Fn(u32)> Entries for Watched<'_, F> {
+        fn flags(&self, i: u32) -> u32 {
+            self.0.flags(i)
+        }
+
+        fn set_flags(&self, i: u32, flags: u32) {
+            self.0.set_flags(i, flags);
+            (self.1)(i);
+        }
+
+        fn page(&self, i: u32) -> (u32, u64) {
+            self.0.page(i)
+        }
+
+        fn set_page(&self, i: u32, slot: u32, offset: u64) {
+            self.0.set_page(i, slot, offset);
+        }
+    }
+
+    #[test]
+    fn what_was_harvested_can_be_reset_at_once() {
+        let e = entries(256);
+        let r = Ring::new(256, 0);
+        let total = AtomicU32::new(0);
+        // User space on another CPU, as fast as can be.
+        let w = Watched(&e, |i| {
+            assert_eq!(harvest(&e, i as usize), Some((5, u64::from(i))));
+            let n = r.reset(&e, u32::MAX, |s, o, m| {
+                assert_eq!((s, o, m), (5, u64::from(i), 1));
+            });
+            total.fetch_add(n, Relaxed);
+        });
+        for i in 0..3 {
+            assert_eq!(r.push(&w, 5, i), Push::Done);
+            assert_eq!(total.load(Relaxed), i as u32 + 1);
+        }
+        assert_eq!(r.used(), 0);
+    }
+
+    #[test]
+    fn an_entry_forged_while_it_is_pushed_is_taken_back_once() {
+        let e = entries(256);
+        let r = Ring::new(256, 0);
+        // Marked beforehand: a reset may come between the two steps of the push.
+        e[0].flags.store(KVM_DIRTY_GFN_F_RESET, Relaxed);
+        e.set_page(0, 1, 2);
+        r.dirty.store(1, Relaxed);
+        assert_eq!(
+            r.reset(&e, 9, |s, o, m| assert_eq!((s, o, m), (1, 2, 1))),
+            1
+        );
+        e.set_flags(0, KVM_DIRTY_GFN_F_DIRTY);
+        assert_eq!(harvest(&e, 0), Some((1, 2)));
+        assert_eq!(r.reset(&e, 9, |_, _, _| panic!()), 0);
+        assert_eq!(r.used(), 0);
     }
 
     #[test]
