@@ -207,7 +207,8 @@ impl VmBase {
 }
 
 /// KVM_RESET_DIRTY_RINGS: takes back the entries that user space has harvested and makes the next
-/// writes to their pages noticeable. The number of entries; EINVAL without rings, EINTR.
+/// writes to their pages noticeable. The number of entries, not all of them if a signal came; EINVAL
+/// without rings.
 pub(crate) fn reset<V: Backend>(vm: &VmCore<V>) -> Result<isize> {
     if vm.base.rings.as_ref().is_none() {
         return Err(EINVAL);
@@ -223,7 +224,8 @@ pub(crate) fn reset<V: Backend>(vm: &VmCore<V>) -> Result<isize> {
                 break;
             }
             if host::task::signal_pending() {
-                return Err(EINTR);
+                // What was taken back is counted now or never.
+                return Ok(total);
             }
             host::task::cond_resched();
         }

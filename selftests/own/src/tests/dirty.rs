@@ -17,6 +17,9 @@ use crate::sys::Area;
 use crate::tap::Tap;
 use crate::uapi as k;
 use kvm_bindings::*;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
 
 /// Where the logged slot is, and where it goes.
 const AT: u64 = 0x4000_0000;
@@ -25,13 +28,26 @@ const TO: u64 = 0x5000_0000;
 const SLOT: u32 = 3;
 const OFFSET: usize = 2 << 20;
 const LEN: usize = 64 * sys::PAGE;
-/// KVM_DIRTY_GFN_F_DIRTY.
+/// KVM_DIRTY_GFN_F_DIRTY and KVM_DIRTY_GFN_F_RESET.
 const DIRTY: u32 = 1;
+const RESET: u32 = 2;
+/// Pages of a large slot.
+const MANY: usize = 4096;
 
 guest_code! {
     // Writes to the page at RDI.
     write_one,
     "mov [rdi], edi",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+guest_code! {
+    // Writes to the RCX pages at RDI.
+    write_many,
+    "2: mov [rdi], edi",
+    "add rdi, 4096",
+    "loop 2b",
     "mov edx, 0xe1",
     "out dx, al",
 }
@@ -120,4 +136,66 @@ pub fn late_rings(t: &mut Tap) {
     t.point(write(&g, AT + 0x3000), "a write");
     t.same("the page", entry(0), (DIRTY, SLOT, 3));
     t.same("no more", entry(1), (0, 0, 0));
+}
+
+/// A reset that signals cut short says how much it did.
+pub fn reset_signals(t: &mut Tap) {
+    let mem = OFFSET + MANY * sys::PAGE;
+    let mut g = Guest::new(Plan { mem, ..plan(0) });
+    t.same("less", g.slot(0, 0, 0, 0, 0), Answer::Ok(0));
+    t.same("memory", g.slot(0, 0, 0, OFFSET, 0), Answer::Ok(0));
+    let on = enable(&g.vm, KVM_CAP_DIRTY_LOG_RING, 1 << 20);
+    t.same("rings", on, Answer::Ok(0));
+    let len = MANY * sys::PAGE;
+    let slot = g.slot(SLOT, AT, OFFSET, len, KVM_MEM_LOG_DIRTY_PAGES);
+    t.same("a slot", slot, Answer::Ok(0));
+    g.add_cpu(0, true);
+    g.load(CODE, write_many());
+    boot::tables(&g.mem);
+    g.start_long(0, CODE);
+    let at = KVM_DIRTY_LOG_PAGE_OFFSET as usize * sys::PAGE;
+    let ring = Area::of_fd(&g.cpus[0].fd, 1 << 20, at).expect("the ring");
+    sys::catch_usr1();
+    let me = sys::this_thread();
+    // Once around the ring: a signal does not come in time in every round.
+    for round in 0..16 {
+        let mut r = boot::regs(0, CODE);
+        (r.rdi, r.rcx) = (AT, MANY as u64);
+        g.cpus[0].set_regs(&r);
+        let end = g.enter();
+        t.point(
+            matches!(end, Ok(Exit::Out { port: PORT_END, .. })),
+            "writes",
+        );
+        let mine = round * MANY..(round + 1) * MANY;
+        let dirty = mine.clone().all(|n| ring.load::<u32>(16 * n) == DIRTY);
+        t.point(dirty, "all are in the ring");
+        mine.for_each(|n| ring.store(16 * n, RESET));
+        let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (mut total, mut calls, mut failed) = (0, 0, None);
+        thread::scope(|s| {
+            s.spawn(|| {
+                while !done.load(Relaxed) {
+                    sys::interrupt(me);
+                    begun.store(true, Relaxed);
+                }
+            });
+            while !begun.load(Relaxed) {
+                thread::yield_now();
+            }
+            while total < MANY as i32 && calls < 100_000 && failed.is_none() {
+                match g.vm.call(k::RESET_DIRTY_RINGS, 0) {
+                    Answer::Ok(n) => total += n,
+                    Answer::Err(e) => failed = Some(e),
+                }
+                calls += 1;
+            }
+            done.store(true, Relaxed);
+        });
+        t.same("no error", failed, None);
+        t.same("all were counted", total, MANY as i32);
+        if total < MANY as i32 {
+            break;
+        }
+    }
 }
