@@ -17,8 +17,8 @@ use model::dirty::Bitmap;
 use model::dirty::ClearRange;
 use zerocopy::IntoBytes;
 
-/// Words handled at a time: they are on the stack.
-const BATCH: usize = 32;
+/// Words handled under one hold of the MMU lock, with one flush: 256 MiB of the guest's memory.
+const BATCH: usize = 1024;
 
 /// One bit per page of a slot.
 pub(crate) struct DirtyLog {
@@ -78,8 +78,11 @@ pub(crate) fn get<V: Backend>(vm: &VmCore<V>, d: &abi::KvmDirtyLog) -> Result<is
     mmu::log::collect(vm);
     let bits = log.bits();
     let mut failed = Ok(());
-    let mut buf = [0u64; BATCH];
-    for (first, chunk) in batches(words_for(bits.pages())) {
+    let n = words_for(bits.pages());
+    let mut buf = zeros(n.min(BATCH as u64))?;
+    for first in (0..n).step_by(BATCH) {
+        // CAST: at most a batch.
+        let chunk = n.wrapping_sub(first).min(BATCH as u64) as usize;
         let Some(words) = buf.get_mut(..chunk) else {
             break;
         };
@@ -97,37 +100,37 @@ pub(crate) fn get<V: Backend>(vm: &VmCore<V>, d: &abi::KvmDirtyLog) -> Result<is
 }
 
 /// KVM_CLEAR_DIRTY_LOG: clears what user space names and makes the next writes to it noticeable.
+/// EINVAL for a bad range, ENOMEM, EFAULT.
 pub(crate) fn clear<V: Backend>(vm: &VmCore<V>, c: &abi::KvmClearDirtyLog) -> Result<isize> {
     let _lock = vm.base.slots.lock();
     let (slot, log) = named(vm, c.slot)?;
     let bits = log.bits();
     let range =
         ClearRange::new(c.first_page, u64::from(c.num_pages), bits.pages()).ok_or(EINVAL)?;
-    let mut buf = [0u64; BATCH];
-    for (first, chunk) in batches(range.words) {
-        let Some(words) = buf.get_mut(..chunk) else {
-            break;
-        };
-        host::uaccess::copy_from_hva(at(c.padding2, first), words.as_mut_bytes())?;
-        let first = range.first_word.wrapping_add(first);
-        let mut any = 0;
-        for (i, w) in (first..).zip(words.iter_mut()) {
+    // All of it before the first bit is cleared: a bitmap that cannot be read changes nothing.
+    let mut named = zeros(range.words)?;
+    host::uaccess::copy_from_hva(Hva(c.padding2), named.as_mut_bytes())?;
+    let mut first = range.first_word;
+    for words in named.chunks_mut(BATCH) {
+        let (mut any, mut i) = (0, first);
+        for w in words.iter_mut() {
             *w = bits.clear(i, *w);
             any |= *w;
+            i = i.wrapping_add(1);
         }
         if any != 0 {
             mmu::log::clean(vm, &slot, first << 6, words);
         }
+        first = i;
+        host::task::cond_resched();
     }
     Ok(0)
 }
 
-/// `n` words in batches: where each starts, and how many words it has.
-fn batches(n: u64) -> impl Iterator<Item = (u64, usize)> {
-    (0..n)
-        .step_by(BATCH)
-        // CAST: at most a batch.
-        .map(move |at| (at, n.wrapping_sub(at).min(BATCH as u64) as usize))
+/// `n` words, at most those of a slot. ENOMEM.
+fn zeros(n: u64) -> Result<KVVec<u64>> {
+    let n = usize::try_from(n).map_err(|_| ENOMEM)?;
+    Ok(KVVec::from_elem(0, n, GFP_KERNEL_ACCOUNT)?)
 }
 
 /// The user address of word `i` of a bitmap at `base`.

@@ -138,6 +138,39 @@ pub fn late_rings(t: &mut Tap) {
     t.same("no more", entry(1), (0, 0, 0));
 }
 
+/// A bitmap that can be read only in part clears nothing.
+pub fn unreadable_clear(t: &mut Tap) {
+    let mem = OFFSET + MANY * sys::PAGE;
+    let g = Guest::new(Plan { mem, ..plan(0) });
+    let all = KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE | KVM_DIRTY_LOG_INITIALLY_SET;
+    let on = enable(&g.vm, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, u64::from(all));
+    t.same("manual protection", on, Answer::Ok(0));
+    let len = MANY * sys::PAGE;
+    let slot = g.slot(SLOT, AT, OFFSET, len, KVM_MEM_LOG_DIRTY_PAGES);
+    t.same("a slot, all dirty", slot, Answer::Ok(0));
+    // All but the last word can be read.
+    let bits = Area::anonymous(2 * sys::PAGE);
+    let at = sys::PAGE - MANY / 8 + 8;
+    bits.write(at, &vec![0xff; MANY / 8]);
+    bits.protect(sys::PAGE, sys::PAGE, libc::PROT_NONE);
+    let mut c: kvm_clear_dirty_log = sys::zeroed();
+    (c.slot, c.num_pages) = (SLOT, MANY as u32);
+    c.__bindgen_anon_1.dirty_bitmap = (bits.addr() + at) as *mut _;
+    let clear = |c: &kvm_clear_dirty_log| g.vm.set(k::CLEAR_DIRTY_LOG, c);
+    let log = || {
+        let words = vec![0u64; MANY / 64];
+        let mut d: kvm_dirty_log = sys::zeroed();
+        d.slot = SLOT;
+        d.__bindgen_anon_1.dirty_bitmap = words.as_ptr() as *mut _;
+        g.vm.set(k::GET_DIRTY_LOG, &d).ok().map(|_| words)
+    };
+    t.same("part of a bitmap", clear(&c), Answer::Err(libc::EFAULT));
+    t.same("all is dirty", log(), Ok(vec![u64::MAX; MANY / 64]));
+    bits.protect(sys::PAGE, sys::PAGE, libc::PROT_READ);
+    t.same("all of it", clear(&c), Answer::Ok(0));
+    t.same("nothing is dirty", log(), Ok(vec![0; MANY / 64]));
+}
+
 /// A reset that signals cut short says how much it did.
 pub fn reset_signals(t: &mut Tap) {
     let mem = OFFSET + MANY * sys::PAGE;

@@ -151,6 +151,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("broken_page", host_memory::broken_page),
     ("log_moved", dirty::moved),
     ("late_rings", dirty::late_rings),
+    ("unreadable_clear", dirty::unreadable_clear),
     ("reset_signals", dirty::reset_signals),
     ("event_races", event_races::races),
     ("device_memory", device_memory::frames),
