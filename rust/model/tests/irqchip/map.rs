@@ -112,6 +112,37 @@ fn physical_ids_in_both_modes() {
 }
 
 #[test]
+fn an_id_is_one_apics() {
+    let r = Rules::default();
+    let off = Setup {
+        mode: Mode::Disabled,
+        ..Setup::xapic(3)
+    };
+    let p = publish(&[
+        Setup::xapic(0),
+        Setup::x2apic(0x140),
+        Setup::xapic(0xff),
+        off,
+    ]);
+    let has = |id| -> Vec<usize> {
+        let all = p.iter().enumerate();
+        all.filter(|(_, p)| p.address().has_id(id, r))
+            .map(|(i, _)| i)
+            .collect()
+    };
+    assert_eq!(has(0), [0]);
+    assert_eq!(has(0x140), [1]);
+    assert_eq!(
+        has(0xff),
+        [2],
+        "no broadcast, though it is one as a destination"
+    );
+    assert_eq!(targets(&p, r, physical(0xff)), [0, 1, 2]);
+    assert_eq!(has(u32::MAX), []);
+    assert_eq!(has(3), [], "turned off");
+}
+
+#[test]
 fn flat_model() {
     let all: Vec<_> = (0..4u32)
         .map(|i| Setup {
