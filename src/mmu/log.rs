@@ -53,6 +53,8 @@ pub(crate) fn collect<V: Backend>(vm: &VmCore<V>) {
 
 /// Entries looked at before the lock is offered to others.
 const BUDGET: u32 = 4096;
+/// The same where a flush follows each time.
+const COLLAPSE_BUDGET: u32 = 32768;
 /// Tables allocated at a time for splitting.
 const SPLIT_TABLES: usize = 64;
 
@@ -113,7 +115,7 @@ pub(crate) fn stopped<V: Backend>(vm: &VmCore<V>, slot: &Slot) {
     while !sweep.is_done() {
         let counts = g
             .root_mut(slot.space())
-            .collapse(&mut sweep, BUDGET, |gfn, _| {
+            .collapse(&mut sweep, COLLAPSE_BUDGET, |gfn, _| {
                 let host = host::gup::level_of(slot.hva_of(gfn));
                 match slot.max_level(gfn).min(host).min(most) {
                     3 => Level::L1G,

@@ -25,8 +25,8 @@ use model::addr::Gfn;
 use model::stats::VmStat;
 use model::tdp::Sweep;
 
-/// Tables looked at before the lock is offered to others.
-const BUDGET: u32 = 1024;
+/// Entries looked at, or removed, before the lock is offered to others.
+const BUDGET: u32 = 16384;
 /// How often the parameters are looked at, ms.
 const LOOK_MS: u64 = 10_000;
 /// With `nx_huge_pages_recovery_period_ms` 0, everything has had its turn after this, ms.

@@ -128,7 +128,8 @@ pub(super) struct Run<'s> {
     pub(super) from: u64,
     /// One past the last page, clamped to what the tables can translate.
     pub(super) end: u64,
-    budget: u32,
+    /// Entries that may still be visited.
+    pub(super) budget: u32,
 }
 
 impl<'s> Run<'s> {
@@ -220,7 +221,7 @@ impl<F: Format, T: Tables> Tdp<'_, F, T> {
         }
     }
 
-    fn leaves_of(
+    pub(super) fn leaves_of(
         &self,
         table: T::Ref,
         level: Level,

@@ -49,15 +49,6 @@ pub trait Sink<R> {
     }
 }
 
-/// What becomes of a table.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Keep,
-    Remove,
-    /// The sweep ends before it.
-    Stop,
-}
-
 /// The result of removing mappings.
 #[must_use]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,17 +64,30 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
     /// it, and every table that lies inside it as a whole.
     pub fn zap<K: Sink<T::Ref>>(&self, sweep: &mut Sweep, budget: u32, sink: &mut K) -> Zapped {
         let mut out = Zapped::default();
+        self.zap_some(sweep, budget, sink, &mut out);
+        out
+    }
+
+    /// [`Tdp::zap`]; returns what is left of the budget.
+    fn zap_some<K: Sink<T::Ref>>(
+        &self,
+        sweep: &mut Sweep,
+        budget: u32,
+        sink: &mut K,
+        out: &mut Zapped,
+    ) -> u32 {
         let start = sweep.start.0;
         let mut run = Run::new(sweep, &self.cfg, budget);
         let root = self.tables.root();
-        if run.is_empty()
+        let done = run.is_empty()
             || self
-                .zap_table(root, self.cfg.root(), 0, start, &mut run, sink, &mut out)
-                .is_continue()
-        {
+                .zap_table(root, self.cfg.root(), 0, start, &mut run, sink, out)
+                .is_continue();
+        let left = run.budget;
+        if done {
             sweep.finish();
         }
-        out
+        left
     }
 
     #[expect(
@@ -175,18 +179,21 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
         sink: &mut K,
         mut best: impl FnMut(Gfn, Pfn) -> Level,
     ) -> Zapped {
-        self.remove_tables(sweep, budget, sink, |under, level, entry| {
-            let goes = !F::is_for_exec(entry) && self.is_replaceable(under, level, &mut best);
-            if goes {
-                Verdict::Remove
-            } else {
-                Verdict::Keep
-            }
-        })
+        let mut count = u32::MAX;
+        self.remove_tables(
+            sweep,
+            budget,
+            &mut count,
+            sink,
+            |under, level, entry, left| {
+                !F::is_for_exec(entry) && self.is_replaceable(under, level, left, &mut best)
+            },
+        )
     }
 
     /// Removes up to `count` tables that are there for execution ([`Format::for_exec`]), so that
-    /// faults decide anew what is there. The sweep stops behind the last one.
+    /// faults decide anew what is there. The sweep stops behind the last one. A table counts once
+    /// it is gone: a budget may end in the middle of one.
     pub fn reclaim<K: Sink<T::Ref>>(
         &self,
         sweep: &mut Sweep,
@@ -194,24 +201,20 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
         count: &mut u32,
         sink: &mut K,
     ) -> Zapped {
-        self.remove_tables(sweep, budget, sink, |_, _, entry| {
-            if *count == 0 {
-                return Verdict::Stop;
-            }
-            if !F::is_for_exec(entry) {
-                return Verdict::Keep;
-            }
-            *count = count.wrapping_sub(1);
-            Verdict::Remove
+        self.remove_tables(sweep, budget, count, sink, |_, _, entry, _| {
+            F::is_for_exec(entry)
         })
     }
 
+    /// Removes up to `count` tables of which `goes` says so: it gets what the table spans, at which
+    /// level, the entry that points to it, and the budget, to be reduced by what the answer costs.
     fn remove_tables<K: Sink<T::Ref>>(
         &self,
         sweep: &mut Sweep,
         budget: u32,
+        count: &mut u32,
         sink: &mut K,
-        mut judge: impl FnMut(Sweep, Level, u64) -> Verdict,
+        mut goes: impl FnMut(Sweep, Level, u64, &mut u32) -> bool,
     ) -> Zapped {
         let mut out = Zapped::default();
         let start = sweep.start.0;
@@ -220,7 +223,9 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
         let top = self.cfg.root();
         if run.is_empty()
             || self
-                .remove_in(root, top, 0, start, &mut run, sink, &mut judge, &mut out)
+                .remove_in(
+                    root, top, 0, start, &mut run, count, sink, &mut goes, &mut out,
+                )
                 .is_continue()
         {
             sweep.finish();
@@ -239,8 +244,9 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
         base: u64,
         start: u64,
         run: &mut Run<'_>,
+        count: &mut u32,
         sink: &mut K,
-        judge: &mut impl FnMut(Sweep, Level, u64) -> Verdict,
+        goes: &mut impl FnMut(Sweep, Level, u64, &mut u32) -> bool,
         out: &mut Zapped,
     ) -> ControlFlow<()> {
         for i in run.first(base, level)..512 {
@@ -260,39 +266,51 @@ impl<F: Format, T: Exclusive> Tdp<'_, F, T> {
             let end = first.wrapping_add(level.pages());
             let whole = first >= start && end <= run.end;
             let mut under = Sweep::new(Gfn(first), Gfn(end));
-            let verdict = if whole && level.may_be_leaf() {
-                judge(under, level, entry)
-            } else {
-                Verdict::Keep
-            };
-            if verdict == Verdict::Stop {
+            let candidate = whole && level.may_be_leaf();
+            if candidate && *count == 0 {
                 run.stop(first);
                 return ControlFlow::Break(());
             }
-            if verdict == Verdict::Remove {
-                let zapped = self.zap(&mut under, u32::MAX, sink);
-                out.flush = out.flush.join(zapped.flush);
-                out.counts.add(zapped.counts);
+            if candidate && goes(under, level, entry, &mut run.budget) {
+                // An earlier call may have come as far as here.
+                under.next = Gfn(first.max(run.from));
+                run.budget = self.zap_some(&mut under, run.budget, sink, out);
+                if !under.is_done() {
+                    run.stop(under.next.0);
+                    return ControlFlow::Break(());
+                }
+                *count = count.wrapping_sub(1);
             } else if down > Level::L4K {
                 let child = self.tables.child(self.cfg.address(entry));
-                self.remove_in(child, down, first, start, run, sink, judge, out)?;
+                self.remove_in(child, down, first, start, run, count, sink, goes, out)?;
             }
         }
         ControlFlow::Continue(())
     }
 
-    /// Whether the first page mapped in `under` could be mapped by a leaf of `level`.
+    /// Whether the first page mapped in `under` could be mapped by a leaf of `level`. Looking for it
+    /// costs some of the budget.
     fn is_replaceable(
         &self,
         mut under: Sweep,
         level: Level,
+        budget: &mut u32,
         best: &mut impl FnMut(Gfn, Pfn) -> Level,
     ) -> bool {
         let mut replaceable = false;
-        self.for_each_leaf(&mut under, u32::MAX, |gfn, at, _, entry| {
-            replaceable = best(gfn, self.cfg.pfn(entry, at)) >= level;
-            Step::Stop
-        });
+        let mut run = Run::new(&mut under, &self.cfg, u32::MAX);
+        let root = self.tables.root();
+        let _ = self.leaves_of(
+            root,
+            self.cfg.root(),
+            0,
+            &mut run,
+            &mut |gfn, at, _, entry| {
+                replaceable = best(gfn, self.cfg.pfn(entry, at)) >= level;
+                Step::Stop
+            },
+        );
+        *budget = budget.saturating_sub(u32::MAX.wrapping_sub(run.budget));
         replaceable
     }
 

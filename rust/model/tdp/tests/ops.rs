@@ -624,3 +624,50 @@ fn tables_for_execution() {
     let z = t.reclaim(&mut sweep, u32::MAX, &mut count, &mut bin);
     assert_eq!((z.counts.for_exec, count, sweep.is_done()), (-1, 9, true));
 }
+
+/// A large table does not go in one step, nor do many small ones: what is removed costs.
+#[test]
+fn collapsing_and_reclaiming_keep_to_the_budget() {
+    let a = Arena::new(64);
+    let t = Tdp::<Ept, _>::new(EPT, &a);
+    let mut pool = Pool::new(&a);
+    let mut fill = |instead_of| {
+        for i in 0..20 * 512 {
+            let spec = LeafSpec {
+                instead_of,
+                ..ram(i, Prot::RWX)
+            };
+            let r = t.map(Gfn(i), Level::L4K, &spec, &mut pool);
+            assert_eq!(r.outcome, Map::Done);
+        }
+    };
+    for best in [Level::L1G, Level::L2M] {
+        fill(Level::L4K);
+        let mut sweep = Sweep::new(Gfn(0), Gfn(512 * 512));
+        let (mut leaves, mut calls) = (0, 0);
+        while !sweep.is_done() {
+            let bin = &mut Bin::new(&a);
+            let z = t.collapse(&mut sweep, 1500, bin, |_, _| best);
+            assert!(z.counts.leaves_4k >= -1500 - 512, "{:?}", z.counts);
+            leaves -= z.counts.leaves_4k;
+            calls += 1;
+        }
+        assert_eq!(leaves, 20 * 512, "{best:?}");
+        assert!((5..=20).contains(&calls), "{calls}");
+    }
+    // One table instead of 1 GiB, reclaimed in many steps, counts as one.
+    let mut bin = Bin::new(&a);
+    let _ = t.zap(&mut Sweep::all(&EPT), u32::MAX, &mut bin);
+    assert_eq!(a.used_tables(), 0);
+    fill(Level::L1G);
+    let mut sweep = Sweep::all(&EPT);
+    let (mut count, mut calls) = (1, 0);
+    while count != 0 {
+        let z = t.reclaim(&mut sweep, 1, &mut count, &mut bin);
+        assert!(z.counts.leaves_4k >= -512, "{:?}", z.counts);
+        calls += 1;
+    }
+    assert_eq!(calls, 20);
+    assert!(!t.walk(Gfn(0)).unwrap().is_mapped());
+    assert_eq!(t.walk(Gfn(0)).unwrap().level, Level::L1G);
+}
