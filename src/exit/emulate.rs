@@ -42,11 +42,13 @@ use model::x86::ctrl::rflags;
 use model::x86::exception::Exception;
 use model::x86::state::CpuState;
 
-/// A string port access that user space finished: how many elements lie in the PIO page.
+/// A string port access that user space finished: how many elements lie in the PIO page, from which
+/// one on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Batch {
     pub(super) port: u16,
     pub(super) size: u8,
+    pub(super) from: u32,
     pub(super) count: u32,
     pub(super) write: bool,
 }
@@ -311,6 +313,7 @@ pub(crate) fn port_finished<V: Backend>(cx: &mut Cx<'_, '_, V>, key: IoKey) -> F
             // CAST: ports have 16 bits.
             port: key.addr as u16,
             size: key.size,
+            from: 0,
             count: key.count,
             write: key.write,
         });

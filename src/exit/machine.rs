@@ -7,6 +7,7 @@ use super::control;
 use super::debug;
 use super::emul_state::fill_segments;
 use super::emulate;
+use super::emulate::Batch;
 use super::mmio;
 use crate::backend::Backend;
 use crate::pv::spin;
@@ -74,26 +75,29 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
     }
 
     /// Reads guest-physical memory or a device, at most what lies in one page.
+    ///
+    /// The slot may go after the first look: what counts is what the copy itself finds.
     fn phys_read(&mut self, gpa: Gpa, buf: &mut [u8]) -> Result<(), Stop> {
-        if !self.cx.is_ram(gpa, false) {
-            let mut at = gpa;
-            for part in buf.chunks_mut(8) {
-                self.device_read(at, part)?;
-                at = at.wrapping_add(8);
+        if self.cx.is_ram(gpa, false) {
+            // CAST: at most 16.
+            let key = IoKey::new(IoKind::Mem, gpa.0, buf.len() as u8, false);
+            if let Some(d) = self.cx.st.emul.log.replay(&key) {
+                for (to, from) in buf.iter_mut().zip(d) {
+                    *to = *from;
+                }
+                return Ok(());
             }
-            return Ok(());
-        }
-        // CAST: at most 16.
-        let key = IoKey::new(IoKind::Mem, gpa.0, buf.len() as u8, false);
-        if let Some(d) = self.cx.st.emul.log.replay(&key) {
-            for (to, from) in buf.iter_mut().zip(d) {
-                *to = *from;
+            let r = self.cx.try_read(gpa, buf);
+            if r.map_err(|_| self.no_memory(gpa))? {
+                return self.record(key, buf);
             }
-            return Ok(());
         }
-        let r = self.cx.read_guest(gpa, buf);
-        r.map_err(|_| self.no_memory(gpa))?;
-        self.record(key, buf)
+        let mut at = gpa;
+        for part in buf.chunks_mut(8) {
+            self.device_read(at, part)?;
+            at = at.wrapping_add(8);
+        }
+        Ok(())
     }
 
     /// The host has nothing behind a slot: user space is told, as of an access of the guest's own.
@@ -135,9 +139,10 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
             if self.cx.st.emul.log.replay_write(&key, data) {
                 return Ok(());
             }
-            let r = self.cx.write_guest(gpa, data);
-            r.map_err(|_| self.no_memory(gpa))?;
-            return self.record(key, data);
+            let r = self.cx.try_write(gpa, data);
+            if r.map_err(|_| self.no_memory(gpa))? {
+                return self.record(key, data);
+            }
         }
         let mut at = gpa;
         for part in data.chunks(8) {
@@ -210,11 +215,19 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
         Stop::NeedUser
     }
 
-    /// The elements of a finished batch that are wanted now; the registers may have changed.
-    fn take_batch(&mut self, port: u16, size: u8, count: u32, write: bool) -> Option<u32> {
+    /// A finished batch, if it is the one that is wanted now; the registers may have changed. What
+    /// of it is not used has to be put back.
+    fn take_batch(&mut self, port: u16, size: u8, write: bool) -> Option<Batch> {
         let b = self.cx.st.emul.batch.take()?;
         let same = b.port == port && b.size == size && b.write == write;
-        same.then_some(b.count.min(count))
+        same.then_some(b)
+    }
+
+    /// Keeps what is left of a batch after `n` elements.
+    fn keep_batch(&mut self, b: Batch, n: u32) {
+        let count = b.count.saturating_sub(n);
+        let from = b.from.wrapping_add(n);
+        self.cx.st.emul.batch = (count != 0).then_some(Batch { from, count, ..b });
     }
 }
 
@@ -281,7 +294,12 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
             return Ok(true);
         }
         match self.cx.cmpxchg_guest(gpa, old, new) {
-            Ok(done) => Ok(done),
+            Ok(Some(done)) => Ok(done),
+            // The slot has gone meanwhile.
+            Ok(None) => {
+                self.phys_write(gpa, new)?;
+                Ok(true)
+            }
             Err(e) if e == EINVAL => {
                 // KVM: nor is one of 16 bytes, or one that the host would trap.
                 self.phys_write(gpa, new)?;
@@ -300,6 +318,14 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
                 *to = *from;
             }
             return Ok(());
+        }
+        // CAST: at most 4.
+        if let Some(b) = self.take_batch(port, buf.len() as u8, false) {
+            // User space has read it already, for memory that has gone since.
+            let at = (b.from as usize).wrapping_mul(usize::from(b.size));
+            self.cx.vcpu.pio.read_bytes(at, buf);
+            self.keep_batch(b, 1);
+            return self.record(key, buf);
         }
         if self.cx.port_read(port, buf) {
             return self.record(key, buf);
@@ -332,8 +358,15 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
         if self.cx.port_in_kernel(port) || !self.cx.is_ram(gpa, true) {
             return Ok(0);
         }
-        if let Some(n) = self.take_batch(port, size, count, false) {
-            self.copy_from_pio(gpa, n, size)?;
+        // With an element on its way to a device the next step is that element's.
+        if self.cx.st.emul.log.len() != 0 {
+            return Ok(0);
+        }
+        if let Some(b) = self.take_batch(port, size, false) {
+            let n = self.copy_from_pio(gpa, &b, b.count.min(count))?;
+            if n < count {
+                self.keep_batch(b, n);
+            }
             return Ok(n);
         }
         if count <= 1 {
@@ -355,13 +388,12 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
         if self.cx.port_in_kernel(port) || !self.cx.is_ram(gpa, false) {
             return Ok(0);
         }
-        if let Some(n) = self.take_batch(port, size, count, true) {
-            return Ok(n);
+        if let Some(b) = self.take_batch(port, size, true) {
+            return Ok(b.count.min(count));
         }
-        if count <= 1 {
+        if count <= 1 || !self.copy_to_pio(gpa, count, size)? {
             return Ok(0);
         }
-        self.copy_to_pio(gpa, count, size)?;
         let key = IoKey::new(IoKind::Port, u64::from(port), size, true);
         Err(self.port_to_user(IoKey { count, ..key }))
     }
@@ -512,26 +544,30 @@ fn write_vector<const N: usize>(n: u8, value: &[u8; 32]) -> Result<(), Stop> {
 }
 
 impl<V: Backend> Machine<'_, '_, '_, V> {
-    /// Copies `n` elements from the PIO page to guest memory inside one page.
-    fn copy_from_pio(&mut self, gpa: Gpa, n: u32, size: u8) -> Result<(), Stop> {
-        let len = (n as usize)
-            .wrapping_mul(usize::from(size))
-            .min(PAGE_SIZE as usize);
+    /// Copies `n` elements of a batch to guest memory inside one page. How many there was memory
+    /// for.
+    fn copy_from_pio(&mut self, gpa: Gpa, b: &Batch, n: u32) -> Result<u32, Stop> {
+        let size = usize::from(b.size);
+        let from = (b.from as usize).wrapping_mul(size);
+        let len = (n as usize).wrapping_mul(size).min(PAGE_SIZE as usize);
         let mut buf = [0u8; 256];
         let mut off = 0usize;
         while off < len {
             let part = buf.len().min(len.wrapping_sub(off));
-            let b = buf.get_mut(..part).ok_or(Stop::UNHANDLED)?;
-            self.cx.vcpu.pio.read_bytes(off, b);
-            let r = self.cx.write_guest(gpa.wrapping_add(off as u64), b);
-            r.map_err(|_| self.no_memory(gpa))?;
+            let bytes = buf.get_mut(..part).ok_or(Stop::UNHANDLED)?;
+            self.cx.vcpu.pio.read_bytes(from.wrapping_add(off), bytes);
+            let r = self.cx.try_write(gpa.wrapping_add(off as u64), bytes);
+            if !r.map_err(|_| self.no_memory(gpa))? {
+                // CAST: less than a page.
+                return Ok(off.checked_div(size).unwrap_or(0) as u32);
+            }
             off = off.wrapping_add(part);
         }
-        Ok(())
+        Ok(n)
     }
 
-    /// The opposite.
-    fn copy_to_pio(&mut self, gpa: Gpa, n: u32, size: u8) -> Result<(), Stop> {
+    /// The opposite, for a new batch. False if the memory has gone.
+    fn copy_to_pio(&mut self, gpa: Gpa, n: u32, size: u8) -> Result<bool, Stop> {
         let len = (n as usize)
             .wrapping_mul(usize::from(size))
             .min(PAGE_SIZE as usize);
@@ -540,11 +576,13 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
         while off < len {
             let part = buf.len().min(len.wrapping_sub(off));
             let b = buf.get_mut(..part).ok_or(Stop::UNHANDLED)?;
-            let r = self.cx.read_guest(gpa.wrapping_add(off as u64), b);
-            r.map_err(|_| self.no_memory(gpa))?;
+            let r = self.cx.try_read(gpa.wrapping_add(off as u64), b);
+            if !r.map_err(|_| self.no_memory(gpa))? {
+                return Ok(false);
+            }
             self.cx.vcpu.pio.write_bytes(off, b);
             off = off.wrapping_add(part);
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -92,9 +92,9 @@ fn tell_back(vm: &VmBase, gpa: Gpa) -> bool {
         match vm.read_guest_val::<u8>(at) {
             Ok(0) | Err(_) => return false,
             Ok(old) => match vm.cmpxchg_space(Space::Normal, at, &[old], &[0]) {
-                Ok(true) => return old & KVM_VCPU_FLUSH_TLB != 0,
-                Ok(false) => {}
-                Err(_) => return false,
+                Ok(Some(true)) => return old & KVM_VCPU_FLUSH_TLB != 0,
+                Ok(Some(false)) => {}
+                Ok(None) | Err(_) => return false,
             },
         }
     }

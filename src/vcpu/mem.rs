@@ -87,6 +87,16 @@ impl<V: Backend> Cx<'_, '_, V> {
         self.vm.base.write_space(self.space(), gpa, data)
     }
 
+    /// See [`VmBase::try_read`](crate::vm::VmBase::try_read).
+    pub(crate) fn try_read(&self, gpa: Gpa, buf: &mut [u8]) -> Result<bool> {
+        self.vm.base.try_read(self.space(), gpa, buf)
+    }
+
+    /// See [`VmBase::try_write`](crate::vm::VmBase::try_write).
+    pub(crate) fn try_write(&self, gpa: Gpa, data: &[u8]) -> Result<bool> {
+        self.vm.base.try_write(self.space(), gpa, data)
+    }
+
     /// Reads a value from guest-physical memory as this vCPU sees it.
     fn read_guest_val<T: FromBytes + IntoBytes>(&self, gpa: Gpa) -> Result<T> {
         let mut v = T::new_zeroed();
@@ -95,7 +105,7 @@ impl<V: Backend> Cx<'_, '_, V> {
     }
 
     /// See [`VmBase::cmpxchg_space`](crate::vm::VmBase::cmpxchg_space).
-    pub(crate) fn cmpxchg_guest(&self, gpa: Gpa, old: &[u8], new: &[u8]) -> Result<bool> {
+    pub(crate) fn cmpxchg_guest(&self, gpa: Gpa, old: &[u8], new: &[u8]) -> Result<Option<bool>> {
         self.vm.base.cmpxchg_space(self.space(), gpa, old, new)
     }
 

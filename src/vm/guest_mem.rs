@@ -85,18 +85,26 @@ impl VmBase {
 
     /// Reads guest memory of an address space. EFAULT where there is none.
     pub(crate) fn read_space(&self, space: Space, gpa: Gpa, buf: &mut [u8]) -> Result {
+        present(self.try_read(space, gpa, buf)?)
+    }
+
+    /// Reads guest memory of an address space; false where there is none. EFAULT if user space has
+    /// nothing there.
+    pub(crate) fn try_read(&self, space: Space, gpa: Gpa, buf: &mut [u8]) -> Result<bool> {
         let set = self.slots.space(space);
         let mut at = gpa;
         let mut rest = buf;
         while !rest.is_empty() {
             let n = in_page(at, rest.len());
             let (now, later) = rest.split_at_mut_checked(n).ok_or(EFAULT)?;
-            let (hva, _) = hva(&set, at.gfn(), false).ok_or(EFAULT)?;
+            let Some((hva, _)) = hva(&set, at.gfn(), false) else {
+                return Ok(false);
+            };
             uaccess::copy_from_hva(hva.wrapping_add(at.offset()), now)?;
             at = at.wrapping_add(n as u64);
             rest = later;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Writes guest memory and marks it dirty. EFAULT where there is none, or only for reading.
@@ -107,19 +115,27 @@ impl VmBase {
     /// Writes guest memory of an address space and marks it dirty. EFAULT where there is none, or
     /// only for reading.
     pub(crate) fn write_space(&self, space: Space, gpa: Gpa, data: &[u8]) -> Result {
+        present(self.try_write(space, gpa, data)?)
+    }
+
+    /// Writes guest memory of an address space and marks it dirty; false where there is none, or
+    /// only for reading. EFAULT if user space has nothing there.
+    pub(crate) fn try_write(&self, space: Space, gpa: Gpa, data: &[u8]) -> Result<bool> {
         let set = self.slots.space(space);
         let mut at = gpa;
         let mut rest = data;
         while !rest.is_empty() {
             let n = in_page(at, rest.len());
             let (now, later) = rest.split_at_checked(n).ok_or(EFAULT)?;
-            let (hva, slot) = hva(&set, at.gfn(), true).ok_or(EFAULT)?;
+            let Some((hva, slot)) = hva(&set, at.gfn(), true) else {
+                return Ok(false);
+            };
             uaccess::copy_to_hva(hva.wrapping_add(at.offset()), now)?;
             self.mark_dirty(slot, at.gfn());
             at = at.wrapping_add(n as u64);
             rest = later;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Writes a byte of guest memory, and marks it dirty, if that needs no sleep. EFAULT else.
@@ -152,16 +168,19 @@ impl VmBase {
     }
 
     /// Replaces bytes of guest memory, all in one page, if they are `old`, in one atomic step;
-    /// false if they are not. EINVAL if there is no such step for that length and place.
+    /// false if they are not. `None` where there is no memory, or only for reading. EINVAL if there
+    /// is no such step for that length and place, EFAULT if user space has nothing there.
     pub(crate) fn cmpxchg_space(
         &self,
         space: Space,
         gpa: Gpa,
         old: &[u8],
         new: &[u8],
-    ) -> Result<bool> {
+    ) -> Result<Option<bool>> {
         let set = self.slots.space(space);
-        let (hva, slot) = hva(&set, gpa.gfn(), true).ok_or(EFAULT)?;
+        let Some((hva, slot)) = hva(&set, gpa.gfn(), true) else {
+            return Ok(None);
+        };
         let hva = hva.wrapping_add(gpa.offset());
         let done = match (old, new) {
             ([o], [n]) => matches!(uaccess::cmpxchg_hva8(hva, *o, *n)?, Swapped::Stored),
@@ -193,7 +212,16 @@ impl VmBase {
         if done {
             self.mark_dirty(slot, gpa.gfn());
         }
-        Ok(done)
+        Ok(Some(done))
+    }
+}
+
+/// EFAULT without memory.
+fn present(there: bool) -> Result {
+    if there {
+        Ok(())
+    } else {
+        Err(EFAULT)
     }
 }
 
