@@ -66,16 +66,21 @@ params! {
     nx_huge_pages_recovery_period_ms: u32 = kvmrs_param_nx_huge_pages_recovery_period_ms;
 }
 
-/// `nx_huge_pages` as it is kept: only a change of it can change what [`nx_huge_pages`] says.
+/// How often what [`nx_huge_pages`] says has changed. Whoever sees a new number gets an answer at
+/// least as new.
 #[inline]
-pub fn nx_huge_pages_word() -> i32 {
+pub fn nx_changes() -> u32 {
     // SAFETY: As for the other parameters.
-    unsafe { (&raw const shim::kvmrs_param_nx_huge_pages).read_volatile() }
+    let n = unsafe { (&raw const shim::kvmrs_nx_changes).read_volatile() };
+    core::sync::atomic::fence(core::sync::atomic::Ordering::Acquire);
+    n
 }
 
 /// Whether large pages must not be executable: as the administrator says, or as the CPU needs.
 pub fn nx_huge_pages() -> bool {
-    match nx_huge_pages_word() {
+    // SAFETY: As for the other parameters.
+    let word = unsafe { (&raw const shim::kvmrs_param_nx_huge_pages).read_volatile() };
+    match word {
         0 | 2 => false,
         1 => true,
         _ => crate::cpu::itlb_multihit_mitigation(),

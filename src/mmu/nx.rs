@@ -13,9 +13,11 @@ use crate::vcpu::Cx;
 use crate::vm::memslot::Space;
 use crate::vm::VmCore;
 use core::sync::atomic::AtomicBool;
-use core::sync::atomic::AtomicI32;
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Acquire;
 use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::Release;
 use host::params;
 use host::work::DelayedOps;
 use host::work::DelayedWork;
@@ -32,17 +34,12 @@ const LOOK_MS: u64 = 10_000;
 /// With `nx_huge_pages_recovery_period_ms` 0, everything has had its turn after this, ms.
 const ROUND_MS: u64 = 3_600_000;
 
-/// No value of the parameter.
-const UNSEEN: i32 = i32::MIN;
-
 /// What a VM does about it.
 pub(crate) struct Nx {
     /// KVM_CAP_VM_DISABLE_NX_HUGE_PAGES.
     exempt: AtomicBool,
-    /// What the mappings there are were made under.
-    seen: AtomicBool,
-    /// The parameter when it was last looked at.
-    word: AtomicI32,
+    /// The change of the parameter up to which nothing is left of what was mapped before.
+    done: AtomicU32,
     /// Where the next round of recovery begins.
     cursor: AtomicU64,
     /// When, ns of the host's clock.
@@ -54,8 +51,7 @@ impl Nx {
     pub(crate) fn new() -> Self {
         Self {
             exempt: AtomicBool::new(false),
-            seen: AtomicBool::new(params::nx_huge_pages()),
-            word: AtomicI32::new(UNSEEN),
+            done: AtomicU32::new(params::nx_changes()),
             cursor: AtomicU64::new(0),
             due: AtomicU64::new(0),
         }
@@ -67,32 +63,28 @@ impl Nx {
         params::nx_huge_pages() && !self.exempt.load(Relaxed)
     }
 
-    /// The VM's guest is trusted.
+    /// The VM's guest is trusted. It has no vCPUs yet, so nothing is mapped.
     pub(crate) fn exempt(&self) {
         self.exempt.store(true, Relaxed);
-        self.word.store(UNSEEN, Relaxed);
     }
 }
 
 /// Before an entry: if the parameter was changed, everything is mapped anew.
 #[inline]
 pub(super) fn follow<V: Backend>(cx: &Cx<'_, '_, V>) {
-    let word = params::nx_huge_pages_word();
-    if cx.vm.base.nx.word.load(Relaxed) != word {
-        changed(cx, word);
+    let changes = params::nx_changes();
+    if cx.vm.base.nx.done.load(Acquire) != changes {
+        changed(cx, changes);
     }
 }
 
+/// Each vCPU that gets here removes what is there, so that none enters with it. Of a change that
+/// comes meanwhile the number is another one.
 #[cold]
 #[inline(never)]
-fn changed<V: Backend>(cx: &Cx<'_, '_, V>, word: i32) {
-    let nx = &cx.vm.base.nx;
-    nx.word.store(word, Relaxed);
-    let on = nx.on();
-    if nx.seen.load(Relaxed) != on {
-        nx.seen.store(on, Relaxed);
-        zap::zap_all(cx.vm);
-    }
+fn changed<V: Backend>(cx: &Cx<'_, '_, V>, changes: u32) {
+    zap::zap_all(cx.vm);
+    cx.vm.base.nx.done.store(changes, Release);
 }
 
 /// The recovery of a VM.

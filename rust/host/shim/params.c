@@ -43,10 +43,20 @@ MODULE_PARM_DESC(pi_inject_timer, "deliver LAPIC timer interrupts by posting");
 
 /* -1: as the CPU needs; 0: off; 1: on; 2: off for good */
 int kvmrs_param_nx_huge_pages = -1;
+/* How often what is in effect has changed. */
+unsigned int kvmrs_nx_changes;
 
+static bool nx_effective(void)
+{
+	int v = kvmrs_param_nx_huge_pages;
+
+	return v < 0 ? itlb_multihit_kvm_mitigation : v == 1;
+}
+
+/* Called with the lock of the module's parameters held. */
 static int nx_set(const char *val, const struct kernel_param *kp)
 {
-	bool on;
+	bool on, before = nx_effective();
 
 	if (kvmrs_param_nx_huge_pages == 2)
 		return -EPERM;
@@ -61,18 +71,17 @@ static int nx_set(const char *val, const struct kernel_param *kp)
 	} else {
 		return -EINVAL;
 	}
+	/* Whoever sees the number changed sees the value. */
+	if (nx_effective() != before)
+		smp_store_release(&kvmrs_nx_changes, kvmrs_nx_changes + 1);
 	return 0;
 }
 
 static int nx_get(char *buffer, const struct kernel_param *kp)
 {
-	int v = kvmrs_param_nx_huge_pages;
-
-	if (v == 2)
+	if (kvmrs_param_nx_huge_pages == 2)
 		return sysfs_emit(buffer, "never\n");
-	if (v < 0)
-		v = itlb_multihit_kvm_mitigation;
-	return sysfs_emit(buffer, "%c\n", v ? 'Y' : 'N');
+	return sysfs_emit(buffer, "%c\n", nx_effective() ? 'Y' : 'N');
 }
 
 static const struct kernel_param_ops nx_ops = {

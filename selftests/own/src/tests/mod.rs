@@ -78,6 +78,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("random_mmio", random_mmio::random),
     ("statistics", pages::statistics),
     ("large_pages", pages::large_pages),
+    ("nx_there_and_back", pages::nx_there_and_back),
     ("table_accounts", pages::table_accounts),
     ("notify_unmap", notify::unmap),
     ("notify_fork", notify::fork),

@@ -175,6 +175,39 @@ pub fn large_pages(t: &mut Tap) {
     t.same("they are back", vm.get("pages_2m"), large);
 }
 
+/// The parameter `nx_huge_pages` becomes 0 and 1 again between two entries: what was mapped meanwhile,
+/// large and executable, is gone at the second.
+pub fn nx_there_and_back(t: &mut Tap) {
+    const PARAM: &str = "/sys/module/kvm/parameters/nx_huge_pages";
+    let set = |v: &str| std::fs::write(PARAM, v).is_ok();
+    let before = std::fs::read_to_string(PARAM).unwrap_or_default();
+    let _quiet = NoBalancing::new();
+    let len = 16 << 20;
+    let g = guest(len, true);
+    let vm = Stats::of(&g.vm);
+    g.set_data(0, 1);
+    t.point(set("1"), "it can be set");
+    t.point(run(&g), "the guest runs");
+    t.point(set("0"), "it can be cleared");
+    // struct kvm_pre_fault_memory: address, length, and zeros.
+    let mut range = [0u64; 8];
+    (range[0], range[1]) = (LARGE as u64, len as u64);
+    let mut range: Vec<u8> = range.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let mapped = g.cpus[0].fd.bytes(k::PRE_FAULT_MEMORY, &mut range);
+    t.same("all is mapped", mapped, Answer::Ok(0));
+    let large = vm.get("pages_2m");
+    t.point(set("1"), "it can be set again");
+    t.point(run(&g), "the guest runs again");
+    let left = vm.get("pages_2m");
+    set(before.trim());
+    if large < 6 {
+        t.skip("the host has no large pages to spare");
+        return;
+    }
+    // The guest has touched one, and its code and tables are in another.
+    t.point(left <= 2, format!("large pages: {large}, then {left}"));
+}
+
 /// KVM_X86_QUIRK_IGNORE_GUEST_PAT: a guest whose own tables say uncached for all of its memory runs with
 /// the quirk and without it. What the caches do is nothing that an emulated host could show.
 pub fn guest_pat(t: &mut Tap) {
