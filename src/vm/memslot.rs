@@ -396,12 +396,17 @@ fn prepare(new: Result<SlotSet, NoMemory>) -> Result<KBox<SlotSet>> {
 /// invalidation must see the same slots.
 fn swap<V: Backend>(vm: &VmCore<V>, space: Space, new: KBox<SlotSet>) {
     let slots = &vm.base.slots;
-    if tdp::mmio_tag_wraps(slots.generation().wrapping_add(1)) {
+    let anew = tdp::mmio_tag_wraps(slots.generation().wrapping_add(1));
+    if anew {
         // The marks of device memory there are would be taken for new ones.
         mmu::zap::zap_all(vm);
     }
     let old = vm.mmu.when_quiet(|| slots.of(space).publish(new));
     slots.generation.fetch_add(1, Ordering::Release);
+    if anew {
+        // And those made since by vCPUs that did not see it begin anew.
+        mmu::zap::zap_all(vm);
+    }
     drop(old.wait());
 }
 

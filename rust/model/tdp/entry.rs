@@ -347,8 +347,9 @@ pub trait Format: Sized + 'static {
     fn mmio_gen(entry: u64) -> Option<u64>;
 }
 
-/// Number of bits of [`Format::mmio`]'s tag.
-pub const MMIO_GEN_BITS: u32 = 40;
+/// Number of bits of [`Format::mmio`]'s tag. The entry has address bits to spare above them, see
+/// [`crate::vmx::ept`].
+pub const MMIO_GEN_BITS: u32 = 19;
 
 /// What an MMIO entry keeps of a generation: its tag.
 #[inline]

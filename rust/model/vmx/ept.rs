@@ -13,10 +13,13 @@
 //! | 54, 55, 56 | parked R, W, X: the rights of a leaf aged on a processor without A/D flags |
 //!
 //! A leaf always has R, so an entry with W or X but not R is a misconfiguration whatever else it
-//! says; the value 110b in bits 2:0 marks emulated MMIO and its address bits carry a tag.
+//! says; the value 110b in bits 2:0 marks emulated MMIO and its lower address bits carry a tag. The
+//! upper ones are all set: processors with the L1 terminal fault read what the level-1 cache has at
+//! the address of an entry that is not valid, and at the end of what it can hold there is no memory.
 
 use crate::addr::PAGE_SHIFT;
-use crate::tdp::entry::{mmio_tag, Config, Format, LeafSpec, Level, Prot};
+use crate::tdp::entry::{mmio_tag, Config, Format, LeafSpec, Level, Prot, MMIO_GEN_BITS};
+use crate::x86::paging::PTE_ADDR;
 
 /// Reads allowed.
 pub const EPT_R: u64 = 1 << 0;
@@ -37,6 +40,8 @@ pub const EPT_D: u64 = 1 << 9;
 
 const RWX: u64 = EPT_R | EPT_W | EPT_X;
 const MMIO: u64 = EPT_W | EPT_X;
+/// The address bits above an MMIO entry's tag.
+const FAR: u64 = PTE_ADDR & (u64::MAX << (PAGE_SHIFT + MMIO_GEN_BITS));
 const HOST_WRITABLE: u64 = 1 << 52;
 const MMU_WRITABLE: u64 = 1 << 53;
 const PARK_SHIFT: u32 = 54;
@@ -217,7 +222,7 @@ impl Format for Ept {
 
     #[inline]
     fn mmio(gen: u64) -> Option<u64> {
-        Some(MMIO | (mmio_tag(gen) << PAGE_SHIFT))
+        Some(MMIO | FAR | (mmio_tag(gen) << PAGE_SHIFT))
     }
 
     #[inline]
@@ -292,10 +297,24 @@ mod tests {
         let e = Ept::mmio(0xff_ffff_ffff_ffff).unwrap();
         assert_eq!(e & 7, 6);
         assert!(!Ept::is_present(e));
-        assert_eq!(Ept::mmio_gen(e), Some((1 << 40) - 1));
+        assert_eq!(Ept::mmio_gen(e), Some((1 << MMIO_GEN_BITS) - 1));
         assert_eq!(Ept::mmio_gen(Ept::mmio(5).unwrap()), Some(5));
         assert_eq!(Ept::mmio_gen(0), None);
         assert_eq!(Ept::mmio_gen(Ept::table(&AD, 0x1000)), None);
+    }
+
+    /// Of no level-1 cache, which knows addresses of 36 bits at least, is it in the lower 31 of 32
+    /// parts.
+    #[test]
+    fn mmio_is_out_of_the_caches_reach() {
+        for gen in [0, 1, (1 << MMIO_GEN_BITS) - 1, 1 << 39, u64::MAX] {
+            let e = Ept::mmio(gen).unwrap();
+            assert_eq!(e & !PTE_ADDR, MMIO, "hardware may know the other bits");
+            for width in 36..=52 {
+                let known = e & PTE_ADDR & ((1 << width) - 1);
+                assert_eq!(known >> (width - 5), 31, "{gen:#x} {width}");
+            }
+        }
     }
 
     #[test]
