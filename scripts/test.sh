@@ -47,7 +47,7 @@ intel-own  intel     ko   this project's selftests on our module, Intel host
 intel-off  intel     ko   what each parameter of kvm-intel.ko takes away; with mitigations
 intel-par  intel     ko   this project's selftests with parameters of kvm-intel.ko that take something away
 intel-move intel     ko   VMCSs that move between two CPUs, one of which goes offline
-skylake    intel     ko   what only Bochs's corei7_skylake_x has: APICv, page-modification log, TSC scaling
+skylake    intel     ko   what only Bochs's corei7_skylake_x has: APICv, page-modification log, TSC scaling, XSAVES
 intel-life intel     ko   loads, kills, suspend, reboot, reset and crash under running guests, Intel host
 intel-mods intel     ko   kvm.ko with kvm-intel.ko: every order, parameters, refusals
 intel-no   intel     ko   processors that cannot be used, or are locked off, are refused in one line
@@ -378,8 +378,11 @@ task_skylake() {
 	checked
 	export CPU=corei7_skylake_x HOST=intel
 	selftests/run-boots.sh q35-1 q35-2
-	selftests/run-jobs.sh vmx apicv apicv_off tsc_scaling virtual_interrupts
+	selftests/run-jobs.sh vmx apicv apicv_off tsc_scaling virtual_interrupts pml
 	SMP=2 selftests/run-jobs.sh vmx posted
+	selftests/run-own.sh basic devices
+	selftests/run-upstream.sh x86/state_test x86/xss_msr_test
+	selftests/run-checked.sh
 }
 
 # The suspend job ends with a reset by sysrq.
