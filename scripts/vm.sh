@@ -71,7 +71,7 @@ shift $((OPTIND - 1))
 [ -n "$command$shell${1:-}" ] || usage
 case $HOST in
 amd) smp=${SMP:-2} mem=${MEM:-3072} cpu=${CPU:-max} timeout=${timeout:-300} ;;
-debug) smp=${SMP:-2} mem=${MEM:-1536} cpu=${CPU:-max} timeout=${timeout:-600} ;;
+debug) smp=${SMP:-2} mem=${MEM:-3072} cpu=${CPU:-max} timeout=${timeout:-600} ;;
 intel) smp=${SMP:-1} mem=${MEM:-2048} cpu=${CPU:-corei7_haswell_4770} ;;
 ryzen) smp=${SMP:-1} mem=${MEM:-2048} cpu=${CPU:-ryzen} ;;
 *) die "HOST=$HOST: there is amd, intel, ryzen and debug" ;;

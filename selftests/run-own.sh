@@ -88,7 +88,7 @@ while IFS=$'\t' read -r name group svm vmx l r; do
 		elif [ "$MODULE" = stock ]; then
 			e=pass
 		fi
-		if [ "$HOST" = ryzen ] && line=$(grep "^$name	" "$here/own-ryzen.tsv"); then
+		if [ -e "$here/own-$VM_HOST.tsv" ] && line=$(grep "^$name	" "$here/own-$VM_HOST.tsv"); then
 			IFS=$'\t' read -r _ e r <<<"$line"
 		fi
 		l=$((l * SLOW))

@@ -152,6 +152,11 @@ impl Account {
     /// What is in use now and was not then, by too much: nothing, if it goes away within seconds.
     /// The second is what was measured, in words.
     pub fn growth(&self) -> (Vec<String>, String) {
+        // The debug kernel keeps a record of each object and each stack, and looks for leaks itself.
+        let kernel = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        if kernel.split_whitespace().any(|w| w == "vm_debug") {
+            return (Vec::new(), "not counted on the debug kernel".into());
+        }
         let mut now = Self::once();
         for _ in 0..8 {
             if now.grown(self).iter().all(|g| g.1 <= g.2) {

@@ -64,6 +64,10 @@ impl Program<'_> {
 
 /// Structures with pointers, others, and numbers.
 pub fn ioctls(t: &mut Tap) {
+    // Only a kernel that runs 32-bit programs has it.
+    if !std::path::Path::new("/proc/sys/abi/vsyscall32").exists() {
+        return t.skip("the kernel runs no 32-bit programs");
+    }
     let area = Area::below_4g(sys::PAGE);
     let base = area.addr() as u32;
     let plan = crate::guest::Plan {
