@@ -47,7 +47,7 @@ pub(crate) fn cr<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &CrAccess) -> Flow {
 fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &CrAccess) -> Flow {
     let r = match *a {
         CrAccess::Write { cr, gpr } => {
-            let v = cx.gpr(gpr);
+            let v = cx.operand(gpr);
             write(cx, cr, v)
         }
         CrAccess::Read { cr, gpr } => {

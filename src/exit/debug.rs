@@ -183,7 +183,7 @@ pub(crate) fn dr_access<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &DrAccess) -> Flo
         );
     }
     let r = if a.write {
-        let v = cx.gpr(gpr);
+        let v = cx.operand(gpr);
         set_dr(cx, a.dr, v)
     } else {
         get_dr(cx, a.dr).map(|v| cx.set_gpr(gpr, v))

@@ -79,7 +79,7 @@ pub(crate) fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Opt
             return None;
         }
     }
-    let next = V::rip(cx.l).wrapping_add(u64::from(len));
+    let next = cx.rip_behind(len);
     let mut data = [0u8; 8];
     if f.write {
         data = plain.data(|n| cx.gpr(n)).to_le_bytes();

@@ -88,7 +88,26 @@ impl<V: Backend> Cx<'_, '_, V> {
             return Some(next);
         }
         let len = self.instruction()?.len;
-        Some(V::rip(self.l).wrapping_add(u64::from(len)))
+        Some(self.rip_behind(len))
+    }
+
+    /// RIP behind an instruction of `len` bytes at RIP. Outside 64-bit mode it has 32 bits.
+    pub(crate) fn rip_behind(&self, len: u8) -> u64 {
+        let rip = V::rip(self.l);
+        let next = rip.wrapping_add(u64::from(len));
+        if (rip ^ next) >> 32 != 0 && !V::in_64_bit_mode(self.l) {
+            return next & 0xffff_ffff;
+        }
+        next
+    }
+
+    /// A register as the operand of an instruction that has 32 bits outside 64-bit mode.
+    pub(crate) fn operand(&self, gpr: u8) -> u64 {
+        let v = self.gpr(gpr);
+        if v >> 32 != 0 && !V::in_64_bit_mode(self.l) {
+            return v & 0xffff_ffff;
+        }
+        v
     }
 }
 

@@ -401,6 +401,39 @@ pub fn cpuid_faulting(t: &mut Tap) {
     }
 }
 
+/// Code outside 64-bit mode whose last instruction ends at 4 GiB goes on at 0.
+pub fn wraps(t: &mut Tap) {
+    const LAST: u64 = 0xffff_f000;
+    const OFFSET: usize = 0x9_0000;
+    let g = Guest::long(&[]);
+    let v = &g.cpus[0];
+    let r = g.slot(1, LAST, OFFSET, 0x1000, 0);
+    t.same("memory below 4 GiB", r, Answer::Ok(0));
+    // mov eax, [edi]; then out 0xe1, eax at 0.
+    g.mem.write(OFFSET + 0xffe, &[0x8b, 0x07]);
+    g.mem.write(0, &[0xe7, 0xe1]);
+    let mut s = v.sregs();
+    (s.cs.l, s.cs.db, s.cs.selector) = (0, 1, 0x28);
+    v.set_sregs(&s);
+    let mut r = v.regs();
+    (r.rip, r.rdi) = (0xffff_fffe, 0xe000_0010);
+    v.set_regs(&r);
+    let read = Exit::MmioRead {
+        addr: 0xe000_0010,
+        len: 4,
+    };
+    t.same("a read of device memory", g.enter(), Ok(read.clone()));
+    v.answer(&read, &[1, 2, 3, 4]);
+    // Some processors would refuse to enter with more than 32 bits; emulators ignore them.
+    v.immediate_exit(true);
+    t.same("it is carried out", g.enter(), Err(libc::EINTR));
+    v.immediate_exit(false);
+    t.same("RIP", v.regs().rip, 0);
+    let at_end = matches!(g.enter(), Ok(Exit::Out { port: PORT_END, .. }));
+    t.point(at_end, "the guest goes on");
+    t.same("with what it read", v.regs().rax, 0x0403_0201);
+}
+
 guest_code! {
     traps_itself,
     "mov edx, 0xe0",

@@ -50,6 +50,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("umip", emul::umip),
     ("cpuid_faulting", emul::cpuid_faulting),
     ("int1", emul::int1),
+    ("wraps", emul::wraps),
     ("task_priority", emul::task_priority),
     ("user_tpr", user_exits::user_tpr),
     ("user_hypercall", user_exits::user_hypercall),
