@@ -114,13 +114,15 @@ pub(crate) fn with_registers<'a, 'l, V: Backend, R>(
 
 /// Emulates the instruction at RIP.
 pub(crate) fn instruction<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
-    emulate(cx, failed)
+    emulate(cx, &[], failed)
 }
 
-/// Emulates the instruction at RIP; one that the emulator does not know is `unknown`'s.
+/// Emulates the instruction at RIP, of which `given` are the first bytes if they have been looked at;
+/// one that the emulator does not know is `unknown`'s.
 #[inline(never)]
 fn emulate<V: Backend>(
     cx: &mut Cx<'_, '_, V>,
+    given: &[u8],
     unknown: fn(&mut Cx<'_, '_, V>, [u8; 15], u8) -> Flow,
 ) -> Flow {
     let at = cx.linear_rip();
@@ -136,7 +138,12 @@ fn emulate<V: Backend>(
     fill(cx, &mut s);
     let mut bytes = [0u8; 15];
     let mut n = 0;
-    for (to, from) in bytes.iter_mut().zip(V::insn_bytes(cx.l)) {
+    let first = if given.is_empty() {
+        V::insn_bytes(cx.l)
+    } else {
+        given
+    };
+    for (to, from) in bytes.iter_mut().zip(first) {
         *to = *from;
         n += 1;
     }
@@ -235,7 +242,7 @@ pub(crate) fn undefined<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         }
         let rip = V::rip(cx.l).wrapping_add(FORCED.len() as u64);
         V::set_rip(cx.l, rip);
-        return emulate(cx, |cx, _, _| raise(cx, Exception::ud()));
+        return emulate(cx, &[], |cx, _, _| raise(cx, Exception::ud()));
     }
     if bytes.starts_with(&[0x0f, 0x01, 0xc1]) || bytes.starts_with(&[0x0f, 0x01, 0xd9]) {
         return match patch_hypercall(cx) {
@@ -249,7 +256,7 @@ pub(crate) fn undefined<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     let feature = match (insn.map, insn.opcode, insn.rep) {
         // SYSCALL, SYSENTER, SYSEXIT: in some modes only the guest's vendor has them. RSM: hardware
         // knows nothing of the guest's system management mode.
-        (Map::Two, 0x05 | 0x34 | 0x35 | 0xaa, _) => return instruction(cx),
+        (Map::Two, 0x05 | 0x34 | 0x35 | 0xaa, _) => return emulate(cx, bytes, failed),
         (Map::Op38, 0xf0 | 0xf1, Rep::None) if insn.is_mem() => Feature::MOVBE,
         (Map::Two, 0xc7, Rep::E) if !insn.is_mem() && insn.reg3() == 7 => Feature::RDPID,
         _ => return raise(cx, Exception::ud()),
@@ -257,7 +264,8 @@ pub(crate) fn undefined<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if !cx.st.cpuid.features.has(feature) {
         return raise(cx, Exception::ud());
     }
-    instruction(cx)
+    // Those bytes, whatever another vCPU has written there since.
+    emulate(cx, bytes, failed)
 }
 
 /// Writes this vendor's hypercall over the other's, as guests built long ago expect; the guest
@@ -301,6 +309,9 @@ fn write_code<V: Backend>(cx: &Cx<'_, '_, V>, code: &[u8]) -> Result<bool, MemEr
 pub(crate) fn finished<V: Backend>(cx: &mut Cx<'_, '_, V>, key: IoKey, data: &[u8]) -> Flow {
     if cx.st.emul.log.record(key, data).is_err() {
         cx.st.emul.reset();
+        if V::cpl(cx.l) != 0 {
+            return raise(cx, Exception::ud());
+        }
         return UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION).leave(cx);
     }
     instruction(cx)
