@@ -278,7 +278,9 @@ pub(crate) fn probe<V: Backend>() -> Result {
         HostMsrs::offered_arch_capabilities(host_arch, immunities(f.l1d_flushed));
     msrs.tsx_ctrl =
         V::EXTENSION == X86Virt::Vmx && msrs.arch_capabilities & arch_cap::TSX_CTRL != 0;
-    msrs.microcode = u64::from(host::cpu::microcode());
+    // The upper half on Intel (`SDM: vol 4, table 2-2`).
+    let half = if V::EXTENSION == X86Virt::Vmx { 32 } else { 0 };
+    msrs.microcode = u64::from(host::cpu::microcode()) << half;
     let mut msr_list = KVec::from_elem(0u32, MAX_MSRS, GFP_KERNEL)?;
     let all = msr_list.first_chunk_mut().ok_or(EINVAL)?;
     let n = msr::msr_list(&supported, &msrs, |i| host::msr::rdmsr_safe(i).is_ok(), all);

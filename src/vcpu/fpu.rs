@@ -55,15 +55,17 @@ pub(crate) fn with_loaded<V: Backend, R>(
     r
 }
 
-/// The extended state that user space exchanges.
-fn features(cx_xcr0: u64) -> u64 {
-    host_caps::get().map_or(0, |h| h.supported.xcr0) | cx_xcr0
+/// The extended state that user space may set: the guest's CPUID may come later.
+fn settable() -> u64 {
+    host_caps::get().map_or(0, |h| h.supported.xcr0)
 }
 
 /// KVM_GET_XSAVE (`size` 4096) and KVM_GET_XSAVE2. EINVAL if the state is larger.
 pub(crate) fn get_xsave<V: Backend>(cx: &mut Cx<'_, '_, V>, arg: usize, size: usize) -> Result {
     let pkru = cx.l.pkru();
-    let f = features(cx.st.xcr0);
+    // KVM: of what the guest has. A state that is in use on this host only, as the protection keys
+    // of the VMM's own thread are, would be refused on another.
+    let f = cx.st.cpuid.features.xcr0 | xsave::component::X87 | xsave::component::SSE;
     let guest = cx.st.fpu.get()?;
     if guest.uabi_size() > size.max(BASE_SIZE) {
         return Err(EINVAL);
@@ -75,7 +77,7 @@ pub(crate) fn get_xsave<V: Backend>(cx: &mut Cx<'_, '_, V>, arg: usize, size: us
 
 /// KVM_SET_XSAVE. EINVAL for state that the guest cannot have.
 pub(crate) fn set_xsave<V: Backend>(cx: &mut Cx<'_, '_, V>, arg: usize) -> Result {
-    let f = features(0);
+    let f = settable();
     let mut pkru = cx.l.pkru();
     let guest = cx.st.fpu.get()?;
     let mut buf = host::uaccess::read_user_vec::<u8>(arg, guest.uabi_size().max(BASE_SIZE))?;

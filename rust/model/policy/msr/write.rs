@@ -133,7 +133,12 @@ impl MsrState {
             msr::VIRT_SPEC_CTRL => {
                 require(cx.by_user || has(Feature::VIRT_SSBD))?;
                 require(value & !spec_ctrl::SSBD == 0)?;
-                store(&mut self.virt_spec_ctrl, value)
+                self.virt_spec_ctrl = value;
+                Ok(if cx.host.svm {
+                    Write::Vendor(value)
+                } else {
+                    Write::Done
+                })
             }
             msr::DE_CFG => {
                 require(value & !cx.host.de_cfg == 0)?;
