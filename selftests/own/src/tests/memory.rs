@@ -2,6 +2,7 @@
 
 //! Slots while a guest runs, signals, and state that survives being read and written back.
 
+use crate::guest::supported_cpuid;
 use crate::guest::Exit;
 use crate::guest::Guest;
 use crate::guest::Irqchip;
@@ -10,6 +11,7 @@ use crate::guest::PORT_END;
 use crate::guest_code;
 use crate::sys;
 use crate::sys::zeroed;
+use crate::sys::Answer;
 use crate::tap::Tap;
 use crate::uapi as k;
 use kvm_bindings::*;
@@ -295,4 +297,36 @@ pub fn round_trip(t: &mut Tap) {
     }
     t.point(n > 20, format!("{n} MSRs moved"));
     t.same("MSR 0x175", b.cpus[0].msr(0x175), Some(0x123_4000));
+}
+
+/// KVM_GET_XSAVE shows state that the guest has, whatever else is in use in this thread, whose protection
+/// keys are never all zeros.
+pub fn xsave_shown(t: &mut Tap) {
+    const STATE: u32 = 0xd;
+    /// x87 and SSE.
+    const LEAST: u64 = 3;
+    let g = Guest::long(fill_state());
+    let v = &g.cpus[0];
+    let mut c = supported_cpuid(&g.dev);
+    let leaf = c[8..].chunks_exact_mut(40).find(|e| {
+        let word = |i: usize| u32::from_ne_bytes([e[i], e[i + 1], e[i + 2], e[i + 3]]);
+        (word(0), word(4)) == (STATE, 0)
+    });
+    let Some(leaf) = leaf else {
+        return t.skip("the host has no XSAVE");
+    };
+    leaf[12..16].copy_from_slice(&(LEAST as u32).to_ne_bytes());
+    leaf[24..28].fill(0);
+    let r = v.fd.bytes(k::SET_CPUID2, &mut c);
+    t.same("a guest with less", r, Answer::Ok(0));
+    let end = g.enter();
+    let ended = matches!(end, Ok(Exit::Out { port: PORT_END, .. }));
+    t.point(ended, "the guest runs");
+    let mut x = vec![0u8; 4096];
+    let r = v.fd.bytes(k::GET_XSAVE, &mut x);
+    t.same("KVM_GET_XSAVE", r, Answer::Ok(0));
+    let mut bits = [0; 8];
+    bits.copy_from_slice(&x[512..520]);
+    let more = u64::from_ne_bytes(bits) & !LEAST;
+    t.same("XSTATE_BV: more than the guest has", more, 0);
 }

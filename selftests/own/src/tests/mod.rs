@@ -67,6 +67,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("event_page", event_page::event_page),
     ("slot_changes", memory::slots),
     ("run_signals", memory::signals),
+    ("xsave_shown", memory::xsave_shown),
     ("state_moves", memory::round_trip),
     ("bad_triple", bad_guest::triple),
     ("bad_tables", bad_guest::tables),
