@@ -66,6 +66,8 @@ u32 kvmrs_vmx_caps(void)
 		{ X86_FEATURE_SPLIT_LOCK_DETECT, VMX_CAP_SPLIT_LOCK },
 		{ X86_FEATURE_HYPERVISOR, VMX_CAP_HYPERVISOR },
 	};
+	/* Without the bits that are reserved. */
+	u32 model = cpuid_eax(1) & 0x0fff3fff;
 	u32 caps = 0;
 	int i;
 
@@ -78,8 +80,7 @@ u32 kvmrs_vmx_caps(void)
 	if (cpuid_ecx(1) & BIT(5))
 		caps |= VMX_CAP_CPUID;
 	for (i = 0; i < ARRAY_SIZE(timer_errata); i++)
-		/* Without the bits that are reserved. */
-		if ((cpuid_eax(1) & 0x0fff3fff) == timer_errata[i])
+		if (model == timer_errata[i])
 			caps |= VMX_CAP_TIMER_ERRATUM;
 	if (kvmrs_vmx_perf_exists())
 		caps |= VMX_CAP_PERF;
