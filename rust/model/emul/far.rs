@@ -191,16 +191,16 @@ impl Ctx<'_> {
     }
 
     /// After a return to a less privileged level, data segments it may not use become null.
+    ///
+    /// A register that is null already names no segment and stays as it is: 64-bit kernels return
+    /// with a null FS whose base is the thread's. `SDM: vol 2, IRET`; `APM: vol 3, IRET`.
     fn drop_privileged_segments(&mut self, cpl: u8) {
         for r in [SegReg::Es, SegReg::Ds, SegReg::Fs, SegReg::Gs] {
             let s = self.s.seg_mut(r);
             let code = Segment::S | EXECUTABLE | CONFORMING;
             let conforming = s.attr & code == code;
-            if !conforming && s.dpl() < cpl {
-                *s = Segment {
-                    unusable: true,
-                    ..Segment::default()
-                };
+            if !s.unusable && !conforming && s.dpl() < cpl {
+                *s = Self::null_segment(0);
             }
         }
     }
@@ -315,11 +315,43 @@ impl Ctx<'_> {
             self.bus.intercept(self.s, Intercept::IntN)?;
         }
         if self.s.protected_mode() {
+            if kind != SoftInt::Privileged {
+                self.check_gate(vector)?;
+            }
             self.flow = Flow::Interrupt { vector, kind };
             return Ok(());
         }
         self.no_trap = true;
         self.enter_vector(vector, self.next)
+    }
+
+    /// May the guest's INT n, INT3 or INTO go through the gate of `vector`?
+    ///
+    /// Hardware that injects an exception does not ask, and where RIP has to be moved for an
+    /// injection the fault would name the instruction behind. `SDM: vol 3, 6.12.1.2`.
+    fn check_gate(&mut self, vector: u8) -> Result<(), Stop> {
+        let long = self.s.long_mode();
+        let size = if long { 16u64 } else { 8 };
+        let entry = u64::from(vector).wrapping_mul(size);
+        // The error code's bit 1: an index into the IDT.
+        let code = u32::from(vector) << 3 | 2;
+        let gp = Err(Stop::fault(GP, code));
+        if entry.wrapping_add(size.wrapping_sub(1)) > u64::from(self.s.idtr.limit) {
+            return gp;
+        }
+        let at = self.table(self.s.idtr.base, entry);
+        let raw = self.load(at, 8, SYSTEM)?;
+        // CAST: eight bits.
+        let attr = (raw >> 40) as u8;
+        let kind = attr & 0x1f;
+        let gate = matches!(kind, 0xe | 0xf) || !long && matches!(kind, 5..=7);
+        if !gate || (attr >> 5) & 3 < self.s.cpl() {
+            return gp;
+        }
+        if attr & 0x80 == 0 {
+            return Err(Stop::fault(NP, code));
+        }
+        Ok(())
     }
 
     /// Delivers `vector` through the real-mode vector table; `back` is the return address.

@@ -211,6 +211,9 @@ fn software_interrupts() {
     assert_eq!(vm.w.u16(STACK - 6), CODE as u16 + 2);
 
     let mut vm = Vm::protected(0);
+    vm.s.idtr.limit = 0x7ff;
+    vm.w.put(0x80 * 8, &gate(0x8f, 8));
+    vm.w.put(3 * 8, &gate(0x8e, 8));
     let done = vm.run(&[0xcd, 0x80]).unwrap();
     assert_eq!(
         done.flow,
@@ -229,6 +232,93 @@ fn software_interrupts() {
         }
     );
     vm.step(&[0xce]); // into without overflow
+}
+
+/// An IDT entry to code at 0x9000.
+fn gate(attr: u8, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0x00, 0x90, CODE32 as u8, 0, 0, attr, 0, 0];
+    bytes.resize(len, 0);
+    bytes
+}
+
+#[test]
+fn gates_ask_for_the_privilege_of_an_int() {
+    let idt = |n: u32, v: u8| Exception::with_code(n as u8, u32::from(v) << 3 | 2);
+    for (long, len) in [(false, 8), (true, 16)] {
+        let mut vm = if long { Vm::long(3) } else { Vm::protected(3) };
+        vm.s.idtr.base = 0x3000;
+        for (v, attr) in [
+            (3, 0x8e),
+            (4, 0x8e),
+            (0x20, 0x8e),
+            (0x21, 0xee),
+            (0x22, 0x6e),
+        ] {
+            vm.w.put(0x3000 + v * len, &gate(attr, len as usize));
+        }
+        // A task gate, a call gate, a 16-bit trap gate.
+        for (v, attr) in [(0x23, 0xe5), (0x24, 0xec), (0x25, 0xe7)] {
+            vm.w.put(0x3000 + v * len, &gate(attr, len as usize));
+        }
+        vm.s.idtr.limit = (0x26 * len - 1) as u16;
+        assert_eq!(vm.fault(&[0xcd, 0x20]), idt(GP.into(), 0x20));
+        assert_eq!(vm.fault(&[0xcc]), idt(GP.into(), 3));
+        assert_eq!(vm.fault(&[0xcd, 0x22]), idt(NP.into(), 0x22));
+        assert_eq!(vm.fault(&[0xcd, 0x24]), idt(GP.into(), 0x24));
+        assert_eq!(vm.fault(&[0xcd, 0x26]), idt(GP.into(), 0x26));
+        for v in [0x23, 0x25] {
+            if long {
+                assert_eq!(vm.fault(&[0xcd, v]), idt(GP.into(), v));
+            } else {
+                vm.run(&[0xcd, v]).unwrap();
+            }
+        }
+        vm.run(&[0xcd, 0x21]).unwrap();
+        // INT1 is let through like an exception.
+        vm.run(&[0xf1]).unwrap();
+        // The table itself may be absent.
+        vm.w.absent.push(3);
+        assert_eq!(vm.fault(&[0xcd, 0x21]).vector, 14);
+    }
+    let mut vm = Vm::protected(3);
+    vm.w.put(4 * 8, &gate(0x8e, 8));
+    vm.s.rflags |= rflags::OF;
+    assert_eq!(vm.fault(&[0xce]), idt(GP.into(), 4));
+}
+
+#[test]
+fn an_outward_return_leaves_null_segments_alone() {
+    let mut vm = Vm::long(0);
+    for (r, selector, base) in [
+        (SegReg::Fs, 0, 0x7fff_1234_5678),
+        (SegReg::Gs, 3, 0x5555),
+        (SegReg::Es, 0, 0),
+    ] {
+        *vm.s.seg_mut(r) = Segment {
+            selector,
+            base,
+            unusable: true,
+            ..Segment::default()
+        };
+    }
+    let frame = [
+        0x9000,
+        u64::from(USER_CODE64 | 3),
+        0x202,
+        0x6000,
+        u64::from(USER_DATA | 3),
+    ];
+    for (i, v) in frame.iter().enumerate() {
+        vm.w.put(STACK + 8 * i as u64, &v.to_le_bytes());
+    }
+    vm.run(&[0x48, 0xcf]).unwrap();
+    assert_eq!(vm.s.cpl(), 3);
+    let seg = |r| (vm.s.seg(r).selector, vm.s.seg(r).base);
+    assert_eq!(seg(SegReg::Fs), (0, 0x7fff_1234_5678));
+    assert_eq!(seg(SegReg::Gs), (3, 0x5555));
+    // DS was a kernel segment.
+    assert_eq!(seg(SegReg::Ds), (0, 0));
+    assert!(vm.s.seg(SegReg::Ds).unusable);
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod device_memory;
 mod devices;
 mod dirty;
 mod emul;
+mod emulated;
 mod event_page;
 mod event_races;
 mod eventfds;
@@ -105,6 +106,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("fail_events", faults::events),
     ("fail_tables", faults::faults),
     ("forced_emulation", emul::forced_emulation),
+    ("emulated_gates", emulated::gates),
     ("ipi_x2apic", ipis::x2apic),
     ("ipi_xapic", ipis::xapic),
     ("ipi_counts_x2apic", ipi_counts::x2apic),

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What an instruction leaves that the module emulated.
+
+use crate::guest::Guest;
+use crate::guest_code;
+use crate::tap::Tap;
+
+/// The parameter that has what follows UD2 and "kvm" emulated.
+const PARAM: &str = "/sys/module/kvm/parameters/force_emulation_prefix";
+
+/// Runs `f` with the parameter set.
+fn forced<R>(f: impl FnOnce() -> R) -> R {
+    let before = std::fs::read_to_string(PARAM).expect(PARAM);
+    std::fs::write(PARAM, "1").expect(PARAM);
+    let r = f();
+    std::fs::write(PARAM, before.trim()).expect(PARAM);
+    r
+}
+
+guest_code! {
+    // The vector, its error code and how far behind the instruction RIP was, for each of four.
+    interrupts,
+    "mov edx, 0xe0",
+    "lea r15, [rip + 2f]",
+    "3: int 0x40",
+    "2: lea ecx, [rip + 3b]",
+    "call 9f",
+    "lea r15, [rip + 2f]",
+    "3: int 0x41",
+    "2: lea ecx, [rip + 3b]",
+    "call 9f",
+    "lea r15, [rip + 2f]",
+    "3: int 0x42",
+    "2: lea ecx, [rip + 3b]",
+    "call 9f",
+    "lea r15, [rip + 2f]",
+    "3: int3",
+    "2: lea ecx, [rip + 3b]",
+    "call 9f",
+    "mov edx, 0xe1",
+    "out dx, al",
+    "9: mov eax, [r14]",
+    "out dx, eax",
+    "mov eax, [r14 + 8]",
+    "out dx, eax",
+    "mov eax, [r14 + 16]",
+    "sub eax, ecx",
+    "out dx, eax",
+    "ret",
+}
+
+guest_code! {
+    forced_interrupts,
+    "mov edx, 0xe0",
+    "lea r15, [rip + 2f]",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "3: int 0x40",
+    "2: lea ecx, [rip + 3b]",
+    "call 9f",
+    "lea r15, [rip + 2f]",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "3: int 0x41",
+    "2: lea ecx, [rip + 3b]",
+    "call 9f",
+    "lea r15, [rip + 2f]",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "3: int 0x42",
+    "2: lea ecx, [rip + 3b]",
+    "call 9f",
+    "lea r15, [rip + 2f]",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "3: int3",
+    "2: lea ecx, [rip + 3b]",
+    "call 9f",
+    "mov edx, 0xe1",
+    "out dx, al",
+    "9: mov eax, [r14]",
+    "out dx, eax",
+    "mov eax, [r14 + 8]",
+    "out dx, eax",
+    "mov eax, [r14 + 16]",
+    "sub eax, ecx",
+    "out dx, eax",
+    "ret",
+}
+
+/// A program's INT n and INT3 need gates that let it through; the processor's own answers are what
+/// is expected. In-tree nobody emulates them, so that they are undefined there.
+pub fn gates(t: &mut Tap) {
+    const UD: u32 = 6;
+    let values = |code| {
+        let g = Guest::long(code);
+        // 0x41 is the program's; 0x42 is, too, but absent.
+        for (vector, attr) in [(0x41, 0xee), (0x42, 0x6e)] {
+            g.mem.store::<u8>(0x2000 + 16 * vector + 5, attr);
+        }
+        let v = &g.cpus[0];
+        let mut s = v.sregs();
+        // Segments that a handler can return to.
+        g.mem.store::<u64>(0x1030, 0x00af_fb00_0000_ffff);
+        g.mem.store::<u64>(0x1038, 0x00cf_f300_0000_ffff);
+        s.gdt.limit = 8 * 8 - 1;
+        (s.cs.selector, s.ss.selector) = (0x33, 0x3b);
+        (s.cs.dpl, s.ss.dpl) = (3, 3);
+        v.set_sregs(&s);
+        // RSP0; IOPL 3.
+        g.mem.store::<u32>(0x3004, 0x9_f000);
+        let mut r = v.regs();
+        r.rflags |= 3 << 12;
+        v.set_regs(&r);
+        // A handler of the program's own interrupts leaves the RIP of the fault before.
+        let all = g.values()?;
+        let rip = |c: &[u32]| if c[0] < 32 { c[2] } else { 0 };
+        Some(all.chunks(3).map(|c| (c[0], c[1], rip(c))).collect())
+    };
+    let own: Option<Vec<(u32, u32, u32)>> = values(interrupts());
+    let want = vec![
+        (13, 0x202, 0),
+        (0x41, 0x202, 0),
+        (11, 0x212, 0),
+        (13, 0x1a, 0),
+    ];
+    t.same("the processor's", own, Some(want.clone()));
+    let emulated = forced(|| values(forced_interrupts()));
+    if emulated
+        .as_ref()
+        .is_some_and(|v| v.iter().all(|c| c.0 == UD))
+    {
+        t.point(true, "none is emulated");
+    } else {
+        t.same("the emulator's", emulated, Some(want));
+    }
+}
+
