@@ -22,6 +22,7 @@ use kernel::prelude::*;
 use model::addr::Gpa;
 use model::addr::Gva;
 use model::addr::PAGE_SIZE;
+use model::emul::cpu::changed;
 use model::emul::cpu::Access;
 use model::emul::cpu::Bus;
 use model::emul::cpu::Stop;
@@ -38,6 +39,7 @@ use model::x86::ctrl::cr0;
 use model::x86::exception;
 use model::x86::exception::Exception;
 use model::x86::state::CpuState;
+use model::x86::state::SegReg;
 
 /// The vCPU as the emulator's bus.
 pub(super) struct Machine<'m, 'a, 'l, V: Backend> {
@@ -178,6 +180,28 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
         Err(Stop::NeedUser)
     }
 
+    /// Writes `new` where `old` was read, in one page, but not in one step. A device gets all of it,
+    /// memory only what is different: the rest may be what another CPU writes.
+    fn replace(&mut self, gpa: Gpa, old: &[u8], new: &[u8]) -> Result<(), Stop> {
+        if !self.cx.is_ram(gpa, true) {
+            return self.phys_write(gpa, new);
+        }
+        let part = changed(old, new);
+        let at = gpa.wrapping_add(part.start as u64);
+        match new.get(part) {
+            Some(bytes) if !bytes.is_empty() => self.phys_write(at, bytes),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes over what an MSR is the same thing as: EFER, and the bases of FS and GS.
+    fn msr_written(&self, s: &mut CpuState) {
+        s.efer = V::efer(self.cx.l);
+        for r in [SegReg::Fs, SegReg::Gs] {
+            s.seg_mut(r).base = V::seg(self.cx.l, r).base;
+        }
+    }
+
     fn record(&mut self, key: IoKey, data: &[u8]) -> Result<(), Stop> {
         self.cx
             .st
@@ -275,39 +299,41 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
 
     fn check_write(&mut self, at: Gva, len: u32, a: Access) -> Result<(), Stop> {
         self.walk(at, a, true, false)?;
-        let last = at.wrapping_add(u64::from(len.saturating_sub(1)));
-        if last.0 >> 12 != at.0 >> 12 {
-            self.walk(last, a, true, false)?;
+        // CAST: at most a page.
+        let n = in_page(at, len as usize);
+        if n < len as usize {
+            // A fault names the first byte that the access does not get.
+            self.walk(at.wrapping_add(n as u64), a, true, false)?;
         }
         Ok(())
     }
 
     fn cmpxchg(&mut self, at: Gva, old: &[u8], new: &[u8], a: Access) -> Result<bool, Stop> {
-        if in_page(at, new.len()) != new.len() {
+        let n = in_page(at, new.len());
+        if n != new.len() {
             // KVM: a locked access across pages is not atomic.
-            self.write(at, new, a)?;
+            let first = self.walk(at, a, true, false)?;
+            let second = self.walk(at.wrapping_add(n as u64), a, true, false)?;
+            let parts = old.split_at_checked(n).zip(new.split_at_checked(n));
+            let ((old, old_tail), (new, new_tail)) = parts.ok_or(Stop::UNHANDLED)?;
+            self.replace(first, old, new)?;
+            self.replace(second, old_tail, new_tail)?;
             return Ok(true);
         }
         let gpa = self.walk(at, a, true, false)?;
-        if !self.cx.is_ram(gpa, true) {
-            self.phys_write(gpa, new)?;
-            return Ok(true);
-        }
-        match self.cx.cmpxchg_guest(gpa, old, new) {
-            Ok(Some(done)) => Ok(done),
-            // The slot has gone meanwhile.
-            Ok(None) => {
-                self.phys_write(gpa, new)?;
-                Ok(true)
-            }
-            Err(e) if e == EINVAL => {
+        if self.cx.is_ram(gpa, true) {
+            match self.cx.cmpxchg_guest(gpa, old, new) {
+                Ok(Some(done)) => return Ok(done),
+                // The slot has gone meanwhile.
+                Ok(None) => {}
                 // KVM: nor is one of 16 bytes, or one that the host would trap.
-                self.phys_write(gpa, new)?;
-                Ok(true)
+                Err(e) if e == EINVAL => {}
+                Err(e) if e == EFAULT => return Err(self.no_memory(gpa)),
+                Err(_) => return Err(Stop::Retry),
             }
-            Err(e) if e == EFAULT => Err(self.no_memory(gpa)),
-            Err(_) => Err(Stop::Retry),
         }
+        self.replace(gpa, old, new)?;
+        Ok(true)
     }
 
     fn port_in(&mut self, port: u16, buf: &mut [u8]) -> Result<(), Stop> {
@@ -405,7 +431,7 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
 
     fn wrmsr(&mut self, s: &mut CpuState, index: u32, value: u64) -> Result<(), Stop> {
         msr::set(self.cx, index, value, false).map_err(|_| Stop::GP0)?;
-        s.efer = V::efer(self.cx.l);
+        self.msr_written(s);
         Ok(())
     }
 
@@ -424,7 +450,7 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
             return Ok(());
         }
         msr::guest_set(self.cx, index, value).map_err(|e| self.msr_refused(e, key, value))?;
-        s.efer = V::efer(self.cx.l);
+        self.msr_written(s);
         Ok(())
     }
 

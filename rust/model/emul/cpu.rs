@@ -15,6 +15,7 @@
 use crate::addr::Gva;
 use crate::x86::exception::Exception;
 use crate::x86::state::CpuState;
+use core::ops::Range;
 
 /// Why an instruction did not complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,6 +246,24 @@ pub struct Done {
     pub unblock_nmi: bool,
 }
 
+/// The bytes of `new` that are not those of `old`, from the first to the last; empty if there are
+/// none.
+pub fn changed(old: &[u8], new: &[u8]) -> Range<usize> {
+    let mut part = 0..0;
+    let mut at = 0usize;
+    for (a, b) in old.iter().zip(new) {
+        let next = at.wrapping_add(1);
+        if a != b {
+            if part.end == 0 {
+                part.start = at;
+            }
+            part.end = next;
+        }
+        at = next;
+    }
+    part
+}
+
 /// Everything outside the register file.
 ///
 /// Memory goes by linear address; the bus translates it, checks permissions and returns
@@ -268,6 +287,10 @@ pub trait Bus {
 
     /// Replaces `old` by `new` (equal lengths: 1, 2, 4, 8 or 16) in one atomic step; `Ok(false)`
     /// if memory held something else. On MMIO it is a plain write of `new`.
+    ///
+    /// What does not go in one step (16 bytes, or across pages) writes no byte that stays the same
+    /// ([`changed`]): another CPU may be writing it. With `new` the same as `old`, the write cycle
+    /// of a comparison that failed, memory only has to be writable.
     fn cmpxchg(&mut self, at: Gva, old: &[u8], new: &[u8], access: Access) -> Result<bool, Stop>;
 
     /// Reads `buf.len()` (1, 2 or 4) bytes from a port.
@@ -359,4 +382,27 @@ pub trait Bus {
     /// Forget the accesses made so far: an instruction or one REP element is complete, or it lost a
     /// race for memory and must read again. They will not be replayed.
     fn committed(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::changed;
+
+    #[test]
+    fn only_what_changes_is_written() {
+        let old = [1, 2, 3, 4, 5, 6, 7, 8];
+        let with = |at: &[usize]| {
+            let mut new = old;
+            for &i in at {
+                new[i] = 0;
+            }
+            changed(&old, &new)
+        };
+        assert!(with(&[]).is_empty());
+        assert_eq!(with(&[0]), 0..1);
+        assert_eq!(with(&[7]), 7..8);
+        assert_eq!(with(&[2, 5]), 2..6);
+        assert_eq!(with(&[0, 1, 2, 3, 4, 5, 6, 7]), 0..8);
+        assert!(changed(&[], &[]).is_empty());
+    }
 }

@@ -19,6 +19,48 @@ fn forced<R>(f: impl FnOnce() -> R) -> R {
 }
 
 guest_code! {
+    writes_bases,
+    "mov esi, 0xc0000100",
+    // FS.base, GS.base, KERNEL_GS_BASE.
+    "2: mov ecx, esi",
+    "mov eax, ecx",
+    "mov edx, 0x1234",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "wrmsr",
+    "inc esi",
+    "cmp esi, 0xc0000103",
+    "jne 2b",
+    "mov esi, 0xc0000100",
+    "3: mov ecx, esi",
+    "rdmsr",
+    "mov edi, edx",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov eax, edi",
+    "out dx, eax",
+    "inc esi",
+    "cmp esi, 0xc0000103",
+    "jne 3b",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// WRMSR of what is also a segment's base.
+pub fn bases(t: &mut Tap) {
+    let g = Guest::long(writes_bases());
+    let want = (0xc000_0100..0xc000_0103).flat_map(|v| [v, 0x1234]);
+    t.same(
+        "what RDMSR reads",
+        forced(|| g.values()),
+        Some(want.collect()),
+    );
+    let s = g.cpus[0].sregs();
+    let bases = (s.fs.base, s.gs.base);
+    let want = (0x1234_c000_0100, 0x1234_c000_0101);
+    t.same("the bases of FS and GS", bases, want);
+}
+
+guest_code! {
     // The vector, its error code and how far behind the instruction RIP was, for each of four.
     interrupts,
     "mov edx, 0xe0",

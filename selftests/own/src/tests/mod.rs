@@ -106,6 +106,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("fail_events", faults::events),
     ("fail_tables", faults::faults),
     ("forced_emulation", emul::forced_emulation),
+    ("emulated_bases", emulated::bases),
     ("emulated_gates", emulated::gates),
     ("ipi_x2apic", ipis::x2apic),
     ("ipi_xapic", ipis::xapic),
