@@ -15,6 +15,7 @@ use super::raise;
 use crate::backend::Backend;
 use crate::vcpu::halt;
 use crate::vcpu::mem::MemErr;
+use crate::vcpu::pending::Pending;
 use crate::vcpu::run::Flow;
 use crate::vcpu::smm;
 use crate::vcpu::user_exit::UserExit;
@@ -33,6 +34,7 @@ use model::emul::decode::Map;
 use model::emul::decode::Rep;
 use model::emul::log::IoKey;
 use model::emul::log::IoLog;
+use model::emul::Code;
 use model::exit::Event;
 use model::exit::EventKind;
 use model::stats::VcpuStat;
@@ -58,6 +60,8 @@ pub(crate) struct Emul {
     pub(super) log: KBox<IoLog>,
     /// The linear address of the instruction that it is of.
     at: u64,
+    /// Its bytes, while user space has an access of it.
+    code: Code,
     /// Taken while an instruction is emulated.
     pub(super) state: Option<KBox<CpuState>>,
     pub(super) batch: Option<Batch>,
@@ -70,6 +74,7 @@ impl Emul {
         Ok(Self {
             log: KBox::new(IoLog::new(), GFP_KERNEL_ACCOUNT)?,
             at: 0,
+            code: Code::new(),
             state: Some(KBox::new(CpuState::reset(), GFP_KERNEL_ACCOUNT)?),
             batch: None,
             exit: None,
@@ -79,6 +84,7 @@ impl Emul {
     /// Forgets an instruction in progress.
     pub(crate) fn reset(&mut self) {
         self.log.clear();
+        self.code = Code::new();
         self.batch = None;
         self.exit = None;
     }
@@ -136,19 +142,14 @@ fn emulate<V: Backend>(
     };
     cx.count(VcpuStat::InsnEmulation);
     fill(cx, &mut s);
-    let mut bytes = [0u8; 15];
-    let mut n = 0;
-    let first = if given.is_empty() {
-        V::insn_bytes(cx.l)
-    } else {
-        given
-    };
-    for (to, from) in bytes.iter_mut().zip(first) {
-        *to = *from;
-        n += 1;
+    let mut code = core::mem::take(&mut cx.st.emul.code);
+    if !given.is_empty() {
+        code = Code::known(given);
+    } else if code.is_empty() {
+        code = Code::known(V::insn_bytes(cx.l));
     }
     cx.st.emul.log.rewind();
-    let r = emul::emulate(&mut s, bytes.get(..n).unwrap_or(&[]), &mut Machine { cx });
+    let r = emul::emulate(&mut s, &mut code, &mut Machine { cx });
     // Also on an error: a REP instruction keeps the elements it did.
     store(cx, &s);
     cx.st.emul.state = Some(s);
@@ -159,6 +160,10 @@ fn emulate<V: Backend>(
         }
         Err(Stop::NeedUser) => match cx.st.emul.exit.take() {
             Some(e) => {
+                if !matches!(cx.st.pending, Pending::None) {
+                    // It goes on with this instruction, whatever the guest writes there meanwhile.
+                    cx.st.emul.code = code;
+                }
                 if matches!(e, UserExit::Mmio { .. }) {
                     cx.count(VcpuStat::MmioExits);
                 }

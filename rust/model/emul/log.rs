@@ -12,8 +12,8 @@
 
 /// Bytes of data an entry can hold.
 pub const DATA_MAX: usize = 16;
-/// Entries in a log. PUSHA makes eight accesses, each of which may be split at a page, after two
-/// fetches; only ENTER with deep nesting needs more.
+/// Entries in a log. PUSHA makes eight accesses, each of which may be split at a page; only ENTER
+/// with deep nesting needs more.
 pub const ENTRIES: usize = 20;
 
 /// The kind of a logged access.
@@ -21,8 +21,6 @@ pub const ENTRIES: usize = 20;
 pub enum IoKind {
     /// Guest-physical memory, MMIO or RAM.
     Mem,
-    /// Instruction bytes: the instruction may have overwritten itself before it stopped.
-    Fetch,
     /// A port.
     Port,
     /// An MSR; the address is its index.

@@ -117,20 +117,15 @@ impl<'a> Ctx<'a> {
 
 /// Emulates the instruction at CS:RIP.
 ///
-/// `bytes` is what is known of it already (from decode assists, or a look at RIP); it may be empty
-/// or end early, the rest is fetched. On `Err` the state is as it was, except that REP keeps the
-/// elements done, and RIP points to the instruction.
+/// `code` has what is known of it already (from decode assists, or a look at RIP); it may be empty
+/// or end early, the rest is fetched and left there. On `Err` the state is as it was, except that
+/// REP keeps the elements done, and RIP points to the instruction.
 ///
 /// The caller takes care of what comes before an instruction (code breakpoints) and after it:
 /// interrupts, and the single-step exception that [`Done::trap`] announces.
 #[inline(never)]
-pub fn emulate(state: &mut CpuState, bytes: &[u8], bus: &mut dyn Bus) -> Result<Done, Stop> {
-    let mut fetched = Fetched {
-        bytes: [0; MAX_LEN],
-        len: 0,
-    };
-    fetched.take(bytes);
-    let result = match fetched.decode(state, bus) {
+pub fn emulate(state: &mut CpuState, code: &mut Code, bus: &mut dyn Bus) -> Result<Done, Stop> {
+    let result = match code.decode(state, bus) {
         Ok(insn) => run(state, bus, insn),
         Err(stop) => Err(stop),
     };
@@ -141,8 +136,8 @@ pub fn emulate(state: &mut CpuState, bytes: &[u8], bus: &mut dyn Bus) -> Result<
         }
         // CAST: at most fifteen.
         Err(Stop::Unhandled { .. }) => Err(Stop::Unhandled {
-            len: fetched.len as u8,
-            bytes: fetched.bytes,
+            len: code.len as u8,
+            bytes: code.bytes,
         }),
         Err(stop) => Err(stop),
     }
@@ -204,18 +199,38 @@ pub fn inject_realmode(
     }
 }
 
-/// The instruction bytes known so far.
-struct Fetched {
+/// The bytes of an instruction that are known so far.
+///
+/// Whoever emulates an instruction again, because user space has finished an access of it, passes
+/// those of the first time: the guest may have written others there meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Code {
     bytes: [u8; MAX_LEN],
     len: usize,
 }
 
-impl Fetched {
-    fn take(&mut self, bytes: &[u8]) {
-        for (to, from) in self.bytes.iter_mut().zip(bytes) {
+impl Code {
+    /// Nothing known.
+    pub const fn new() -> Self {
+        Self {
+            bytes: [0; MAX_LEN],
+            len: 0,
+        }
+    }
+
+    /// The first `bytes` of the instruction are known; at most fifteen count.
+    pub fn known(bytes: &[u8]) -> Self {
+        let mut code = Self::new();
+        for (to, from) in code.bytes.iter_mut().zip(bytes) {
             *to = *from;
         }
-        self.len = bytes.len().min(MAX_LEN);
+        code.len = bytes.len().min(MAX_LEN);
+        code
+    }
+
+    /// Is nothing known?
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
     /// Decodes, fetching more bytes while the decoder asks for them.

@@ -104,7 +104,7 @@ fn fetching() {
     vm.s.rip = 0x8ffe;
     vm.w.absent.push(9);
     vm.w.put(0x8ffe, &[0xb8, 1]);
-    let e = emulate(&mut vm.s, &[], &mut vm.w);
+    let e = emulate(&mut vm.s, &mut Code::new(), &mut vm.w);
     assert_eq!(e, Err(Stop::Fault(Exception::page_fault(0, 0x9000))));
     // An instruction that ends with the page does not touch the next one.
     vm.s.rip = 0x8fff;
@@ -112,12 +112,12 @@ fn fetching() {
     // Bytes given are not fetched again.
     vm.s.rip = CODE;
     vm.w.fetches.clear();
-    emulate(&mut vm.s, &[0x40], &mut vm.w).unwrap();
+    emulate(&mut vm.s, &mut Code::known(&[0x40]), &mut vm.w).unwrap();
     assert!(vm.w.fetches.is_empty());
     // Part of the bytes given: only the rest is.
     vm.w.put(vm.s.rip, &[0xb8, 1, 2, 3, 4]);
     let at = vm.s.rip;
-    emulate(&mut vm.s, &[0xb8, 1], &mut vm.w).unwrap();
+    emulate(&mut vm.s, &mut Code::known(&[0xb8, 1]), &mut vm.w).unwrap();
     assert_eq!(vm.w.fetches, [(at + 2, 13)]);
     assert_eq!(vm.s.gpr[RAX], 0x0403_0201);
     // The end of the code segment.

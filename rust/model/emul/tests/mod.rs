@@ -14,7 +14,7 @@ mod task;
 
 use super::cpu::{Access, Bus, Done, Flow, Intercept, Stop, SystemOp, VecReg};
 use super::log::{IoKey, IoKind, IoLog};
-use super::{emulate, inject_realmode};
+use super::{emulate, inject_realmode, Code};
 use crate::addr::Gva;
 use crate::x86::ctrl::{cr0, cr4, efer, rflags};
 use crate::x86::exception::{pf, Exception};
@@ -489,7 +489,7 @@ impl Vm {
     fn run(&mut self, code: &[u8]) -> Result<Done, Stop> {
         let at = self.s.seg(SegReg::Cs).base + self.s.rip;
         self.w.put(at, code);
-        emulate(&mut self.s, &[], &mut self.w)
+        emulate(&mut self.s, &mut Code::new(), &mut self.w)
     }
 
     /// Like `run`, for an instruction that completes and goes on to the next.
@@ -521,12 +521,15 @@ impl Vm {
     ) -> Result<Done, Stop> {
         let at = self.s.seg(SegReg::Cs).base + self.s.rip;
         self.w.put(at, code);
+        let mut known = Code::new();
         loop {
             self.w.log.rewind();
-            match emulate(&mut self.s, &[], &mut self.w) {
+            match emulate(&mut self.s, &mut known, &mut self.w) {
                 Err(Stop::NeedUser) => {
                     let io = self.w.pending.take().unwrap();
                     let data = user(&io);
+                    // Another vCPU writes there meanwhile: not what is executed.
+                    self.w.put(at, &[0x0f, 0x0b]);
                     let data = if io.key.write { io.data } else { data };
                     self.w.log.record(io.key, &data).unwrap();
                 }

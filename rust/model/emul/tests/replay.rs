@@ -78,16 +78,43 @@ fn rep_commits_each_element() {
 }
 
 #[test]
+fn the_bytes_of_the_first_time_count() {
+    // Those known beforehand and those fetched, which end in the next page.
+    for known in [0, 1, 2] {
+        let mut vm = Vm::long(0);
+        vm.s.rip = 0x8fff;
+        vm.s.gpr[RBX] = MMIO;
+        vm.s.gpr[RAX] = 100;
+        vm.w.put(0x8fff, &[0x03, 0x03]); // add eax, [rbx]
+        let mut code = Code::known(&[0x03, 0x03][..known]);
+        let r = emulate(&mut vm.s, &mut code, &mut vm.w);
+        assert_eq!(r, Err(Stop::NeedUser));
+        let io = vm.w.pending.take().unwrap();
+        vm.w.log.record(io.key, &[5, 0, 0, 0]).unwrap();
+        vm.w.log.rewind();
+        vm.w.put(0x8fff, &[0x2b, 0x03]); // sub eax, [rbx]
+        emulate(&mut vm.s, &mut code, &mut vm.w).unwrap();
+        assert_eq!((vm.s.gpr[RAX], vm.s.rip), (105, 0x9001));
+    }
+}
+
+#[test]
 fn registers_changed_by_user_space_are_used() {
     let mut vm = Vm::long(0);
     vm.s.gpr[RBX] = MMIO;
     vm.w.put(CODE, &[0x8b, 0x03]);
-    assert_eq!(emulate(&mut vm.s, &[], &mut vm.w), Err(Stop::NeedUser));
+    assert_eq!(
+        emulate(&mut vm.s, &mut Code::new(), &mut vm.w),
+        Err(Stop::NeedUser)
+    );
     let io = vm.w.pending.take().unwrap();
     vm.w.log.record(io.key, &[1, 2, 3, 4]).unwrap();
     vm.w.log.rewind();
     vm.s.gpr[RBX] = MMIO + 0x20; // user space set registers
-    assert_eq!(emulate(&mut vm.s, &[], &mut vm.w), Err(Stop::NeedUser));
+    assert_eq!(
+        emulate(&mut vm.s, &mut Code::new(), &mut vm.w),
+        Err(Stop::NeedUser)
+    );
     assert_eq!(vm.w.pending.take().unwrap().key.addr, MMIO + 0x20);
 }
 

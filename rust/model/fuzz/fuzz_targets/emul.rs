@@ -11,8 +11,8 @@
 use libfuzzer_sys::{fuzz_target, Corpus};
 use model::addr::Gva;
 use model::emul::cpu::{Access, Bus, Done, Flow, Stop, SystemOp, VecReg};
-use model::emul::emulate;
 use model::emul::log::{IoKey, IoKind, IoLog};
+use model::emul::{emulate, Code};
 use model::x86::ctrl::{cr0, cr4, efer, rflags};
 use model::x86::exception::Exception;
 use model::x86::state::{CpuState, DescTable, SegReg, Segment};
@@ -330,7 +330,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
 
     let mut s = start.clone();
     let mut w = world.clone();
-    let result = emulate(&mut s, &code[..given], &mut w);
+    let result = emulate(&mut s, &mut Code::known(&code[..given]), &mut w);
     match &result {
         Ok(done) => check_done(&start, &s, done),
         Err(Stop::NeedUser) => panic!("nobody asked for user space"),
@@ -354,7 +354,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let mut rounds = 0;
     let replayed = loop {
         w2.log.rewind();
-        match emulate(&mut s2, &code[..given], &mut w2) {
+        match emulate(&mut s2, &mut Code::known(&code[..given]), &mut w2) {
             Err(Stop::NeedUser) => {
                 let (key, data) = w2.pending.take().expect("an access is pending");
                 if w2.log.record(key, &data).is_err() {

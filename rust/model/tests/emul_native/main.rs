@@ -22,7 +22,7 @@ use generate::{Case, Rng, ALL, MEM};
 use machine::{Machine, Mode};
 use model::addr::Gva;
 use model::emul::cpu::{Access, Bus, Flow, Stop, SystemOp, VecReg};
-use model::emul::emulate;
+use model::emul::{emulate, Code};
 use model::x86::ctrl::{cr0, cr4, efer, rflags};
 use model::x86::state::{CpuState, SegReg, Segment};
 use std::collections::BTreeMap;
@@ -155,7 +155,7 @@ fn emulated(mode: Mode, case: &Case, machine: &Machine, mem: &[u8]) -> Outcome {
     };
     let what = || format!("{mode:?} {:02x?}", case.bytes);
     let mut branched = false;
-    let vector = match emulate(&mut s, &case.bytes, &mut bus) {
+    let vector = match emulate(&mut s, &mut Code::known(&case.bytes), &mut bus) {
         Ok(done) => {
             assert_eq!(usize::from(done.len), case.bytes.len(), "{}", what());
             assert_eq!(done.flow, Flow::Next, "{}", what());

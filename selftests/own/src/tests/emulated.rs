@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What an instruction leaves that the module emulated.
+//! What an instruction leaves that the module emulated: bases of segments, what a gate says, and
+//! that it was the one that the guest executed.
 
+use crate::guest::Exit;
 use crate::guest::Guest;
+use crate::guest::CODE;
 use crate::guest_code;
 use crate::tap::Tap;
 
@@ -175,3 +178,28 @@ pub fn gates(t: &mut Tap) {
     }
 }
 
+guest_code! {
+    adds,
+    "mov ebx, 0xe0000000",
+    "mov eax, 100",
+    "add eax, [rbx]",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// The instruction goes on that asked user space for its operand, whatever is written there
+/// meanwhile.
+pub fn kept_code(t: &mut Tap) {
+    let g = Guest::long(adds());
+    let read = Exit::MmioRead {
+        addr: 0xe000_0000,
+        len: 4,
+    };
+    t.same("a read of device memory", g.enter(), Ok(read.clone()));
+    g.cpus[0].answer(&read, &[5, 0, 0, 0]);
+    // SUB EAX, [RBX].
+    g.mem.store::<u8>(CODE as usize + 10, 0x2b);
+    t.same("the sum", g.values(), Some(vec![105]));
+}

@@ -108,6 +108,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("forced_emulation", emul::forced_emulation),
     ("emulated_bases", emulated::bases),
     ("emulated_gates", emulated::gates),
+    ("kept_code", emulated::kept_code),
     ("ipi_x2apic", ipis::x2apic),
     ("ipi_xapic", ipis::xapic),
     ("ipi_counts_x2apic", ipi_counts::x2apic),
