@@ -172,12 +172,14 @@ pub(crate) fn set<V: Backend>(cx: &mut Cx<'_, '_, V>, arg: usize) -> Result {
 
 fn install<V: Backend>(cx: &mut Cx<'_, '_, V>, mut entries: KVVec<KvmCpuidEntry2>) -> Result {
     let h = host_caps::get().ok_or(ENODEV)?;
+    let hlt = cx.vm.base.caps.disabled_exits() & abi::KVM_X86_DISABLE_EXITS_HLT != 0;
     let cpuid = &mut cx.st.cpuid;
     if cx.st.ran {
         cpuid.refresh();
         // The bits that follow registers must be compared in the same state.
         let mut probe = cpuid.features.clone();
         probe.refresh(entries.as_mut_slice(), &h.supported, &cpuid.runtime);
+        guest::pv_features(&mut entries, hlt);
         return if guest::same(&entries, &cpuid.entries) {
             Ok(())
         } else {
@@ -188,7 +190,6 @@ fn install<V: Backend>(cx: &mut Cx<'_, '_, V>, mut entries: KVVec<KvmCpuidEntry2
     if dynamic & !h.supported.xcr0 != 0 {
         return Err(EINVAL);
     }
-    let hlt = cx.vm.base.caps.disabled_exits() & abi::KVM_X86_DISABLE_EXITS_HLT != 0;
     cpuid.runtime.mwait_follows_misc_enable = !cx
         .vm
         .base

@@ -308,7 +308,9 @@ fn max_phys(entries: &[KvmCpuidEntry2]) -> u8 {
     }
 }
 
-fn pv_features(entries: &mut [KvmCpuidEntry2], hlt_in_guest: bool) -> u32 {
+/// The paravirtual features that are offered. A guest that halts without an exit cannot be woken by
+/// a kick: it is not offered that, and `entries` no longer say so.
+pub fn pv_features(entries: &mut [KvmCpuidEntry2], hlt_in_guest: bool) -> u32 {
     let Some(leaves) = hypervisor_leaves(entries, KVM_SIGNATURE) else {
         return 0;
     };

@@ -427,7 +427,7 @@ pub fn exits_off(t: &mut Tap) {
     let g = Guest::new(Plan::default());
     t.same("too late", set(&g, hlt), Answer::Err(libc::EINVAL));
     // Nothing is off: HLT exits.
-    let run = |off: u64, mwait: bool| {
+    let run = |t: &mut Tap, off: u64, mwait: bool| {
         let mut g = Guest::new(empty);
         let set = set(&g, off);
         g.add_cpu(0, true);
@@ -440,12 +440,20 @@ pub fn exits_off(t: &mut Tap) {
         // The guest's own halt ends with the next interrupt of the host's, or with a signal.
         let (values, end) = sys::limited(300, || g.values_of(0));
         let halts = super::pages::Stats::of(&g.cpus[0].fd).get("halt_exits");
+        // With PV_UNHALT, which a guest that halts without an exit is not offered.
+        let mut cpuid = crate::guest::supported_cpuid(&g.dev);
+        let same = g.cpus[0].fd.bytes(crate::uapi::SET_CPUID2, &mut cpuid);
+        t.same(
+            format!("{off:#x} off: the same CPUID again"),
+            same,
+            Answer::Ok(0),
+        );
         (set, values, end, halts)
     };
-    let (r, values, end, halts) = run(0, false);
+    let (r, values, end, halts) = run(t, 0, false);
     t.same("nothing off", (r, values), (Answer::Ok(0), vec![1, 0]));
     t.same("HLT exits", (end, halts), (Ok(Exit::Hlt), 1));
-    let (r, values, end, halts) = run(hlt, false);
+    let (r, values, end, halts) = run(t, hlt, false);
     t.same("HLT off", (r, values), (Answer::Ok(0), vec![1, 0]));
     t.same("it does not exit", halts, 0);
     t.point(
@@ -459,7 +467,7 @@ pub fn exits_off(t: &mut Tap) {
     ] {
         let mwait = bit == KVM_X86_DISABLE_EXITS_MWAIT;
         let bit = u64::from(bit);
-        let (r, values, end, _) = run(bit, mwait && offered & bit != 0);
+        let (r, values, end, _) = run(t, bit, mwait && offered & bit != 0);
         if offered & bit == 0 {
             t.same(format!("{what}: refused"), r, Answer::Err(libc::EINVAL));
             continue;
