@@ -106,7 +106,6 @@ pub fn settle() {
     set! {
         kvmrs_param_enable_vmware_backdoor = false;
         kvmrs_param_lapic_timer_advance = false;
-        kvmrs_param_vector_hashing = false;
         kvmrs_param_enable_pmu = false;
         kvmrs_param_allow_unsafe_mappings = false;
         kvmrs_param_tdp_mmu = true;

@@ -14,6 +14,7 @@ use model::addr::Gpa;
 use model::exit::EventKind;
 use model::irqchip::lapic::Effects;
 use model::irqchip::lapic::Reset;
+use model::irqchip::targets::Peers;
 use virt::vendor::Trap;
 use virt::vendor::Window;
 
@@ -247,7 +248,7 @@ impl<V: Backend> Cx<'_, '_, V> {
         let shared = self.vcpu.shared.clone();
         if let Some(apic) = &self.st.apic {
             if e.publish {
-                apic.publish(&shared.published);
+                apic.publish(&shared.published, self.vm.base.vcpus.census());
             }
             V::set_cr8(self.l, u64::from(apic.cr8()));
             if let Some(ipi) = &e.ipi {

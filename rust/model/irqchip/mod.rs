@@ -5,8 +5,8 @@
 pub mod ioapic;
 pub mod lapic;
 pub mod line;
-pub mod map;
 pub mod pending;
 pub mod pic;
 pub mod pit;
 pub mod route;
+pub mod targets;

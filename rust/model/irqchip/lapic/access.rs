@@ -252,15 +252,15 @@ impl<P: Storage> LocalApic<P> {
             }
             reg::ID if !x2apic => {
                 page.write(reg::ID, value & 0xff00_0000);
-                Ok(Effects::REMAP)
+                Ok(Effects::PUBLISH)
             }
             reg::LDR if !x2apic => {
                 page.write(reg::LDR, value & 0xff00_0000);
-                Ok(Effects::REMAP)
+                Ok(Effects::PUBLISH)
             }
             reg::DFR if !x2apic => {
                 page.write(reg::DFR, value | 0x0fff_ffff);
-                Ok(Effects::REMAP)
+                Ok(Effects::PUBLISH)
             }
             reg::ICR2 if !x2apic => {
                 page.write(reg::ICR2, value & 0xff00_0000);
@@ -375,7 +375,6 @@ impl<P: Storage> LocalApic<P> {
         self.software_enabled = enable;
         Effects {
             publish: true,
-            remap: changed,
             enabled: changed && enable,
             ..Effects::NONE
         }

@@ -44,6 +44,7 @@ pub use state::STATE_SIZE;
 pub use vectors::Eoi;
 
 use crate::irqchip::pending::Pending;
+use crate::irqchip::targets::Census;
 use crate::x86::apic::base;
 use crate::x86::apic::lvt;
 use crate::x86::apic::reg;
@@ -170,8 +171,6 @@ pub struct Effects {
     pub timer: Option<TimerOp>,
     /// Call [`LocalApic::publish`].
     pub publish: bool,
-    /// After publishing, rebuild the APIC map.
-    pub remap: bool,
     /// An interrupt may have become deliverable: look at [`LocalApic::next_vector`] before entering.
     pub recheck: bool,
     /// The APIC became enabled: what waited for that (asynchronous page faults) may go.
@@ -187,15 +186,13 @@ impl Effects {
         eoi: None,
         timer: None,
         publish: false,
-        remap: false,
         recheck: false,
         enabled: false,
         mode: false,
     };
 
-    const REMAP: Self = Self {
+    const PUBLISH: Self = Self {
         publish: true,
-        remap: true,
         ..Self::NONE
     };
 }
@@ -222,7 +219,7 @@ pub enum Reset {
 /// let mut apic = LocalApic::new(page, Config::new(0, true));
 /// let _ = apic.reset(Reset::Power, &mailbox);
 /// let effects = apic.write_reg(reg::SVR, 0x1ff, Now::default()).unwrap();
-/// assert!(effects.remap);
+/// assert!(effects.publish);
 ///
 /// let _ = mailbox.post(0x41, Trigger::Edge);
 /// apic.pull(&mailbox);
@@ -334,7 +331,7 @@ impl<P: Storage> LocalApic<P> {
     }
 
     /// Puts the registers into their state after `why`, and empties the mailbox of interrupts. The
-    /// effects always publish, remap and disarm the timer. SDM: vol 3, 11.4.7.
+    /// effects always publish and disarm the timer. SDM: vol 3, 11.4.7.
     pub fn reset(&mut self, why: Reset, mailbox: &Pending) -> Effects {
         if why == Reset::Power {
             self.base = reset_base(&self.cfg);
@@ -380,7 +377,7 @@ impl<P: Storage> LocalApic<P> {
         Effects {
             timer: Some(TimerOp::Disarm),
             mode: why == Reset::Power,
-            ..Effects::REMAP
+            ..Effects::PUBLISH
         }
     }
 
@@ -421,22 +418,23 @@ impl<P: Storage> LocalApic<P> {
             enabled: changed & value & base::ENABLE != 0,
             mode: true,
             recheck: true,
-            ..Effects::REMAP
+            ..Effects::PUBLISH
         })
     }
 
-    /// Lets senders know what they must know of this APIC. Called after every access whose effects
-    /// say so.
-    pub fn publish(&self, to: &Published) {
+    /// Lets senders know what they must know of this APIC; `census` is its VM's. Called after every
+    /// access whose effects say so.
+    pub fn publish(&self, to: &Published, census: &Census) {
         let page = self.page();
-        to.store(&published::Facts {
+        let facts = published::Facts {
             mode: self.mode(),
             software_enabled: self.is_software_enabled(),
             xapic_id: (page.read(reg::ID) >> 24) as u8,
             ldr: page.read(reg::LDR),
             dfr: page.read(reg::DFR),
             lint0: page.read(reg::LVT_LINT0),
-        });
+        };
+        to.store(&facts, census);
     }
 
     /// Whether an interrupt of the 8259 pair gets through to this CPU: the APIC is disabled, or LINT0

@@ -5,6 +5,7 @@
 //! The owner writes, anyone reads. What decides about addressing is one word, so that a reader never
 //! sees the ID of one mode with the logical ID of another.
 
+use super::super::targets::Census;
 use super::Mode;
 use crate::x86::apic::lvt;
 use crate::x86::apic::Message;
@@ -110,7 +111,7 @@ impl Published {
         }
     }
 
-    pub(super) fn store(&self, f: &Facts) {
+    pub(super) fn store(&self, f: &Facts, census: &Census) {
         let mode = match f.mode {
             Mode::Disabled => 0u64,
             Mode::XApic => 1,
@@ -127,14 +128,15 @@ impl Published {
             0
         };
         self.lint0.store(f.lint0, Relaxed);
-        self.address.store(
-            (u64::from(f.ldr) << LDR_SHIFT)
-                | (u64::from(f.xapic_id) << XAPIC_ID_SHIFT)
-                | enabled
-                | (model << MODEL_SHIFT)
-                | (mode << MODE_SHIFT),
-            Release,
-        );
+        let word = (u64::from(f.ldr) << LDR_SHIFT)
+            | (u64::from(f.xapic_id) << XAPIC_ID_SHIFT)
+            | enabled
+            | (model << MODEL_SHIFT)
+            | (mode << MODE_SHIFT);
+        let old = self.address();
+        census.enter(&self.unpack(word));
+        self.address.store(word, Release);
+        census.leave(&old);
     }
 
     /// The x2APIC ID.
@@ -146,7 +148,11 @@ impl Published {
     /// How the APIC is addressed.
     #[inline]
     pub fn address(&self) -> Address {
-        let w = self.address.load(Acquire);
+        self.unpack(self.address.load(Acquire))
+    }
+
+    #[inline]
+    fn unpack(&self, w: u64) -> Address {
         Address {
             id: self.id,
             xapic_id: (w >> XAPIC_ID_SHIFT) as u8,
@@ -209,7 +215,8 @@ impl Address {
     }
 
     /// Is the APIC of vCPU `vcpu`, addressed like this, a destination of the message? `from` is the
-    /// sender if it is an IPI. All destination rules are here; the APIC map only answers faster.
+    /// sender if it is an IPI. All destination rules are here;
+    /// [`resolve`](super::super::targets::resolve) only asks fewer.
     pub fn matches(
         &self,
         vcpu: u32,

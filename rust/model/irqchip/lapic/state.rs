@@ -81,7 +81,7 @@ impl<P: Storage> LocalApic<P> {
     }
 
     /// Sets the registers from `image`, and empties the mailbox of interrupts: they belonged to the
-    /// state that is replaced. The effects always publish, remap and set the timer.
+    /// state that is replaced. The effects always publish and set the timer.
     ///
     /// Nothing is changed on error: with 32-bit IDs, an x2APIC ID other than this vCPU's. Without
     /// them the ID is ignored in x2APIC mode.
@@ -107,7 +107,7 @@ impl<P: Storage> LocalApic<P> {
             timer: Some(timer),
             recheck: true,
             enabled: self.software_enabled && !was_enabled,
-            ..Effects::REMAP
+            ..Effects::PUBLISH
         })
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Destinations: the rules against the manual, and the map against the rules.
+//! Destinations: the rules against the manual, and what asks few against what asks everyone.
 
 use super::*;
 use crate::irqchip::lapic::ipi::Post;
@@ -41,8 +41,8 @@ impl Setup {
         }
     }
 
-    /// Publishes it the way a vCPU does.
-    fn publish(&self) -> Published {
+    /// An APIC that was set up like this.
+    fn apic(&self) -> LocalApic<Box<ApicWords>> {
         let words: Box<ApicWords> = Box::new([const { AtomicU32::new(0) }; 1024]);
         let mut apic = LocalApic::new(words, Config::new(self.id, false));
         let _ = apic.reset(Reset::Power, &Pending::new());
@@ -66,18 +66,55 @@ impl Setup {
             Mode::X2Apic => apic.set_base(at | base::ENABLE | base::X2APIC, 0, true),
         }
         .unwrap();
+        apic
+    }
+
+    /// Publishes it the way a vCPU does.
+    fn publish(&self, census: &Census) -> Published {
         let published = Published::new(self.id);
-        apic.publish(&published);
+        self.apic().publish(&published, census);
         published
     }
 }
 
-fn publish(all: &[Setup]) -> Vec<Published> {
-    all.iter().map(Setup::publish).collect()
+/// vCPUs as they were set up.
+struct Vm {
+    published: Vec<Published>,
+    census: Census,
 }
 
-fn map(peers: &[Published], rules: Rules) -> ApicMap<Vec<u32>> {
-    ApicMap::build(vec![7; ids_needed(peers)], peers, rules)
+impl Peers for Vm {
+    fn count(&self) -> u32 {
+        self.published.len() as u32
+    }
+
+    fn published(&self, vcpu: u32) -> Option<&Published> {
+        self.published.get(vcpu as usize)
+    }
+
+    fn by_id(&self, id: u32) -> Option<u32> {
+        let at = self.published.iter().position(|p| p.id() == id)?;
+        Some(at as u32)
+    }
+
+    fn census(&self) -> &Census {
+        &self.census
+    }
+}
+
+impl Vm {
+    /// Whether a message of this kind has to be shown to everyone.
+    fn asks_everyone(&self, logical: bool) -> bool {
+        !self.census.all_by_id(logical)
+    }
+}
+
+fn publish(all: &[Setup]) -> Vm {
+    let census = Census::new();
+    Vm {
+        published: all.iter().map(|s| s.publish(&census)).collect(),
+        census,
+    }
 }
 
 fn physical(dest: u32) -> Message {
@@ -91,8 +128,8 @@ fn logical(dest: u32) -> Message {
     }
 }
 
-fn targets(peers: &[Published], rules: Rules, m: Message) -> Vec<u32> {
-    map(peers, rules).resolve_message(&m, peers).collect()
+fn targets(vm: &Vm, rules: Rules, m: Message) -> Vec<u32> {
+    resolve_message(&m, vm, rules).collect()
 }
 
 #[test]
@@ -124,12 +161,7 @@ fn an_id_is_one_apics() {
         Setup::xapic(0xff),
         off,
     ]);
-    let has = |id| -> Vec<usize> {
-        let all = p.iter().enumerate();
-        all.filter(|(_, p)| p.address().has_id(id, r))
-            .map(|(i, _)| i)
-            .collect()
-    };
+    let has = |id| having_id(id, &p, r).collect::<Vec<u32>>();
     assert_eq!(has(0), [0]);
     assert_eq!(has(0x140), [1]);
     assert_eq!(
@@ -151,11 +183,10 @@ fn flat_model() {
         })
         .collect();
     let p = publish(&all);
-    let m = map(&p, Rules::default());
-    assert!(!m.has_irregular_logical_ids());
+    assert!(p.asks_everyone(true) && !p.asks_everyone(false));
     for mask in 0..=0xfeu32 {
         let expect: Vec<u32> = (0..4).filter(|i| (mask >> i) & 1 != 0).collect();
-        let got: Vec<u32> = m.resolve_message(&logical(mask), &*p).collect();
+        let got: Vec<u32> = targets(&p, Rules::default(), logical(mask));
         assert_eq!(got, expect, "{mask:#x}");
     }
 }
@@ -171,7 +202,6 @@ fn cluster_model() {
         .collect();
     let p = publish(&all);
     let r = Rules::default();
-    assert!(!map(&p, r).has_irregular_logical_ids());
     assert_eq!(targets(&p, r, logical(0x03)), [0, 1]);
     assert_eq!(targets(&p, r, logical(0x1c)), [6, 7]);
     assert_eq!(targets(&p, r, logical(0x2f)), []);
@@ -199,8 +229,8 @@ fn an_unplugged_cpu_in_xapic_mode_is_reached_by_its_wide_id_only() {
     assert_eq!(targets(&p, wide, physical(0x105)), [2]);
     assert_eq!(targets(&p, wide, physical(5)), [1]);
     assert_eq!(targets(&p, Rules::default(), physical(5)), [1, 2]);
-    assert!(map(&p, Rules::default()).has_shared_ids());
-    assert!(!map(&p, wide).has_shared_ids());
+    assert!(p.asks_everyone(false), "it has two IDs");
+    assert!(!p.asks_everyone(true), "and no logical one");
 }
 
 #[test]
@@ -218,11 +248,14 @@ fn the_broadcast_quirk() {
     );
     assert_eq!(targets(&p, strict, physical(u32::MAX)), [0, 1]);
     // Of an IPI, the sender's mode tells the width.
-    let m = map(&p, Rules::default());
-    let ipi = without_shorthand(&physical(0xff));
+    let ipi = Ipi {
+        message: physical(0xff),
+        shorthand: Shorthand::None,
+    };
     let from = |x2apic| Some(Sender { vcpu: 0, x2apic });
-    assert!(m.resolve(&ipi, from(true), &*p).eq([1]));
-    assert!(m.resolve(&ipi, from(false), &*p).eq([1, 2]));
+    let r = Rules::default();
+    assert!(resolve(&ipi, from(true), &p, r).eq([1]));
+    assert!(resolve(&ipi, from(false), &p, r).eq([1, 2]));
 }
 
 #[test]
@@ -230,12 +263,15 @@ fn shorthands() {
     let mut all: Vec<_> = (0..4).map(Setup::xapic).collect();
     all[2].mode = Mode::Disabled;
     let p = publish(&all);
-    let m = map(&p, Rules::default());
+    let r = Rules::default();
     let from = Some(Sender {
         vcpu: 1,
         x2apic: false,
     });
-    let mut ipi = without_shorthand(&physical(77));
+    let mut ipi = Ipi {
+        message: physical(77),
+        shorthand: Shorthand::None,
+    };
     for (shorthand, expect) in [
         (Shorthand::Myself, vec![1]),
         (Shorthand::All, vec![0, 1, 3]),
@@ -243,10 +279,10 @@ fn shorthands() {
         (Shorthand::None, vec![]),
     ] {
         ipi.shorthand = shorthand;
-        assert!(m.resolve(&ipi, from, &*p).eq(expect), "{shorthand:?}");
+        assert!(resolve(&ipi, from, &p, r).eq(expect), "{shorthand:?}");
     }
     ipi.shorthand = Shorthand::Myself;
-    assert_eq!(m.resolve(&ipi, None, &*p).count(), 0, "nobody sent it");
+    assert_eq!(resolve(&ipi, None, &p, r).count(), 0, "nobody sent it");
 }
 
 #[test]
@@ -271,10 +307,9 @@ fn lowest_priority_by_vector_and_by_count() {
         arbitrate: true,
         ..Rules::default()
     };
-    let m = map(&p, rules);
     let mut got = vec![];
     for _ in 0..6 {
-        let to = m.resolve_message(&msg, &*p).next().unwrap();
+        let to = resolve_message(&msg, &p, rules).next().unwrap();
         let post = Post::of(&msg, p.published(to).unwrap());
         assert_eq!(post, Some(Post::Vector(msg.vector, Trigger::Edge)));
         got.push(to);
@@ -283,56 +318,69 @@ fn lowest_priority_by_vector_and_by_count() {
     // To all of them physically, all take it; with the hint one does.
     let mut broadcast = physical(0xff);
     broadcast.delivery = Delivery::LowestPriority;
-    assert_eq!(m.resolve_message(&broadcast, &*p).count(), 5);
+    assert_eq!(resolve_message(&broadcast, &p, rules).count(), 5);
     broadcast.redirection_hint = true;
-    assert_eq!(m.resolve_message(&broadcast, &*p).count(), 1);
+    assert_eq!(resolve_message(&broadcast, &p, rules).count(), 1);
 }
 
 #[test]
-fn only_target_is_the_only_one() {
-    let all: Vec<_> = (0..3u32)
-        .map(|i| Setup {
-            ldr: 1 << i,
-            ..Setup::xapic(i)
-        })
-        .collect();
-    let p = publish(&all);
-    let m = map(&p, Rules::default());
-    assert_eq!(m.only_target(&logical(2), &*p), Some(1));
-    assert_eq!(m.only_target(&logical(3), &*p), None);
-    assert_eq!(m.only_target(&logical(8), &*p), None);
-    assert_eq!(m.by_id(2), Some(2));
-    assert_eq!((m.by_id(3), m.by_id(4000)), (None, None));
-}
-
-#[test]
-fn a_vcpu_that_came_after_the_map_is_not_addressed_wrongly() {
-    let mut p = publish(&[Setup::x2apic(0), Setup::x2apic(1)]);
-    let m = map(&p, Rules::default());
-    p[1] = Setup::x2apic(2).publish();
-    assert_eq!(m.resolve_message(&physical(1), &*p).count(), 0);
-}
-
-#[test]
-fn ids_beyond_the_table_are_still_found() {
-    let p = publish(&[Setup::x2apic(0), Setup::x2apic(0x500)]);
-    let m = ApicMap::build(vec![0; 256], &*p, Rules::default());
-    assert!(m.resolve_message(&physical(0x500), &*p).eq([1]));
-    assert!(m.resolve_message(&logical(x2apic_ldr(0x500)), &*p).eq([1]));
-    let m = ApicMap::build(vec![0; 0], &*p, Rules::default());
-    assert!(m.resolve_message(&physical(0), &*p).eq([0]));
+fn the_census_follows_each_change() {
+    let census = Census::new();
+    let p = Setup::xapic(3).publish(&census);
+    assert!(census.all_by_id(false) && census.all_by_id(true));
+    let addresses = [
+        Setup {
+            xapic_id: Some(4),
+            ..Setup::xapic(3)
+        },
+        Setup {
+            xapic_id: Some(4),
+            ldr: 8,
+            ..Setup::xapic(3)
+        },
+        Setup {
+            ldr: 8,
+            ..Setup::xapic(3)
+        },
+        Setup {
+            xapic_id: Some(4),
+            ldr: 8,
+            ..Setup::x2apic(3)
+        },
+        Setup {
+            mode: Mode::Disabled,
+            xapic_id: Some(4),
+            ..Setup::xapic(3)
+        },
+    ];
+    let expect = [
+        (false, true),
+        (false, false),
+        (true, false),
+        (true, true),
+        (true, true),
+    ];
+    for (a, expect) in addresses.iter().zip(expect) {
+        a.apic().publish(&p, &census);
+        assert_eq!(
+            (census.all_by_id(false), census.all_by_id(true)),
+            expect,
+            "{a:?}"
+        );
+    }
 }
 
 #[test]
 fn four_thousand_vcpus() {
     let all: Vec<_> = (0..4096).map(Setup::x2apic).collect();
     let p = publish(&all);
-    let m = map(&p, Rules::default());
+    let r = Rules::default();
+    assert!(!p.asks_everyone(false) && !p.asks_everyone(true));
     for id in (0..4096).step_by(37) {
-        assert!(m.resolve_message(&physical(id), &*p).eq([id]));
-        assert!(m.resolve_message(&logical(x2apic_ldr(id)), &*p).eq([id]));
+        assert!(resolve_message(&physical(id), &p, r).eq([id]));
+        assert!(resolve_message(&logical(x2apic_ldr(id)), &p, r).eq([id]));
     }
-    assert_eq!(m.resolve_message(&physical(u32::MAX), &*p).count(), 4096);
+    assert_eq!(resolve_message(&physical(u32::MAX), &p, r).count(), 4096);
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
@@ -417,13 +465,12 @@ fn message() -> impl Strategy<Value = Message> {
 
 proptest! {
     #[test]
-    fn the_map_answers_as_asking_everyone_does(
+    fn few_are_asked_and_the_answer_is_everyones(
         setups in vcpus(),
         messages in prop::collection::vec(message(), 40),
         from in prop::option::of((0..10u32, any::<bool>())),
         shorthand in prop_oneof![5 => Just(0u32), 1 => 1..4u32],
         flags in any::<[bool; 3]>(),
-        short_table in prop::bool::weighted(0.2),
     ) {
         let rules = Rules {
             ids32: flags[0],
@@ -431,8 +478,6 @@ proptest! {
             arbitrate: flags[2],
         };
         let peers = publish(&setups);
-        let size = if short_table { 64 } else { ids_needed(&*peers) };
-        let map = ApicMap::build(vec![1; size], &*peers, rules);
         let from = from.map(|(vcpu, x2apic)| Sender { vcpu, x2apic });
         for m in messages {
             let ipi = Ipi { message: m, shorthand: Shorthand::from_bits(shorthand) };
@@ -442,18 +487,15 @@ proptest! {
                     a.matches(v, &m, ipi.shorthand, from, rules)
                 })
                 .collect();
-            let asked: Vec<u32> = resolve_by_asking(&ipi, from, &*peers, rules).collect();
-            let mut got: Vec<u32> = map.resolve(&ipi, from, &*peers).collect();
+            let mut got: Vec<u32> = resolve(&ipi, from, &peers, rules).collect();
             got.sort_unstable();
             let everyone = !m.logical && m.dest == BROADCAST;
             if m.picks_one() && !everyone {
                 expect.retain(|&v| peers.published(v).unwrap().accepts_fixed());
                 prop_assert_eq!(got.len(), expect.len().min(1));
-                prop_assert_eq!(asked.len(), got.len());
-                prop_assert!(got.iter().chain(&asked).all(|v| expect.contains(v)));
+                prop_assert!(got.iter().all(|v| expect.contains(v)));
             } else {
                 prop_assert_eq!(&got, &expect);
-                prop_assert_eq!(&asked, &expect);
             }
         }
     }

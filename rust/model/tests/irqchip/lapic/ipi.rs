@@ -5,6 +5,7 @@
 use super::super::ipi::Post;
 use super::*;
 use crate::irqchip::pending::Wake;
+use crate::irqchip::targets::Census;
 use crate::x86::apic::{Delivery, Message, Shorthand, Trigger};
 
 #[test]
@@ -104,10 +105,10 @@ fn acceptance() {
     use Trigger::{Edge, Level};
     let (mut apic, _) = enabled(Config::new(0, true));
     let on = Published::new(0);
-    apic.publish(&on);
+    apic.publish(&on, &Census::new());
     let _ = write(&mut apic, reg::SVR, 0xff);
     let off = Published::new(0);
-    apic.publish(&off);
+    apic.publish(&off, &Census::new());
     let vector = |t| Some(Post::Vector(0x99, t));
     // Message, at a software-enabled APIC, at a software-disabled one.
     for (m, enabled, disabled) in [

@@ -347,7 +347,8 @@ proptest! {
                 }
                 Op::SoftwareEnable(on) => {
                     let e = write(&mut apic, reg::SVR, if on { 0x1ff } else { 0xff });
-                    prop_assert_eq!(e.remap, on != r.enabled);
+                    prop_assert!(e.publish);
+                    prop_assert_eq!(e.enabled, on && !r.enabled);
                     r.enabled = on;
                 }
                 Op::Accelerate(on) => apic.set_accelerated(on),
