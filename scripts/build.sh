@@ -24,10 +24,14 @@ if [ "${HOST:-}" = debug ]; then
 	set -- CC=clang "$@"
 fi
 rc=0
+build_begins "$out"
 "$SRC/scripts/in-host.sh" make -C "$headers" M="$tree" "$@" modules \
 	>"$SRC/build/module.log" 2>&1 || rc=$?
+build_ended "$out"
 if [ $rc != 0 ]; then
-	grep -vE '^make(\[[0-9]+\])?: (Entering|Leaving)' "$SRC/build/module.log" >&2
+	grep -vE '^make(\[[0-9]+\])?: (Entering|Leaving)' "$SRC/build/module.log" >&2 || :
+	! why=$(disk_full "$out" "$SRC/build/module.log") ||
+		die "the module could not be built: $why; it takes 100 MB"
 	die "the module does not build for $kernel (log: build/module.log)"
 fi
 grep -E 'warning: |warning\[' "$SRC/build/module.log" >&2 || :

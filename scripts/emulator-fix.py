@@ -77,8 +77,12 @@ def main():
     if not mend(sys.argv[1], image):
         print(f"emulator-fix: {sys.argv[1]} is another build: not mended", file=sys.stderr)
         return 1
-    with open(sys.argv[2], "wb") as f:
-        f.write(image)
+    try:
+        with open(sys.argv[2], "wb") as f:
+            f.write(image)
+    except OSError as e:
+        print(f"emulator-fix: {sys.argv[2]}: {e.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 

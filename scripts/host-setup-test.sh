@@ -1,8 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 # What host-setup.sh does when things go wrong: no network, no space, interrupted, twice at
-# once; and that the next run recovers. Which kernel it takes when the archive has moved on. TAP. The slow step is made up: it links the folder that
-# is there already, so nothing is downloaded.
+# once; and that the next run recovers. Which kernel it takes when the archive has moved on. What
+# build.sh and run.sh do without space, and after a build that was killed. TAP. The slow step is
+# made up: it links the folder that is there already, so nothing is downloaded.
+# scripts/host-setup-faults.sh does the same to the real steps.
 set -u
 . "$(dirname "$0")/lib.sh"
 need_folder
@@ -42,30 +44,86 @@ begun() {
 	rm "$tmp/begun"
 }
 
-tool df 'echo Avail; echo 1000'
-if run; then not_ok "no space is refused"; else says "no space: says so" 'MB free, set-up needs .*KVM_RS_CACHE'; fi
+tool df 'echo Avail IFree Mounted; echo 1000 400000 /full'
+if run; then not_ok "no space is refused"; else says "no space: says so" '0 MB free \(mounted on /full\), set-up needs [0-9]+: .*KVM_RS_CACHE'; fi
+tool df 'echo Avail IFree Mounted; echo 99000000 1000 /full'
+if run; then not_ok "no inodes is refused"; else says "no inodes: says so" 'room for 1000 files'; fi
 rm "$tmp/bin/df"
 
 tool mmdebstrap 'echo "E: Could not connect to the archive"; exit 100'
 if run; then not_ok "no network is refused"; else
-	says "no network: the reason is shown" 'Could not connect'
-	says "no network: says where the log is and what to do" 'whole log is .*mmdebstrap.log. Run the same command again'
+	says "no network: the reason is shown" '^E: Could not connect'
+	says "no network: says so, where the log is and what to do" '^host-setup.sh: the package archive cannot be reached .*whole log is .*mmdebstrap.log. Run the same command again'
+fi
+tool mmdebstrap 'echo "E: the moon is full"; exit 1'
+if run; then not_ok "a step that fails"; else says "a step that fails: another reason is not taken for one of these" '^host-setup.sh: that failed. The whole'; fi
+
+# A file system that is full in truth: large enough at first, and shrunk while a step runs.
+on_small() { # command
+	unshare -m --propagation private sh -c "mkdir -p $tmp/small && mount -t tmpfs -o size=20G small $tmp/small && $1" >"$tmp/out" 2>&1
+}
+tool mmdebstrap "for d; do case \$d in */host.new) new=\$d ;; esac; done
+mkdir -p \$new/half && mount -o remount,size=1M $tmp/small
+head -c 2M /dev/zero >\$new/half/file || { echo 'E: dpkg was not happy'; exit 1; }"
+if on_small "KVM_RS_CACHE=$tmp/small/cache PATH=$tmp/bin:\$PATH '$setup'; rc=\$?; echo left: \$(ls $tmp/small/cache); exit \$rc"; then
+	not_ok "full in the middle is a failure"
+else
+	says "full in the middle: says what is full and what is needed" \
+		"^host-setup.sh: (no space is left on the file system of|a file system had no space left) .*$tmp/small.* needs [0-9]+ MB there: free some space, or set KVM_RS_CACHE.* whole log"
+	says "full in the middle: half a folder does not stay" '^left: log pins$'
+fi
+tree=$tmp/small/tree
+copy="mkdir $tree && tar c -C '$SRC' --exclude='*.o' --exclude='*.rmeta' --exclude=target Kbuild Makefile include rust src scripts selftests |
+	tar x -C $tree && mkdir $tree/build && mount -o remount,size=\$((\$(du -sk $tree | cut -f1) + 200))k $tmp/small"
+if on_small "$copy && $tree/scripts/build.sh"; then not_ok "a full disk: build.sh fails"; else
+	says "a full disk: build.sh says so" "^build.sh: the module could not be built: no space is left on the file system of $tree "
+fi
+if on_small "$copy && cd $tree && make -o host-modules run"; then not_ok "a full disk: make run fails"; else
+	says "a full disk: make run says so" "^(vm|run).sh: no space is left on the file system of $tree/build"
 fi
 
+# What a build that was killed may have left half is made again, and only that.
+mkdir -p "$tmp/half/target"
+touch -d '2 hours ago' "$tmp/half/old.o"
+touch -d '1 hour ago' "$tmp/half/.building"
+touch "$tmp"/half/{new.o,new.rmeta,.new.o.cmd,new.c,target/new.o}
+build_begins "$tmp/half" 2>"$tmp/out"
+says "a build that was killed: the next one says so" 'was interrupted'
+left=$(cd "$tmp/half" && find . -type f | sort | tr '\n' ' ')
+if [ "$left" = "./.building ./new.c ./old.o ./target/new.o " ]; then ok "a build that was killed: what it made goes"; else
+	not_ok "a build that was killed: left are $left"
+fi
+
+# Started so that Ctrl-C reaches it, which a shell keeps from what it puts in the background.
+start() { KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH setsid env --default-signal=INT "$setup" >"$1" 2>&1 & }
 tool mmdebstrap "$link"
-KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH setsid "$setup" >"$tmp/out" 2>&1 &
+for signal in INT TERM KILL; do
+	start "$tmp/out"
+	first=$!
+	begun
+	kill -$signal -- "-$first"
+	rc=0
+	wait "$first" 2>/dev/null || rc=$?
+	if [ -d "$tmp/cache/host" ] || [ $rc = 0 ]; then not_ok "SIG$signal: half a folder is not taken for one"; else
+		ok "SIG$signal: half a folder is not taken for one"
+	fi
+	[ $signal = KILL ] || says "SIG$signal: says so" 'interrupted. Run the same command again to go on from here'
+done
+# Killed alone: its step goes on, and the next run must not meddle with that.
+start "$tmp/out"
 first=$!
 begun
-kill -KILL -- "-$first"
+kill -KILL "$first"
 wait "$first" 2>/dev/null
-if [ -d "$tmp/cache/host" ]; then not_ok "interrupted: half a folder is not taken for one"; else
-	ok "interrupted: half a folder is not taken for one"
-fi
-
-(KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/first" 2>&1) &
+orphan=$first
+(KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/out" 2>&1) &
 first=$!
 pids+=("$first")
+for _ in $(seq 600); do [ ! -s "$tmp/out" ] || break; sleep 0.1; done
+says "killed alone: the next run waits for the step that it has left" 'another set-up is at work'
+kill -KILL -- "-$orphan"
 begun
+mv "$tmp/out" "$tmp/first"
 (KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/out" 2>&1) &
 second=$!
 pids+=("$second")

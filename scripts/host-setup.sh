@@ -9,7 +9,8 @@
 #
 # Everything goes into one directory, KVM_RS_CACHE (default ~/.cache/kvm-rs); delete
 # it to start over. Each step leaves a stamp, so an interrupted set-up goes on where
-# it stopped; a second one at the same time waits for the first. Package mirrors are
+# it stopped; a second one at the same time waits for the first, and so does one after a
+# set-up that was killed, for what that has left running. Package mirrors are
 # the ones in this machine's apt sources (or KVM_RS_MIRROR and KVM_RS_SECURITY).
 set -eu
 . "$(dirname "$0")/lib.sh"
@@ -26,17 +27,41 @@ say() {
 		$step $steps "$*"
 }
 
-# Run a noisy command; show its last lines only if it fails.
-logged() {
-	local log=$CACHE/log/$1.log
-	shift
-	mkdir -p "$CACHE/log"
-	"$@" >"$log" 2>&1 8>&- || {
-		tail -n 25 "$log" >&2
-		die "that failed; the whole log is $log. Run the same command again to go on from here"
-	}
+again="Run the same command again to go on from here"
+# What stops most is no space or no network, and what met it seldom says so plainly.
+reason() { # LOG
+	local why
+	if why=$(disk_full "$CACHE" "$1"); then
+		echo "$why. Set-up needs $(($(needed) / 1000)) MB there: free some space, or set KVM_RS_CACHE to a directory elsewhere"
+	elif grep -qsE 'Could not (resolve|connect|handshake)|Temporary failure (in name resolution|resolving)|(Connection|Network) (timed out|failed|is unreachable)|Unable to connect|Connection refused' "$1"; then
+		echo "the package archive cannot be reached (${mirror:-apt knows which}): check the network, and apt's proxy"
+	else
+		echo "that failed"
+	fi
+}
+# What set-up takes at its peak, in kB, with the kernel's source unpacked and built.
+total=6000000
+# The same less what is there already.
+needed() {
+	local there
+	there=$(du -sk --exclude=debug "$DEB" 2>/dev/null | cut -f1)
+	there=$((total - ${there:-0}))
+	echo $((there < 500000 ? 500000 : there))
 }
 
+# Run a noisy command; show its last lines only if it fails. It keeps the lock while it runs,
+# even if this script is killed.
+log=/dev/null
+logged() {
+	log=$CACHE/log/$1.log
+	shift
+	"$@" >"$log" 2>&1 || {
+		why=$(reason "$log")
+		# On a full disk the log ends anywhere.
+		tail -n 25 "$log" | sed '$a\' >&2
+		die "$why. The whole log is $log. $again"
+	}
+}
 stamp() { cat "$DEB/build/.stamp/$1" 2>/dev/null || :; }
 set_stamp() {
 	mkdir -p "$DEB/build/.stamp"
@@ -74,23 +99,47 @@ fi
 want_base=$(printf '%s' "$base" | tr -s ' \n' ' ')
 kernel=$(stamp kernel)
 if [ "$(stamp base)" = "$want_base" ] && [ -n "$kernel" ] &&
-	[ "$(stamp rust)" = "$kernel" ] && [ "$(stamp kselftests)" = "$kernel" ]; then
+	[ "$(stamp rust)" = "$kernel" ] && [ "$(stamp kselftests)" = "$kernel" ] && [ ! -e "$DEB/build/work" ]; then
 	exit 0
 fi
 
-free=$(df -k --output=avail "$CACHE" | tail -n 1)
-need=9000000
-[ ! -d "$DEB/usr" ] || need=5000000
-[ "$free" -ge $need ] ||
-	die "$CACHE has $((free / 1024)) MB free, set-up needs $((need / 1024)): free some space or set KVM_RS_CACHE"
+# What an earlier run was interrupted in is done anew.
+rm -rf --one-file-system "$CACHE/host.new" "$DEB"/build/kselftests.??????
+{ read -r _ && read -r free inodes where; } < <(df -k --output=avail,iavail,target "$CACHE")
+need=$(needed)
+[ "$free" -ge "$need" ] ||
+	die "$CACHE has $((free / 1024)) MB free (mounted on $where), set-up needs $((need / 1000)): free some space or set KVM_RS_CACHE"
+[ "${inodes/#-/300000}" -ge 300000 ] || [ -d "$DEB/usr" ] ||
+	die "$CACHE has room for $inodes files (mounted on $where), set-up needs 300000: set KVM_RS_CACHE to a directory elsewhere"
+
+# What fails outside of that is short of space, or has said why.
+finish() { # exit code
+	[ "$1" = 0 ] || [ "$1" = 130 ] || [ -n "${why:-}" ] || ! why=$(disk_full "$CACHE") ||
+		printf 'host-setup.sh: %s. %s\n' "$(reason /dev/null)" "$again" >&2
+	# Half a userland is of no use to the next run, and its room may be wanted.
+	[ -z "${new:-}" ] || rm -rf --one-file-system "$new"
+}
+trap 'finish $?' EXIT
+trap 'echo "host-setup.sh: interrupted. $again" >&2; exit 130' INT TERM HUP
 
 say "This machine: mirrors and tools"
-apt_update() {
-	logged apt-update apt-get -o Acquire::Retries=3 update -q
+# Without the mode, apt-get update without a network is a success.
+folder_update() {
+	logged folder-update in_folder apt-get -o Acquire::Retries=3 -o APT::Update::Error-Mode=any update -q
+}
+# What dpkg was interrupted in must be ended before it takes anything else; what it cannot end
+# because something is missing, apt-get -f does.
+folder_install() { # NAME, PACKAGE...
+	local name=$1
+	shift
+	logged "$name" in_folder env INITRD=No DEBIAN_FRONTEND=noninteractive sh -c '
+		dpkg --configure -a || :
+		exec apt-get -o Acquire::Retries=3 install -f -qy --no-install-recommends "$@"' sh "$@"
+	in_folder apt-get clean
 }
 if ! command -v mmdebstrap >/dev/null || [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ] ||
 	! command -v unshare >/dev/null; then
-	apt_update
+	logged apt-update apt-get -o Acquire::Retries=3 update -q
 	logged apt-install env DEBIAN_FRONTEND=noninteractive \
 		apt-get install -qy --no-install-recommends mmdebstrap debian-archive-keyring util-linux
 fi
@@ -143,10 +192,9 @@ fi
 mkdir -p "$DEB/build/src" "$DEB/build/run"
 more=$(missing_packages)
 if [ -n "$more" ]; then
-	logged folder-update in_folder apt-get -o Acquire::Retries=3 update -q
+	folder_update
 	# shellcheck disable=SC2086
-	logged folder-install in_folder env INITRD=No DEBIAN_FRONTEND=noninteractive \
-		apt-get install -qy --no-install-recommends $more
+	folder_install folder-install $more
 fi
 set_stamp base "$want_base"
 
@@ -154,12 +202,12 @@ say "Kernel: the newest supported one in the archive"
 kernel=$(stamp kernel)
 [ -n "$kernel" ] || kernel=$(folder_kernel || :)
 if [ -z "$kernel" ]; then
-	logged folder-update in_folder apt-get -o Acquire::Retries=3 update -q
+	folder_update
 	# Images that have no headers package of the same version cannot be built for.
-	in_folder apt-cache pkgnames linux-image- |
-		sed -n 's/^linux-image-\([0-9][0-9.]*+deb13-amd64\)$/\1/p' | sort -rV >"$CACHE/images"
-	in_folder apt-cache pkgnames linux-headers- |
-		sed -n 's/^linux-headers-\([0-9].*-amd64\)$/\1/p' >"$CACHE/headers"
+	names=$(in_folder apt-cache pkgnames linux-image-)
+	printf '%s\n' "$names" | sed -n 's/^linux-image-\([0-9][0-9.]*+deb13-amd64\)$/\1/p' | sort -rV >"$CACHE/images"
+	names=$(in_folder apt-cache pkgnames linux-headers-)
+	printf '%s\n' "$names" | sed -n 's/^linux-headers-\([0-9].*-amd64\)$/\1/p' >"$CACHE/headers"
 	while IFS="$(printf '\t')" read -r pattern state note; do
 		case $pattern in '#'* | '') continue ;; esac
 		while IFS= read -r v; do
@@ -177,10 +225,8 @@ if [ -z "$kernel" ]; then
 	[ -n "$kernel" ] ||
 		die "the archive has none of the kernels in scripts/kernels.tsv any more (it has: $(tr '\n' ' ' <"$CACHE/images"))"
 	echo "        $kernel ($pkgver): $state, $note"
-	logged kernel-install in_folder env INITRD=No DEBIAN_FRONTEND=noninteractive \
-		apt-get install -qy --no-install-recommends \
+	folder_install kernel-install \
 		"linux-image-$kernel" "linux-headers-$kernel" "linux-source-$series=$pkgver"
-	in_folder apt-get clean
 fi
 set_stamp kernel "$kernel"
 

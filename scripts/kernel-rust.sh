@@ -9,10 +9,12 @@
 # with it. They are regenerated here from linux-source of the same package version,
 # with the same configuration and the same compilers, and put where a module build
 # looks: /usr/src/linux-headers-VERSION/{rust,scripts/target.json}. Nothing else of
-# the system changes. Takes 3 to 6 minutes and 3 GB, of which 190 MB stay.
+# the system changes. Takes 3 to 6 minutes and 3.5 GB in /var/cache, of which nothing stays,
+# and 190 MB with the headers. One that is interrupted goes on where it was; a second one at
+# the same time waits.
 #
 # Runs on a real Debian 13 host and, from host-setup.sh, in the Debian 13 folder.
-# WORK= keeps the unpacked source there; otherwise it is removed.
+# WORK= works in another directory and keeps the unpacked source there.
 set -eu
 
 say() { printf 'kernel-rust: %s\n' "$*"; }
@@ -20,19 +22,35 @@ die() {
 	printf 'kernel-rust: %s\n' "$*" >&2
 	exit 1
 }
+# That a file system is full is what the last lines of a log rarely tell.
+die_or_full() { # DIR, LOG, why else
+	local avail
+	avail=$(df -k --output=avail "$1" | tail -n 1)
+	if [ "$avail" -lt 4096 ] || grep -qsi 'no space left on device' "$2"; then
+		die "no space is left on the file system of $1 ($((avail / 1024)) MB are free now): 3500 MB are needed there; WORK= names another directory"
+	fi
+	die "$3"
+}
 
 V=${1:-$(uname -r)}
 H=/usr/src/linux-headers-$V
-[ -f "$H/.config" ] || die "$H is missing: apt-get install linux-headers-$V"
+[ -f "$H/.config" ] || die "$H is missing: boot Debian 13's backports kernel, and apt-get install linux-headers-$V"
 grep -q '^CONFIG_RUST=y' "$H/.config" ||
 	die "kernel $V is built without CONFIG_RUST: use Debian 13's backports kernel (7.3.x)"
 
 want=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' "$H/.config")
-if [ -e "$H/rust/libkernel.rmeta" ] && [ "$(cat "$H/rust/.made-with" 2>/dev/null)" = "$want" ]; then
+there() { [ -e "$H/rust/libkernel.rmeta" ] && [ "$(cat "$H/rust/.made-with" 2>/dev/null)" = "$want" ]; }
+if there; then
 	say "the artefacts for $V are there already"
 	exit 0
 fi
 [ "$(id -u)" = 0 ] || die "needs root, to write into $H"
+exec 9>"$H/.rust.lock"
+if ! flock -n 9; then
+	say "another run is at work on $V; waiting for it to end"
+	flock 9
+	! there || exit 0
+fi
 
 series=$(printf '%s' "$V" | cut -d. -f1-2)
 pkgver=$(dpkg-query -W -f '${Version}' "linux-headers-$V" 2>/dev/null) ||
@@ -55,25 +73,29 @@ have=$(rustc --version)
 [ "$have" = "$want" ] ||
 	die "kernel $V was built with '$want', but rustc here is '$have'; install that one (trixie's rustc, not rustup's)"
 
-work=${WORK:-$(mktemp -d /var/tmp/kernel-rust.XXXXXX)}
+work=${WORK:-/var/cache/kernel-rust}
 [ -n "${WORK:-}" ] || trap 'rm -rf "$work"' EXIT
-mkdir -p "$work"
+trap 'say "interrupted: run the same command again" >&2; exit 130' INT TERM HUP
+mkdir -p "$work" || die "cannot write to $work (WORK= names another directory)"
+rm -rf "$work/k"
 free=$(df -k --output=avail "$work" | tail -n 1)
-[ "$free" -gt 3500000 ] || die "$work has $((free / 1024)) MB free; 3500 are needed"
+need=$((3500000 - $(du -sk "$work" | cut -f1)))
+[ "$free" -gt $need ] ||
+	die "$work has $((free / 1024)) MB free and $((need / 1000)) are needed: free some space there, or name another directory (WORK=)"
 src=$work/linux-source-$series
 if [ ! -e "$src/.unpacked" ]; then
 	say "unpacking linux-source-$series"
 	rm -rf "$src"
-	tar -C "$work" -xf "/usr/src/linux-source-$series.tar.xz"
+	tar -C "$work" -xf "/usr/src/linux-source-$series.tar.xz" ||
+		die_or_full "$work" /dev/null "/usr/src/linux-source-$series.tar.xz cannot be unpacked (above)"
 	touch "$src/.unpacked"
 fi
 say "building the kernel's Rust crates (2 to 5 minutes)"
-rm -rf "$work/k"
 mkdir -p "$work/k"
 cp "$H/.config" "$work/k/"
 make -C "$src" O="$work/k" -j"$(nproc)" CC=x86_64-linux-gnu-gcc-14 HOSTCC=gcc-14 \
 	modules_prepare >"$work/prepare.log" 2>&1 ||
-	{ tail -n 30 "$work/prepare.log" >&2; die "modules_prepare failed"; }
+	{ tail -n 30 "$work/prepare.log" >&2; die_or_full "$work" "$work/prepare.log" "modules_prepare failed"; }
 cmp -s <(grep -v '^#' "$H/.config") <(grep -v '^#' "$work/k/.config") || {
 	diff <(grep -v '^#' "$H/.config") <(grep -v '^#' "$work/k/.config") | head -n 10 >&2
 	die "this toolchain changes the kernel's configuration (above): the result would not match the kernel"
@@ -82,9 +104,11 @@ cmp -s <(grep -v '^#' "$H/.config") <(grep -v '^#' "$work/k/.config") || {
 # Half a set must never look like a whole one: the directory appears by one rename.
 rm -rf "$H/.rust.new"
 mkdir "$H/.rust.new"
-cp -a "$work"/k/rust/*.rmeta "$work"/k/rust/*.so "$H/.rust.new/"
-cp "$work/k/scripts/target.json" "$H/scripts/target.json"
-printf '%s\n' "$want" >"$H/.rust.new/.made-with"
+cp -a "$work"/k/rust/*.rmeta "$work"/k/rust/*.so "$H/.rust.new/" &&
+	cp "$work/k/scripts/target.json" "$H/scripts/.target.json.new" &&
+	printf '%s\n' "$want" >"$H/.rust.new/.made-with" ||
+	die "cannot write to $H: 190 MB are needed there"
+mv "$H/scripts/.target.json.new" "$H/scripts/target.json"
 rm -rf "$H/rust"
 mv "$H/.rust.new" "$H/rust"
 rm -rf "$work/k"

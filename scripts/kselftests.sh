@@ -8,6 +8,8 @@
 # built from the source package of the host's own kernel; no copy is kept here.
 set -eu
 src=$1 out=$2
+# A run that was killed has left its directory.
+rm -rf "${out%/*}"/kselftests.??????
 work=$(mktemp -d "${out%/*}/kselftests.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 make -C "$src" O="$work/k" ARCH=x86_64 HOSTCC=gcc-14 INSTALL_HDR_PATH="$work/hdr" headers_install

@@ -21,6 +21,57 @@ die() {
 	exit 1
 }
 
+case $CACHE/ in
+"$SRC"/*) die "KVM_RS_CACHE=$CACHE is in the checkout, where make clean looks: choose another place" ;;
+/*) ;;
+*) die "KVM_RS_CACHE=$CACHE: a path from / is needed" ;;
+esac
+
+# What a user may choose, checked before anything is done.
+one_of() { # NAME, VALUE, WORD...
+	local name=$1 value=$2 w
+	shift 2
+	for w; do [ "$value" != "$w" ] || return 0; done
+	die "$name=$value: there is $(printf '%s, ' "$@" | sed 's/, $//')"
+}
+number() { # NAME, VALUE, LEAST, MOST
+	case $2 in
+	'' | *[!0-9]* | 0?* | ??????????*) ;;
+	*) [ "$2" -lt "$3" ] || [ "$2" -gt "$4" ] || return 0 ;;
+	esac
+	die "$1=$2: a number from $3 to $4 is needed"
+}
+
+# When something has failed: a sentence if the file system of DIR has no space left, or if LOG says
+# that one had none (what failed may have given some back since); otherwise nothing, and 1.
+disk_full() { # DIR, [LOG]
+	local avail=- inodes=- where=-
+	{ read -r _ && read -r avail inodes where; } < <(df -k --output=avail,iavail,target "$1" 2>/dev/null) || :
+	if [ "${avail/#-/4096}" -lt 4096 ] || [ "${inodes/#-/64}" -lt 64 ]; then
+		echo "no space is left on the file system of $1 (mounted on $where)"
+	elif grep -qsiE "no space left on device|enough free space|os error 28" "${2:-/dev/null}"; then
+		echo "a file system had no space left (on that of $1, mounted on $where, $((${avail/#-/0} / 1024)) MB are free now)"
+	else
+		return 1
+	fi
+}
+
+# A build that is killed may leave half a file that is newer than its sources, or one that objtool has
+# not seen, and make would take it for done. So whoever builds leaves a mark until the build has ended
+# (make removes what failed itself), and what is newer than a mark found here goes.
+build_begins() { # DIR
+	if [ -e "$1/.building" ]; then
+		echo "the build before this one was interrupted: what it made is made again" >&2
+		find "$1" \( -path "$1/build" -o -path "$1/.git" -o -name target \) -prune -o -type f -newer "$1/.building" \
+			\( -name '*.o' -o -name '*.o.*' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' -o -name '.*.cmd' \
+			-o -name '*.rmeta' -o -name modules.order -o -name Module.symvers -o -name bindings_gen.rs \) \
+			-exec rm -f {} +
+	else
+		: >"$1/.building"
+	fi
+}
+build_ended() { rm -f "$1/.building"; } # DIR
+
 # The kernel the folder is prepared for: the newest one that has its Rust artefacts.
 folder_kernel() {
 	local d

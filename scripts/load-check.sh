@@ -68,7 +68,7 @@ fi
 
 if [ "$mode" = load ]; then
 	[ "$V" = "$running" ] || no "Kernel $V is not the running one ($running): boot it first."
-	if grep -q "^kvm " "$R/proc/modules"; then
+	if grep -qs "^kvm " "$R/proc/modules"; then
 		vendor=$(ls -d "$R"/sys/module/kvm_amd "$R"/sys/module/kvm_intel 2>/dev/null | sed 's|.*/||' | tr '\n' ' ')
 		no "A kvm module is loaded already (the in-tree one, unless you loaded ours): stop all virtual machines, then 'modprobe -r ${vendor:-}kvm'."
 	fi

@@ -8,7 +8,7 @@
 #   vm-image.sh guest OUT        initramfs of the guest in the boot tests
 #   vm-image.sh iso OUT INITRD KERNEL APPEND [COMMANDS]   a CD that boots them with GRUB,
 #                                after some of its commands
-set -eu
+set -eu -o pipefail
 kind=$1 out=$2
 shift 2
 tmp=$(mktemp -d)

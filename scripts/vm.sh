@@ -74,9 +74,15 @@ amd) smp=${SMP:-2} mem=${MEM:-3072} cpu=${CPU:-max} timeout=${timeout:-300} ;;
 debug) smp=${SMP:-2} mem=${MEM:-3072} cpu=${CPU:-max} timeout=${timeout:-600} ;;
 intel) smp=${SMP:-1} mem=${MEM:-2048} cpu=${CPU:-corei7_haswell_4770} ;;
 ryzen) smp=${SMP:-1} mem=${MEM:-2048} cpu=${CPU:-ryzen} ;;
-*) die "HOST=$HOST: there is amd, intel, ryzen and debug" ;;
+*) one_of HOST "$HOST" amd intel ryzen debug ;;
 esac
 timeout=${timeout:-900}
+number SMP "$smp" 1 64
+number MEM "$mem" 256 1048576
+number -t "$timeout" 1 1000000
+[ -z "$silence" ] || number -s "$silence" 1 1000000
+one_of ICOUNT "${ICOUNT:-0}" 0 1
+one_of KMEMLEAK "${KMEMLEAK:-off}" on off
 need_folder
 kernel=${KERNEL_IMAGE:-/boot/vmlinuz-$KVER}
 more=''
@@ -102,9 +108,10 @@ finish() {
 		rm -f "$RUN_DIR"/initrd.gz "$RUN_DIR"/host.iso "$RUN_DIR"/bochs
 		cp -r "$RUN_DIR"/. "$keep"/
 	fi
+	[ "$1" = 0 ] || ! why=$(disk_full "$RUN_DIR" "$RUN_DIR/emulator.txt") || echo "vm.sh: $why" >&2
 	rm -rf "$RUN_DIR"
 }
-trap finish EXIT
+trap 'finish $?' EXIT
 trap 'exit 130' INT TERM HUP
 
 # The job, and what it is told.
@@ -151,7 +158,7 @@ if [ "$HOST" = amd ]; then
 		:
 	elif { [ "$DEB$qemu.mended" -nt "$DEB$qemu" ] && [ "$DEB$qemu.mended" -nt "$SRC/$fix" ]; } ||
 		{ "$SRC/scripts/in-host.sh" python3 "$IN_SRC/$fix" "$qemu" "$qemu.$$" &&
-			chmod +x "$DEB$qemu.$$" && mv "$DEB$qemu.$$" "$DEB$qemu.mended"; }; then
+			chmod +x "$DEB$qemu.$$" && mv "$DEB$qemu.$$" "$DEB$qemu.mended"; } || ! rm -f "$DEB$qemu.$$"; then
 		qemu=$qemu.mended
 	fi
 	emulator=("$qemu" -nodefaults -display none -no-reboot
@@ -257,7 +264,7 @@ log=$RUN_DIR/dmesg.txt
 if ! grep -q '^VM-UP' "$serial" && [ -z "${VM_AGAIN:-}" ]; then
 	tail -n 5 "$serial" "$RUN_DIR/emulator.txt" >&2
 	echo "vm.sh: the host did not come up (emulator's exit code $rc, $seconds s): once more" >&2
-	finish
+	finish 0
 	VM_AGAIN=1 exec "$0" "${args[@]}"
 fi
 if [ -z "$job" ] && [ -n "$last_words" ]; then
