@@ -13,19 +13,22 @@ ifeq ($(origin SHELL),command line)
 interactive := $(filter 1,$(SHELL))
 override SHELL := /bin/bash
 endif
-export HOST MACHINE CPUS MEMORY KERNEL INITRD DISK SMP MEM CPU ICOUNT APPEND IRQCHIP
+export HOST MACHINE CPUS MEMORY KERNEL INITRD DISK SMP MEM CPU ICOUNT APPEND IRQCHIP \
+	TIMEOUT MODULE MODULE_PARAMS VENDOR_PARAMS TIME TEST_JOBS
 export KVM_RS_INTERACTIVE := $(interactive)
 export KVM_RS_CACHE
 
 .PHONY: all modules host-setup host-modules run test test-harness bench fuzz lint check \
-	selftests load install rust-artefacts clean help
+	selftests load install rust-artefacts clean help run-options test-options
 .NOTPARALLEL:
 
 all: modules
 
 modules: ## build the modules for the running kernel (or KVER=)
 	scripts/load-check.sh build $(KVER)
-	$(MAKE) -C $(KDIR) M=$(CURDIR) modules
+	@. scripts/lib.sh && build_begins .
+	$(MAKE) -C $(KDIR) M=$(CURDIR) modules || { rm -f .building; false; }
+	@rm -f .building
 
 rust-artefacts: ## make what linux-headers lacks for Rust modules (real host, as root)
 	scripts/kernel-rust.sh $(KVER)
@@ -43,13 +46,19 @@ install: ## put the modules where modprobe prefers them over the in-tree ones (a
 host-setup: ## prepare the test host in the cache
 	scripts/host-setup.sh
 
-host-modules: host-setup ## build kvm.ko for the test host
+host-modules: test-options host-setup ## build kvm.ko for the test host
 	scripts/build.sh
 
-run: host-modules ## boot the test host, load kvm.ko, boot a Linux guest on it
+run: run-options host-modules ## boot the test host, load kvm.ko, boot a Linux guest on it
 	scripts/run.sh
 
-test: host-setup ## everything; last line: N passed, N failed, N skipped
+# What cannot be meant is said before anything is prepared.
+run-options:
+	@scripts/run.sh --check
+test-options:
+	@scripts/test.sh --check $(T)
+
+test: test-options host-setup ## everything; last line: N passed, N failed, N skipped
 	scripts/test.sh $(T)
 
 test-harness: host-setup ## seed faults: each harness must turn red
@@ -64,7 +73,7 @@ check: host-modules ## look at kvm.ko: panics, stack, dependencies
 selftests: host-modules ## own and upstream selftests in the test host
 	scripts/test.sh selftests
 
-fuzz: host-setup ## run the fuzz targets (TIME= seconds each)
+fuzz: test-options host-setup ## run the fuzz targets (TIME= seconds each)
 	scripts/test.sh fuzz
 
 bench: host-modules ## our module and the in-tree one, instructions per exit
@@ -75,7 +84,7 @@ clean: ## remove what builds made here (the cache stays: KVM_RS_CACHE)
 		\( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' -o -name '.*.cmd' \
 		-o -name '*.rmeta' -o -name '*.o.*' -o -name modules.order -o -name Module.symvers \) \
 		-exec rm -f {} +
-	rm -rf build meta rust/host/bindings_gen.rs
+	rm -rf build meta .building rust/host/bindings_gen.rs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18

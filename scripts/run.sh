@@ -14,35 +14,67 @@
 #   VENDOR_PARAMS=         loads kvm-intel.ko or kvm-amd.ko with them (unrestricted_guest=0)
 #   MODULE=stock           the in-tree module instead of ours, for comparison
 #
+# run.sh --check only looks at the options, for which nothing has to be there yet.
+#
 # The guest counts as up when its console repeats this run's nonce. The last line says
 # what ran, on which kernel and how long; exit code 0 only if the guest came up.
 set -eu
 . "$(dirname "$0")/lib.sh"
 started=${RUN_STARTED:-$EPOCHREALTIME}
 HOST=${HOST:-amd}
+one_of HOST "$HOST" amd intel ryzen debug
+one_of MACHINE "${MACHINE:-q35}" q35 pc microvm
+one_of IRQCHIP "${IRQCHIP:-on}" on split
+one_of MODULE "${MODULE:-ours}" ours stock
+one_of ICOUNT "${ICOUNT:-0}" 0 1
+number CPUS "${CPUS:-1}" 1 288
+number MEMORY "${MEMORY:-256}" 1 1048576
+number SMP "${SMP:-1}" 1 64
+number TIMEOUT "${TIMEOUT:-400}" 1 1000000
+[ -z "${KERNEL:-}" ] || [ -f "$KERNEL" ] || die "KERNEL=$KERNEL: no such file"
+[ -z "${INITRD:-}" ] || [ -f "$INITRD" ] || die "INITRD=$INITRD: no such file"
+[ -z "${DISK:-}" ] || [ -f "$DISK" ] || [ -b "$DISK" ] || die "DISK=$DISK: no such file"
+case $HOST in
+amd | debug)
+	least=$((${MEMORY:-256} + 1536))
+	export SMP=${SMP:-1} MEM=${MEM:-$((least > 3072 ? least : 3072))}
+	number MEM "$MEM" 256 1048576
+	has=$(awk '/^MemTotal:/ { print int($2 / 1024) }' /proc/meminfo)
+	[ "$MEM" -lt "$has" ] ||
+		die "the $HOST host would have $MEM MiB of memory, and this machine has $has: choose less (MEMORY= of the guest, MEM= of the host)"
+	;;
+*)
+	number MEM "${MEM:-2048}" 256 1048576
+	[ "${MEMORY:-256}" -le $((${MEM:-2048} - 512)) ] ||
+		die "MEMORY=$MEMORY: the $HOST host has ${MEM:-2048} MiB itself (MEM=), of which a guest can have all but 512"
+	[ "${KVM_RS_INTERACTIVE:-}" != 1 ] || die "SHELL=1 is for HOST=amd: Bochs only writes its serial port"
+	;;
+esac
+[ "${1:-}" != --check ] || exit 0
 need_folder
 elapsed() { awk -v a="$started" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.0f", b - a }'; }
 
 if [ "${KVM_RS_INTERACTIVE:-}" = 1 ]; then
 	echo "Starting the $HOST host with kernel $KVER. kvm.ko is /build/src/kvm.ko; 'exit' ends it."
-	# One CPU, as below: guests suffer from the emulator with more (testing.rst).
-	[ "$HOST" != amd ] || export SMP=${SMP:-1}
 	exec "$SRC/scripts/vm.sh" -i
 fi
 
-stage=$(mktemp -d "$SRC/build/guest.XXXXXX")
-trap 'rm -rf "$stage"' EXIT
+stage=$(mktemp -d "$SRC/build/guest.XXXXXX") booted=''
+finish() {
+	# vm.sh says so itself.
+	[ -n "$booted" ] || ! why=$(disk_full "$stage") || echo "run.sh: $why" >&2
+	rm -rf "$stage"
+}
+trap finish EXIT
 nonce=$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
 own='' direct=1
 args=()
 if [ -n "${KERNEL:-}" ]; then
-	[ -r "$KERNEL" ] || die "KERNEL=$KERNEL: no such file"
 	own=1
 	cp "$KERNEL" "$stage/vmlinuz"
 	args+=(-f "$stage/vmlinuz")
 fi
 if [ -n "${INITRD:-}" ]; then
-	[ -r "$INITRD" ] || die "INITRD=$INITRD: no such file"
 	own=1
 	cp "$INITRD" "$stage/guest.gz"
 else
@@ -50,7 +82,6 @@ else
 fi
 args+=(-f "$stage/guest.gz")
 if [ -n "${DISK:-}" ]; then
-	[ -r "$DISK" ] || die "DISK=$DISK: no such file"
 	[ -n "$own" ] || direct=0
 	own=1
 	# Never write to the user's file: QEMU gets a copy.
@@ -58,16 +89,12 @@ if [ -n "${DISK:-}" ]; then
 	args+=(-f "$stage/disk.img")
 fi
 timeout=${TIMEOUT:-$([ "$HOST" = amd ] && echo 400 || echo 1800)}
-if [ "$HOST" = amd ]; then
-	least=$((${MEMORY:-256} + 1536))
-	export SMP=${SMP:-1} MEM=${MEM:-$((least > 3072 ? least : 3072))}
-fi
 if [ "$HOST" != amd ]; then
 	while IFS= read -r f; do args+=(-a "$f"); done < <(guest_paths)
 fi
 case ${MODULE:-ours} in ours) module="our kvm.ko" ;; *) module="the in-tree kvm" ;; esac
 echo "Booting the $HOST host (kernel $KVER), then a ${MACHINE:-q35} guest with ${CPUS:-1} CPU(s) on $module"
-rc=0
+rc=0 booted=1
 "$SRC/scripts/vm.sh" -q -t "$timeout" "${args[@]}" \
 	-e MODULE="${MODULE:-ours}" -e MACHINE="${MACHINE:-q35}" -e CPUS="${CPUS:-1}" -e MEMORY="${MEMORY:-256}" \
 	-e IRQCHIP="${IRQCHIP:-on}" -e DIRECT=$direct -e NONCE="$nonce" -e MODULE_PARAMS="${MODULE_PARAMS:-}" \

@@ -31,6 +31,7 @@ depends    object    ko   kvm.ko needs no other module
 panic      object    ko   no panic is reachable in kvm.ko
 stack      object    ko   no stack frame of kvm.ko exceeds 1 KiB
 setup      scripts   -    host-setup.sh and load-check.sh when something is in the way
+options    scripts   -    make with options that cannot be meant: refused before anything is done
 load       host      ko   what loading and unloading 100 times and 200 killed VMMs leave behind
 modules    host      ko   kvm.ko with kvm-amd.ko: every order, parameters, refusals
 lifetime   host      ko   CPU hotplug, suspend, reboot, reset, crash under running guests
@@ -447,14 +448,25 @@ if [ "${1:-}" = --list ]; then
 	printf '%s' "$tasks"
 	exit 0
 fi
-need_folder
+# --check only looks at what is asked for, for which nothing has to be there yet.
+only_check=''
+[ "${1:-}" != --check ] || { only_check=1 && shift; }
 # The task sets HOST itself: building and checking the module are for the stock kernel.
 debug=''
+one_of HOST "${HOST:-amd}" amd intel ryzen debug
+number TEST_JOBS "${TEST_JOBS:-2}" 1 64
+number TIME "${TIME:-20}" 1 1000000
 if [ "${HOST:-}" = debug ]; then
 	[ $# = 0 ] || [ "$*" = debug ] || die "HOST=debug has its own tests: no other can be chosen with it"
 	debug=1
 	unset HOST
 fi
+for want; do
+	awk -v w="$want" '$1 == w || $2 == w { found = 1 } END { exit !found }' <<<"$tasks" ||
+		die "no such group or task: $want (scripts/test.sh --list)"
+done
+[ -z "$only_check" ] || exit 0
+need_folder
 mkdir -p build
 exec 4>build/.test.lock
 flock -n 4 || die "another run of the tests is at work in $SRC: wait until it and its hosts have ended, or use a clone of its own"
@@ -483,7 +495,6 @@ while read -r name group ko what; do
 	chosen="$chosen$name $ko
 "
 done <<<"$tasks"
-[ -n "$chosen" ] || die "no such group or task: $* (scripts/test.sh --list)"
 if [ -n "$needs_ko" ] && ! grep -q '^module ' <<<"$chosen"; then
 	chosen="module -
 $chosen"
@@ -588,4 +599,5 @@ for ((i = 0; i < ${TEST_JOBS:-2}; i++)); do
 done
 trap 'kill "${pids[@]}" 2>/dev/null; exit 130' INT TERM
 wait
+! why=$(disk_full build/test) || echo "# $why: results may be missing"
 summary build/test $((SECONDS - started))
