@@ -101,5 +101,6 @@ pub fn generate(rng: &mut Rng, mode: Mode, machine: &Machine) -> Option<Case> {
         skip: false,
         branch: true,
         patch,
+        vectors: None,
     })
 }

@@ -2,6 +2,7 @@
 
 //! What to run: templates of instructions, and random cases made from them.
 
+use crate::vector::Vectors;
 use model::x86::ctrl::rflags;
 
 /// xorshift64*: the cases are the same in every run.
@@ -81,7 +82,8 @@ pub struct Template {
     pub form: Form,
     /// Operates on bytes.
     pub byte: bool,
-    /// Bytes of immediate; 4 means "operand size, at most 4".
+    /// Bytes of immediate; 4 means "operand size, at most 4", 9 "operand size"; 3 is ENTER's, 8 an
+    /// address.
     pub imm: u8,
     pub undef: Undef,
     /// May take LOCK on memory.
@@ -172,7 +174,9 @@ pub fn templates() -> Vec<Template> {
         });
     }
     for (op, byte) in [(&[0xf6u8][..], true), (&[0xf7], false)] {
-        v.push(t(op, Group(0), byte, if byte { 1 } else { 4 }, LOGIC));
+        for g in 0..2 {
+            v.push(t(op, Group(g), byte, if byte { 1 } else { 4 }, LOGIC));
+        }
         v.push(l(op, Group(2), byte, 0, NONE));
         v.push(l(op, Group(3), byte, 0, NONE));
         v.push(t(op, Group(4), byte, 0, MUL));
@@ -221,7 +225,41 @@ pub fn templates() -> Vec<Template> {
         t(&[0xc6], Group(0), true, 1, NONE),
         t(&[0xc7], Group(0), false, 4, NONE),
         t(&[0xb0], OpReg, true, 1, NONE),
+        t(&[0xb8], OpReg, false, 9, NONE),
+        t(&[0xa0], Plain, true, 8, NONE),
+        t(&[0xa1], Plain, false, 8, NONE),
+        t(&[0xa2], Plain, true, 8, NONE),
+        t(&[0xa3], Plain, false, 8, NONE),
+        t(&[0x9b], Plain, false, 0, NONE),
+        t(&[0x0f, 0xa0], Plain, false, 0, NONE),
+        t(&[0x0f, 0xa8], Plain, false, 0, NONE),
+        // Hints and fences.
+        t(&[0x0f, 0x0d], Mem, false, 0, NONE),
+        t(&[0x0f, 0x18], Mem, false, 0, NONE),
+        t(&[0x0f, 0x19], Rm, false, 0, NONE),
+        t(&[0x0f, 0x1c], Rm, false, 0, NONE),
+        t(&[0x0f, 0x1d], Rm, false, 0, NONE),
+        t(&[0x0f, 0x1e], Rm, false, 0, NONE),
+        t(&[0x0f, 0x1f], Rm, false, 0, NONE),
+        t(&[0x0f, 0xae, 0xe8], Plain, false, 0, NONE),
+        t(&[0x0f, 0xae, 0xf0], Plain, false, 0, NONE),
+        t(&[0x0f, 0xae, 0xf8], Plain, false, 0, NONE),
+        t(&[0x0f, 0xae], GroupMem(7), false, 0, NONE),
+        // What a program must not do: CPL 0 alone may, or nobody.
+        t(&[0xf4], Plain, false, 0, NONE),
+        t(&[0xfa], Plain, false, 0, NONE),
+        t(&[0xfb], Plain, false, 0, NONE),
+        t(&[0x0f, 0x06], Plain, false, 0, NONE),
+        t(&[0x0f, 0x08], Plain, false, 0, NONE),
+        t(&[0x0f, 0x09], Plain, false, 0, NONE),
+        t(&[0x0f, 0x0b], Plain, false, 0, NONE),
+        t(&[0x0f, 0x30], Plain, false, 0, NONE),
+        t(&[0x0f, 0x32], Plain, false, 0, NONE),
+        t(&[0x0f, 0xb9], Rm, false, 0, NONE),
+        t(&[0x0f, 0xff], Rm, false, 0, NONE),
         t(&[0x90], OpReg, false, 0, NONE),
+        // FS, which is null on both sides.
+        t(&[0x8c], Group(4), false, 0, NONE),
         t(&[0x8d], Mem, false, 0, NONE),
         t(&[0x63], Rm, false, 0, NONE),
         t(&[0x69], Rm, false, 4, MUL),
@@ -342,6 +380,8 @@ pub struct Case {
     pub branch: bool,
     /// Offset and value of eight bytes that memory has to hold.
     pub patch: Option<(usize, u64)>,
+    /// Vector registers, if they take part.
+    pub vectors: Option<Box<Vectors>>,
 }
 
 /// How an opcode is called: its bytes, and the member of its group.
@@ -469,6 +509,8 @@ pub fn generate(t: &Template, rng: &mut Rng, mem: u64) -> Option<Case> {
         0 => {}
         1 => tail.push(rng.value() as u8),
         3 => tail.extend([rng.below(64) as u8, 0, rng.below(4) as u8]),
+        8 => tail.extend((mem + MID + rng.below(64)).to_le_bytes()),
+        9 if op_size == 8 => tail.extend(rng.value().to_le_bytes()),
         _ => {
             let v = (rng.value() as i32).to_le_bytes();
             tail.extend(&v[..if op_size == 2 { 2 } else { 4 }]);
@@ -490,6 +532,8 @@ pub fn generate(t: &Template, rng: &mut Rng, mem: u64) -> Option<Case> {
         // 16-bit BSWAP is undefined, 66 before MOVNTI an invalid opcode.
         [0x0f, 0xc8] if op_size == 2 => return None,
         [0x0f, 0xc3] if p66 => return None,
+        // With 66 an instruction that not every processor has.
+        [0x0f, 0xae, ..] if p66 => return None,
         _ => {}
     }
     if p66 {
@@ -515,6 +559,7 @@ pub fn generate(t: &Template, rng: &mut Rng, mem: u64) -> Option<Case> {
         skip,
         branch: false,
         patch: popped(t, rng),
+        vectors: None,
     })
 }
 

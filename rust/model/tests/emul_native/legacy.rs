@@ -36,22 +36,17 @@ pub fn templates() -> Vec<Template> {
         t(&[0x0e], Plain, false, 0, NONE),
         t(&[0x16], Plain, false, 0, NONE),
         t(&[0x1e], Plain, false, 0, NONE),
-        t(&[0x82], Group(0), true, 1, NONE),
-        t(&[0x82], Group(3), true, 1, NONE),
-        t(&[0x82], Group(5), true, 1, NONE),
-        t(&[0x82], Group(7), true, 1, NONE),
-        t(&[0x8c], Group(3), false, 0, NONE),
-        t(&[0xa0], Plain, true, 8, NONE),
-        t(&[0xa1], Plain, false, 8, NONE),
-        t(&[0xa2], Plain, true, 8, NONE),
-        t(&[0xa3], Plain, false, 8, NONE),
     ]);
+    for g in 0..8 {
+        let undef = if matches!(g, 1 | 4 | 6) { AF } else { 0 };
+        v.push(t(&[0x82], Group(g), true, 1, Undef::Flags(undef)));
+    }
     v
 }
 
 /// A memory operand at `at`: ModRM and what follows it, with the registers set for it. None if the
 /// draw needs a register twice.
-fn operand(
+pub fn operand(
     rng: &mut Rng,
     at: u64,
     addr_size: u8,
@@ -153,6 +148,9 @@ pub fn generate(t: &Template, rng: &mut Rng, mode: Mode, mem: u64) -> Option<Cas
         [0x0f, 0xc3] if p66 => return None,
         // How much of a wider stack slot is written differs between processors.
         [0x06 | 0x0e | 0x16 | 0x1e] if op_size != 2 => return None,
+        [0x0f, 0xa0 | 0xa8] if op_size != 2 => return None,
+        // With 66 an instruction that not every processor has.
+        [0x0f, 0xae, ..] if p66 => return None,
         _ => {}
     }
     if matches!(t.op, [0xf6 | 0xf7]) && rng.below(2) == 0 {
@@ -259,5 +257,6 @@ pub fn generate(t: &Template, rng: &mut Rng, mode: Mode, mem: u64) -> Option<Cas
         skip,
         branch: false,
         patch: popped(t, rng),
+        vectors: None,
     })
 }

@@ -6,6 +6,7 @@
 //! and 16-bit code by one to a segment of its own, made with modify_ldt; and comes back likewise.
 
 use crate::generate::{Case, MEM};
+use crate::vector::{has_avx, Vectors};
 use crate::Outcome;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -72,6 +73,9 @@ const FAR_AT: usize = RSP_AT + 8;
 const MARK_AT: usize = FAR_AT + 8;
 /// A stack for the flags, not the one of the test.
 const STACK_AT: usize = REGS + 2048;
+/// Vector registers, and those of MMX.
+const YMM_AT: usize = STACK_AT + 64;
+const MM_AT: usize = YMM_AT + 16 * 32;
 const MEM_AT: usize = 8192;
 const TOTAL: usize = MEM_AT + 4096;
 
@@ -227,13 +231,62 @@ impl Machine {
         }
     }
 
+    /// Loads or stores all vector registers, in 64-bit code.
+    fn emit_vectors(&self, at: &mut usize, store: bool) {
+        let op = if store { 0x7f } else { 0x6f };
+        for r in 0..16u8 {
+            let to = YMM_AT + usize::from(r) * 32;
+            let high = r >> 3;
+            // VMOVDQU of 32 bytes, or MOVDQU.
+            if has_avx() {
+                self.emit_mem(at, Mode::Bits64, &[0xc5, 0xfe ^ high << 7, op], r & 7, to);
+            } else {
+                let bytes = [0xf3, 0x40 | high << 2, 0x0f, op];
+                self.emit_mem(at, Mode::Bits64, &bytes, r & 7, to);
+            }
+        }
+        for r in 0..8u8 {
+            let to = MM_AT + usize::from(r) * 8;
+            self.emit_mem(at, Mode::Bits64, &[0x0f, op], r, to);
+        }
+        if store {
+            // EMMS.
+            self.emit(at, &[0x0f, 0x77]);
+            if has_avx() {
+                // VZEROUPPER.
+                self.emit(at, &[0xc5, 0xf8, 0x77]);
+            }
+        }
+    }
+
+    fn put_vectors(&self, v: &Vectors) {
+        // SAFETY: inside the mapping, which nothing else refers to.
+        unsafe {
+            self.base.add(YMM_AT).cast::<[[u8; 32]; 16]>().write(v.ymm);
+            self.base.add(MM_AT).cast::<[[u8; 8]; 8]>().write(v.mm);
+        }
+    }
+
+    fn vectors(&self) -> Vectors {
+        // SAFETY: inside the mapping.
+        unsafe {
+            Vectors {
+                ymm: self.base.add(YMM_AT).cast::<[[u8; 32]; 16]>().read(),
+                mm: self.base.add(MM_AT).cast::<[[u8; 8]; 8]>().read(),
+            }
+        }
+    }
+
     /// From the caller, 64-bit code, to where registers can be loaded in `mode`.
-    fn emit_way_in(&self, mode: Mode) -> usize {
+    fn emit_way_in(&self, mode: Mode, vectors: bool) -> usize {
         let mut at = 0;
         // Callee-saved registers and the stack pointer.
         let save = [0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57];
         self.emit(&mut at, &save);
         self.emit_mem(&mut at, Mode::Bits64, &[0x48, 0x89], 4, RSP_AT);
+        if vectors {
+            self.emit_vectors(&mut at, false);
+        }
         if mode != Mode::Bits64 {
             // MOV EAX; MOV DS, ES, SS from it.
             self.emit(&mut at, &[0xb8]);
@@ -249,8 +302,11 @@ impl Machine {
     }
 
     /// From 64-bit code with the results in place to the caller.
-    fn emit_way_back(&self) {
+    fn emit_way_back(&self, vectors: bool) {
         let mut at = BACK;
+        if vectors {
+            self.emit_vectors(&mut at, true);
+        }
         self.emit_mem(&mut at, Mode::Bits64, &[0x48, 0x8b], 4, RSP_AT);
         self.emit(&mut at, &[0xb8]);
         self.emit(&mut at, &u32::from(USER_DS).to_le_bytes());
@@ -306,7 +362,11 @@ impl Machine {
         // SAFETY: inside the mapping.
         unsafe { std::ptr::copy_nonoverlapping(mem.as_ptr(), self.base.add(MEM_AT), MEM) };
 
-        let mut at = self.emit_way_in(mode);
+        let vectors = case.vectors.is_some();
+        if let Some(v) = &case.vectors {
+            self.put_vectors(v);
+        }
+        let mut at = self.emit_way_in(mode, vectors);
         self.emit_stack(&mut at, mode);
         self.emit_mem(&mut at, mode, &[0xff], 6, FLAGS_AT);
         self.emit_flags(&mut at, mode, 0x9d);
@@ -337,7 +397,7 @@ impl Machine {
             }
         }
         assert!(at <= BACK);
-        self.emit_way_back();
+        self.emit_way_back(vectors);
 
         // SAFETY: the code above follows the C calling convention, and the tested instruction
         // touches only registers and the test memory.
@@ -359,6 +419,7 @@ impl Machine {
             // CAST: vectors are below 256.
             vector: faulted.checked_sub(1).map(|v| v as u8),
             branched: case.branch && self.get64(MARK_AT) == 0,
+            vectors: vectors.then(|| Box::new(self.vectors())),
         }
     }
 }
