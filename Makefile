@@ -33,10 +33,11 @@ modules: ## build the modules for the running kernel (or KVER=)
 rust-artefacts: ## make what linux-headers lacks for Rust modules (real host, as root)
 	scripts/kernel-rust.sh $(KVER)
 
+load: thin = $(if $(shell grep -lw svm /proc/cpuinfo),kvm-amd,kvm-intel)
 load: ## check this machine, then insmod kvm.ko and kvm-amd.ko or kvm-intel.ko (as root)
 	scripts/load-check.sh load $(KVER)
-	insmod ./kvm.ko
-	insmod ./$(if $(shell grep -lw svm /proc/cpuinfo),kvm-amd,kvm-intel).ko
+	insmod ./kvm.ko || { echo "kvm.ko was not loaded: the end of dmesg says why"; false; }
+	insmod ./$(thin).ko || { rmmod kvm; echo "$(thin).ko was not loaded: the end of dmesg says why"; false; }
 
 install: ## put the modules where modprobe prefers them over the in-tree ones (as root)
 	scripts/load-check.sh install $(KVER)

@@ -53,7 +53,8 @@ rm -f "$DEB$IN_DEBUG/.ready"
 series=$(printf '%s' "$KVER" | cut -d. -f1-2)
 log=$CACHE/log/debug-kernel.log
 echo "debug-kernel: building (20 minutes to an hour; log: $log)"
-"$SRC/scripts/in-host.sh" nice -n 10 "$IN_SRC/scripts/debug-kernel.sh" inside "$series" >"$log" 2>&1 || {
+bound "$SRC/scripts/in-host.sh" nice -n 10 "$IN_SRC/scripts/debug-kernel.sh" inside "$series" >"$log" 2>&1 </dev/null &
+wait $! || {
 	why=$(disk_full "$CACHE" "$log") || why="that failed"
 	tail -n 25 "$log" >&2
 	die "$why; the whole log is $log. Run the same command again to go on from here"

@@ -15,15 +15,15 @@ set -u
 need_root
 [ -n "${KVM_RS_FAULTS:-}" ] || exec env KVM_RS_FAULTS=1 unshare -m --propagation private -- "$0" "$@"
 
-# What happens, the log of the step, and what that must show when it does.
+# What happens, the log of the step (or a file in the cache), and what that must show when it does.
 rows='
 net	mmdebstrap	.
 full	mmdebstrap	extracting archives
 int	mmdebstrap	installing essential
 kill	mmdebstrap	installing remaining
 full	mmdebstrap	installing remaining
-net	folder-update	.
 full	kernel-install	^Get:2
+net	folder-update	.
 kill	kernel-install	Unpacking linux-image
 kill	kernel-install	Setting up linux-kbuild
 int	kernel-install	Unpacking linux-source
@@ -31,9 +31,9 @@ full	kernel-install	Unpacking linux-headers
 kill	kernel-install	Setting up linux-headers
 full	kernel-rust	unpacking
 kill	kernel-rust	unpacking
-full	kernel-rust	building
-kill	kernel-rust	building
-int	kernel-rust	building
+full	host/build/work/prepare.log	RUSTC L rust/core
+kill	host/build/work/prepare.log	RUSTC L rust/core
+int	host/build/work/prepare.log	RUSTC L rust/kernel
 full	kselftests	INSTALL
 kill	kselftests	gcc
 int	kselftests	gcc
@@ -62,6 +62,7 @@ verdict() { # rc, sentence
 setup=("$SRC/scripts/host-setup.sh")
 spoil() { # kind, log, pattern
 	local kind=$1 log=$KVM_RS_CACHE/log/$2.log pattern=$3 rc=0 what="$1 in $2 at '$3'" free
+	case $2 in */*) log=$KVM_RS_CACHE/$2 ;; esac
 	local run=(setsid env --default-signal=INT)
 	[ "$kind" != net ] || run+=(unshare -n)
 	rm -f "$log"
@@ -91,7 +92,7 @@ spoil() { # kind, log, pattern
 	case $kind in
 	kill) [ $rc = 137 ] ;;
 	int) [ $rc = 130 ] && grep -q '^host-setup.sh: interrupted. Run the same command again' "$dir/out" ;;
-	net) [ $rc = 1 ] && grep -q '^host-setup.sh: the package archive cannot be reached' "$dir/out" ;;
+	net) [ $rc = 1 ] && [ -e "$log" ] && grep -q '^host-setup.sh: the package archive cannot be reached' "$dir/out" ;;
 	full) [ $rc = 1 ] && grep -qE '^host-setup.sh: (no space is left on|a file system had no space left).* MB there: free some' "$dir/out" ;;
 	esac
 	verdict $? "$what: $(tail -n 1 "$dir/out")"

@@ -33,6 +33,7 @@ run() { KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/out" 2>&1; }
 mkdir -p "$tmp/bin" "$tmp/cache"
 # mmdebstrap OPTION... trixie DIR SOURCE...: the folder that is there, once `go` exists.
 link="for d; do case \$d in */host.new) new=\$d ;; esac; done
+setsid sh -c 'while :; do sleep 0.1; done # $tmp/other' &
 mkdir -p \$new/half && touch $tmp/begun
 while [ ! -e $tmp/go ]; do sleep 0.1; done
 rm -r \$new && mkdir -p \$new/build && cd $real && cp -al \$(ls -A | grep -vx build) \$new/ &&
@@ -94,6 +95,17 @@ if [ "$left" = "./.building ./new.c ./old.o ./target/new.o " ]; then ok "a build
 	not_ok "a build that was killed: left are $left"
 fi
 
+# A run that was killed leaves its directory, which the next one of the checkout removes.
+(exec sleep 0) &
+gone=$!
+wait $gone
+mkdir -p "$tmp/build/run.$gone.abcdef/half" "$tmp/build/run.$$.abcdef"
+new=$(SRC=$tmp run_dir run)
+left=$(cd "$tmp/build" && ls | grep -c "^run\.$$\.")
+if [ -d "$new" ] && [ "$left" = 2 ] && [ ! -e "$tmp/build/run.$gone.abcdef" ]; then
+	ok "a run that was killed: its directory goes, that of another does not"
+else not_ok "a run that was killed: left are $(ls "$tmp/build")"; fi
+
 # Started so that Ctrl-C reaches it, which a shell keeps from what it puts in the background.
 start() { KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH setsid env --default-signal=INT "$setup" >"$1" 2>&1 & }
 tool mmdebstrap "$link"
@@ -109,21 +121,19 @@ for signal in INT TERM KILL; do
 	fi
 	[ $signal = KILL ] || says "SIG$signal: says so" 'interrupted. Run the same command again to go on from here'
 done
-# Killed alone: its step goes on, and the next run must not meddle with that.
 start "$tmp/out"
 first=$!
 begun
 kill -KILL "$first"
 wait "$first" 2>/dev/null
-orphan=$first
-(KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/out" 2>&1) &
+for _ in $(seq 20); do pgrep -f "$tmp/other" >/dev/null || break; sleep 0.1; done
+if pgrep -f "$tmp/other|$tmp/bin/mmdebstrap"; then not_ok "killed alone: its step ends, too"; else
+	ok "killed alone: its step ends, too, and what that has started in a session of its own"
+fi
+(KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/first" 2>&1) &
 first=$!
 pids+=("$first")
-for _ in $(seq 600); do [ ! -s "$tmp/out" ] || break; sleep 0.1; done
-says "killed alone: the next run waits for the step that it has left" 'another set-up is at work'
-kill -KILL -- "-$orphan"
 begun
-mv "$tmp/out" "$tmp/first"
 (KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/out" 2>&1) &
 second=$!
 pids+=("$second")

@@ -9,8 +9,7 @@
 #
 # Everything goes into one directory, KVM_RS_CACHE (default ~/.cache/kvm-rs); delete
 # it to start over. Each step leaves a stamp, so an interrupted set-up goes on where
-# it stopped; a second one at the same time waits for the first, and so does one after a
-# set-up that was killed, for what that has left running. Package mirrors are
+# it stopped; a second one at the same time waits for the first. Package mirrors are
 # the ones in this machine's apt sources (or KVM_RS_MIRROR and KVM_RS_SECURITY).
 set -eu
 . "$(dirname "$0")/lib.sh"
@@ -49,18 +48,22 @@ needed() {
 	echo $((there < 500000 ? 500000 : there))
 }
 
-# Run a noisy command; show its last lines only if it fails. It keeps the lock while it runs,
-# even if this script is killed.
-log=/dev/null
+# Run a noisy command; show its last lines only if it fails. It does not outlive this script, and has
+# the lock while it is there.
+log=/dev/null child=
 logged() {
 	log=$CACHE/log/$1.log
 	shift
-	"$@" >"$log" 2>&1 || {
+	[ "$1" != in_folder ] || set -- env IN_DIR=/ "$SRC/scripts/in-host.sh" "${@:2}"
+	bound "$@" >"$log" 2>&1 </dev/null &
+	child=$!
+	wait "$child" || {
 		why=$(reason "$log")
 		# On a full disk the log ends anywhere.
 		tail -n 25 "$log" | sed '$a\' >&2
 		die "$why. The whole log is $log. $again"
 	}
+	child=
 }
 stamp() { cat "$DEB/build/.stamp/$1" 2>/dev/null || :; }
 set_stamp() {
@@ -117,10 +120,15 @@ finish() { # exit code
 	[ "$1" = 0 ] || [ "$1" = 130 ] || [ -n "${why:-}" ] || ! why=$(disk_full "$CACHE") ||
 		printf 'host-setup.sh: %s. %s\n' "$(reason /dev/null)" "$again" >&2
 	# Half a userland is of no use to the next run, and its room may be wanted.
-	[ -z "${new:-}" ] || rm -rf --one-file-system "$new"
+	[ -z "${new:-}" ] || rm -rf --one-file-system "$new" 2>/dev/null || :
 }
 trap 'finish $?' EXIT
-trap 'echo "host-setup.sh: interrupted. $again" >&2; exit 130' INT TERM HUP
+interrupted() {
+	[ -z "$child" ] || { kill -KILL "$child" && wait "$child"; } 2>/dev/null || :
+	echo "host-setup.sh: interrupted. $again" >&2
+	exit 130
+}
+trap interrupted INT TERM HUP
 
 say "This machine: mirrors and tools"
 # Without the mode, apt-get update without a network is a success.

@@ -9,9 +9,9 @@
 # with it. They are regenerated here from linux-source of the same package version,
 # with the same configuration and the same compilers, and put where a module build
 # looks: /usr/src/linux-headers-VERSION/{rust,scripts/target.json}. Nothing else of
-# the system changes. Takes 3 to 6 minutes and 3.5 GB in /var/cache, of which nothing stays,
-# and 190 MB with the headers. One that is interrupted goes on where it was; a second one at
-# the same time waits.
+# the system changes. Takes 3 to 6 minutes and 2.5 GB in /var/cache, of which nothing stays,
+# and 190 MB with the headers. One that was killed is gone on with; a second one at the same
+# time waits.
 #
 # Runs on a real Debian 13 host and, from host-setup.sh, in the Debian 13 folder.
 # WORK= works in another directory and keeps the unpacked source there.
@@ -27,7 +27,7 @@ die_or_full() { # DIR, LOG, why else
 	local avail
 	avail=$(df -k --output=avail "$1" | tail -n 1)
 	if [ "$avail" -lt 4096 ] || grep -qsi 'no space left on device' "$2"; then
-		die "no space is left on the file system of $1 ($((avail / 1024)) MB are free now): 3500 MB are needed there; WORK= names another directory"
+		die "no space is left on the file system of $1 ($((avail / 1024)) MB are free now): 2500 MB are needed there; WORK= names another directory"
 	fi
 	die "$3"
 }
@@ -79,7 +79,7 @@ trap 'say "interrupted: run the same command again" >&2; exit 130' INT TERM HUP
 mkdir -p "$work" || die "cannot write to $work (WORK= names another directory)"
 rm -rf "$work/k"
 free=$(df -k --output=avail "$work" | tail -n 1)
-need=$((3500000 - $(du -sk "$work" | cut -f1)))
+need=$((2500000 - $(du -sk "$work" | cut -f1)))
 [ "$free" -gt $need ] ||
 	die "$work has $((free / 1024)) MB free and $((need / 1000)) are needed: free some space there, or name another directory (WORK=)"
 src=$work/linux-source-$series

@@ -56,6 +56,23 @@ disk_full() { # DIR, [LOG]
 	fi
 }
 
+# In the background only: a command that ends when this script does, by whatever, with all that it has
+# started (apt gives dpkg a session of its own, which no signal to a process group reaches).
+bound() {
+	exec setpriv --pdeathsig KILL -- unshare --pid --fork --kill-child -- "$@"
+}
+
+# A directory of this run's own in build/, when those of runs that were killed are gone.
+run_dir() { # NAME
+	local d pid
+	mkdir -p "$SRC/build"
+	for d in "$SRC/build/$1".*.*; do
+		pid=${d#"$SRC/build/$1."}
+		[ ! -d "$d" ] || kill -0 "${pid%%.*}" 2>/dev/null || rm -rf --one-file-system "$d"
+	done
+	mktemp -d "$SRC/build/$1.$$.XXXXXX"
+}
+
 # A build that is killed may leave half a file that is newer than its sources, or one that objtool has
 # not seen, and make would take it for done. So whoever builds leaves a mark until the build has ended
 # (make removes what failed itself), and what is newer than a mark found here goes.

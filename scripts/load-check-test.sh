@@ -83,6 +83,8 @@ good && echo 'flags : fpu' >"$R/proc/cpuinfo" && echo '[ 0.1] x86/cpu: VMX (outs
 	stops load "VMX off in the firmware" "Intel Virtualization Technology"
 good && echo 'none [integrity] confidentiality' >"$R/sys/kernel/security/lockdown" &&
 	stops load "Secure Boot" 'locked down \(integrity.*mokutil'
+good && echo '[ 0.0] Kernel is locked down from EFI Secure Boot; see man kernel_lockdown.7' >"$R/dmesg" &&
+	stops load "Secure Boot, without securityfs" 'locked down \(see dmesg.*mokutil'
 good && echo Y >"$R/sys/module/module/parameters/sig_enforce" && stops load "signed modules only" 'sig_enforce'
 if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
 	good && chmod 755 "$tmp" && out=$(LOAD_CHECK_ROOT=$R PATH=$R/bin:$PATH \

@@ -81,6 +81,8 @@ if [ "$mode" = load ]; then
 		no "This CPU shows neither SVM nor VMX: it has none, the firmware has it switched off ('SVM Mode', 'Intel Virtualization Technology'), or this is a virtual machine without nested virtualization. To try the module all the same: make run"
 	fi
 	lock=$(sed -n 's/.*\[\(integrity\|confidentiality\)\].*/\1/p' "$R/sys/kernel/security/lockdown" 2>/dev/null || :)
+	# Where securityfs is not mounted.
+	[ -n "$lock" ] || ! log | grep -q 'Kernel is locked down' || lock="see dmesg"
 	if [ -n "$lock" ]; then
 		no "The kernel is locked down ($lock, usually by Secure Boot) and takes only signed modules: sign kvm.ko with a key enrolled by mokutil (/usr/src/linux-headers-$V/scripts/sign-file), or switch Secure Boot off."
 	elif [ "$(cat "$R/sys/module/module/parameters/sig_enforce" 2>/dev/null || echo N)" = Y ]; then

@@ -59,7 +59,8 @@ if [ "${KVM_RS_INTERACTIVE:-}" = 1 ]; then
 	exec "$SRC/scripts/vm.sh" -i
 fi
 
-stage=$(mktemp -d "$SRC/build/guest.XXXXXX") booted=''
+stage=$(run_dir guest)
+booted=''
 finish() {
 	# vm.sh says so itself.
 	[ -n "$booted" ] || ! why=$(disk_full "$stage") || echo "run.sh: $why" >&2

@@ -89,5 +89,10 @@ task_real() {
 	rc=0
 	scripts/vm.sh -q -t 300 -e TREE=$IN_SRC/$tree selftests/real-job.sh || rc=$?
 	verdict "make load, make install and back: a clean log" $rc
+	# As Secure Boot has it: the kernel itself refuses, and so does the check before it.
+	red "insmod in a host that is locked down" 'Operation not permitted' \
+		env APPEND=lockdown=integrity scripts/vm.sh -q -t 300 -c "insmod $IN_SRC/$tree/kvm.ko"
+	red "make load in a host that is locked down" '^1\. The kernel is locked down' \
+		env APPEND=lockdown=integrity scripts/vm.sh -q -t 300 -c "make -C $IN_SRC/$tree load"
 	rm -rf $tree
 }

@@ -97,8 +97,7 @@ if [ "$HOST" = debug ]; then
 fi
 [ -e "$DEB$kernel" ] || die "no kernel $kernel in $DEB"
 
-mkdir -p "$SRC/build"
-RUN_DIR=$(mktemp -d "$SRC/build/run.XXXXXX")
+RUN_DIR=$(run_dir run)
 export RUN_DIR
 child=
 finish() {
@@ -223,7 +222,8 @@ if [ -n "$shell" ]; then
 	unshare -n -- "$SRC/scripts/in-host.sh" "${emulator[@]}"
 	exit 0
 fi
-timeout -k 10 "$timeout" unshare -n -- "$SRC/scripts/in-host.sh" "${emulator[@]}" \
+# If this script is killed, so is the emulator.
+setpriv --pdeathsig TERM -- timeout -k 10 "$timeout" unshare -n -- "$SRC/scripts/in-host.sh" "${emulator[@]}" \
 	</dev/null >"$RUN_DIR/emulator.txt" 2>&1 &
 child=$!
 # A host that hangs keeps no limit of its own.

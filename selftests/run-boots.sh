@@ -41,7 +41,7 @@ need_folder
 nonce=$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
 told=$nonce
 [ -z "${SEED_STALE:-}" ] || told=stale
-stage=$(mktemp -d "$SRC/build/boots.XXXXXX")
+stage=$(run_dir boots)
 trap 'rm -rf "$stage"' EXIT
 RUN_DIR=$stage "$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" guest "$IN_RUN/guest.gz"
 vm_args=(-f "$stage/guest.gz" -e NONCE="$nonce" -e TOLD="$told")

@@ -15,8 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd -P)
 . "$here/../scripts/lib.sh"
 need_folder
 [ $# != 0 ] || set -- locked no-vmx no-ept svmdis
-mkdir -p "$SRC/build"
-stage=$(mktemp -d "$SRC/build/refuse.XXXXXX")
+stage=$(run_dir refuse)
 trap 'rm -rf "$stage"' EXIT
 # mov $0x3a,%ecx; rdmsr; or $5,%eax; wrmsr: once for the first processor, once for the others.
 locked_firmware() {
