@@ -126,6 +126,31 @@ pub(crate) fn stepped<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     )
 }
 
+/// A breakpoint on the instruction at RIP, which is going to be emulated and which hardware has not
+/// looked at: user space's, else the guest's, unless RFLAGS.RF lets it through. None if there is
+/// none.
+#[inline(never)]
+pub(crate) fn code_breakpoint<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Option<Flow> {
+    let d = &cx.st.debug;
+    let at = cx.linear_rip();
+    if d.control & abi::KVM_GUESTDBG_USE_HW_BP != 0 {
+        let met = dr7::met_by_code(d.user_dr7, &d.user_dr, at);
+        if met != 0 {
+            return Some(to_user(cx, exception::DB, dr6::INIT | met));
+        }
+    }
+    let met = dr7::met_by_code(d.dr7, &d.dr, at);
+    if met == 0 || V::rflags(cx.l) & rflags::RF != 0 {
+        return None;
+    }
+    let e = Exception {
+        vector: exception::DB,
+        error_code: None,
+        payload: met,
+    };
+    Some(raise(cx, e))
+}
+
 /// Are the guest's `#DB` user space's?
 fn is_users<V: Backend>(cx: &Cx<'_, '_, V>) -> bool {
     let user = abi::KVM_GUESTDBG_SINGLESTEP | abi::KVM_GUESTDBG_USE_HW_BP;

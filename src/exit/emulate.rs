@@ -247,6 +247,9 @@ pub(crate) fn undefined<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         }
         let rip = V::rip(cx.l).wrapping_add(FORCED.len() as u64);
         V::set_rip(cx.l, rip);
+        if let Some(flow) = debug::code_breakpoint(cx) {
+            return flow;
+        }
         return emulate(cx, &[], |cx, _, _| raise(cx, Exception::ud()));
     }
     if bytes.starts_with(&[0x0f, 0x01, 0xc1]) || bytes.starts_with(&[0x0f, 0x01, 0xd9]) {

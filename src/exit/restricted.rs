@@ -8,6 +8,7 @@
 //! them: an exception there ends the guest, and interrupts wait. An SMI is no such event, it goes to
 //! another state.
 
+use super::debug;
 use super::emulate;
 use super::machine::Machine;
 use crate::backend::Backend;
@@ -30,7 +31,10 @@ pub(crate) fn run<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     cx.poll_deadline();
     for _ in 0..BATCH {
         events(cx)?;
-        emulate::instruction(cx)?;
+        match debug::code_breakpoint(cx) {
+            Some(flow) => flow?,
+            None => emulate::instruction(cx)?,
+        }
         let go_on = V::must_emulate(cx.l)
             && cx.st.mp.runs()
             && !cx.st.events.triple_fault

@@ -188,6 +188,24 @@ pub mod dr7 {
     pub const LOCAL: u64 = 0x155;
     /// Bits that software may change.
     pub const VOLATILE: u64 = 0xffff_2bff;
+
+    /// Which of the breakpoints `dr`, of those that `dr7` enables, are met by an instruction at the
+    /// linear address `at`: a bit for each, as in DR6. `SDM: vol 3, 17.2.4`.
+    pub fn met_by_code(dr7: u64, dr: &[u64; 4], at: u64) -> u64 {
+        let mut met = 0;
+        let mut bit = 1;
+        let (mut enabled, mut kind) = (dr7, dr7 >> 16);
+        for address in dr {
+            // Of length 1, for execution.
+            if enabled & 3 != 0 && kind & 0xf == 0 && *address == at {
+                met |= bit;
+            }
+            bit <<= 1;
+            enabled >>= 2;
+            kind >>= 4;
+        }
+        met
+    }
 }
 
 /// XCR0 bits (`SDM: vol 1, 13.3`).
@@ -204,4 +222,24 @@ pub mod xcr0 {
     pub const PKRU: u64 = 1 << 9;
     /// The two AMX components.
     pub const AMX: u64 = 3 << 17;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::dr7::met_by_code;
+
+    #[test]
+    fn breakpoints_met_by_code() {
+        let dr = [0x1000, 0x2000, 0x1000, 0x3000];
+        assert_eq!(met_by_code(0, &dr, 0x1000), 0);
+        // Locally and globally.
+        assert_eq!(met_by_code(0x1, &dr, 0x1000), 1);
+        assert_eq!(met_by_code(0x2, &dr, 0x1000), 1);
+        assert_eq!(met_by_code(0xff, &dr, 0x1000), 5);
+        assert_eq!(met_by_code(0xff, &dr, 0x3000), 8);
+        assert_eq!(met_by_code(0xff, &dr, 0x1001), 0);
+        // DR0 is for writes, DR2 has a length that code cannot have.
+        assert_eq!(met_by_code(0x1_00ff, &dr, 0x1000), 4);
+        assert_eq!(met_by_code(0xc01_00ff, &dr, 0x1000), 0);
+    }
 }

@@ -7,7 +7,11 @@ use crate::guest::Exit;
 use crate::guest::Guest;
 use crate::guest::CODE;
 use crate::guest_code;
+use crate::sys;
+use crate::sys::Answer;
 use crate::tap::Tap;
+use crate::uapi as k;
+use kvm_bindings::*;
 
 /// The parameter that has what follows UD2 and "kvm" emulated.
 const PARAM: &str = "/sys/module/kvm/parameters/force_emulation_prefix";
@@ -176,6 +180,78 @@ pub fn gates(t: &mut Tap) {
     } else {
         t.same("the emulator's", emulated, Some(want));
     }
+}
+
+guest_code! {
+    breaks,
+    // DR0 on the instruction behind the prefix, for execution; RF is clear.
+    "lea rax, [rip + 3f]",
+    "mov dr0, rax",
+    "mov eax, 0x402",
+    "mov dr7, rax",
+    "mov eax, 0xffff0ff0",
+    "mov dr6, rax",
+    "xor ebx, ebx",
+    "mov edx, 0xe0",
+    "lea r15, [rip + 2f]",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "3: inc ebx",
+    "2: mov eax, [r14]",
+    "out dx, eax",
+    "mov eax, [r14 + 16]",
+    "lea ecx, [rip + 3b]",
+    "sub eax, ecx",
+    "out dx, eax",
+    "mov rax, dr6",
+    "out dx, eax",
+    "mov eax, ebx",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+guest_code! {
+    counts,
+    "xor eax, eax",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "inc eax",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// Breakpoints on an instruction that hardware does not get to see: the guest's, and user space's.
+pub fn breakpoint(t: &mut Tap) {
+    let seen = forced(|| Guest::long(breaks()).values());
+    let want = vec![1, 0, 0xffff_0ff1, 0];
+    t.same(
+        "vector, RIP, DR6, what it would have counted",
+        seen,
+        Some(want),
+    );
+    let g = Guest::long(counts());
+    let v = &g.cpus[0];
+    let mut d: kvm_guest_debug = sys::zeroed();
+    d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+    let at = CODE + 7;
+    d.arch.debugreg = [0, at, 0, 0, 0, 0, 0, 0x408];
+    let r = v.fd.set(k::SET_GUEST_DEBUG, &d);
+    t.same("KVM_SET_GUEST_DEBUG", r, Answer::Ok(0));
+    let exit = forced(|| g.enter());
+    // In-tree DR7 is not filled in.
+    let what = match exit {
+        Ok(Exit::Debug {
+            exception, pc, dr6, ..
+        }) => Ok((exception, pc, dr6)),
+        other => Err(other),
+    };
+    t.same("an exit for user space's", what, Ok((1, at, 0xffff_0ff2)));
+    t.same("RIP", v.regs().rip, at);
+    d = sys::zeroed();
+    let r = v.fd.set(k::SET_GUEST_DEBUG, &d);
+    t.same("without a debugger", r, Answer::Ok(0));
+    t.same("the guest goes on", g.values(), Some(vec![1]));
 }
 
 guest_code! {

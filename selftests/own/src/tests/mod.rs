@@ -107,6 +107,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("fail_tables", faults::faults),
     ("forced_emulation", emul::forced_emulation),
     ("emulated_bases", emulated::bases),
+    ("emulated_breakpoint", emulated::breakpoint),
     ("emulated_gates", emulated::gates),
     ("kept_code", emulated::kept_code),
     ("ipi_x2apic", ipis::x2apic),
