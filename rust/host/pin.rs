@@ -126,8 +126,7 @@ impl<'a> IrqsOff<'a> {
     ///
     /// # Safety
     ///
-    /// Interrupts must be off on this CPU as long as the result exists, except where
-    /// [`Self::window`] opens them.
+    /// Interrupts must be off on this CPU as long as the result exists.
     #[inline(always)]
     pub unsafe fn assume(pinned: &'a PinnedCpu<'a>) -> Self {
         Self { pinned }
@@ -143,19 +142,6 @@ impl<'a> IrqsOff<'a> {
     #[inline(always)]
     pub fn cpu_id(&self) -> u32 {
         this_cpu()
-    }
-
-    /// Lets pending interrupts in, one instruction wide.
-    ///
-    /// Meant for after a guest exit. In a context that was entered with interrupts off this breaks
-    /// whatever that context relied on, so it does nothing there.
-    #[inline(always)]
-    pub fn window(&mut self) {
-        irq_enable();
-        // STI holds interrupts back for one instruction: this one.
-        // SAFETY: Does nothing.
-        unsafe { asm!("nop", options(nomem, nostack, preserves_flags)) };
-        irq_disable();
     }
 }
 

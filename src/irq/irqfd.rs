@@ -90,9 +90,19 @@ fn reaper(vm: &Arc<VmBase>) -> Result<Reaper> {
     KBox::pin_init(Work::new(Reap { vm: link }), GFP_KERNEL_ACCOUNT)
 }
 
-/// A registered irqfd.
+/// A registered irqfd; without a waiter it is about to leave the list.
 pub(super) struct Entry {
-    waiter: Waiter<Irqfd>,
+    waiter: Option<Waiter<Irqfd>>,
+}
+
+impl Entry {
+    fn is_of(&self, fd: &EventFd) -> bool {
+        self.waiter.as_ref().is_some_and(|w| w.eventfd() == fd)
+    }
+
+    fn owner(&self) -> Option<&Arc<Irqfd>> {
+        self.waiter.as_ref().map(|w| w.ops())
+    }
 }
 
 /// A resampler: told when the guest ended the interrupt of its GSI.
@@ -177,7 +187,7 @@ fn assign(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
     list.reserve(1, GFP_KERNEL_ACCOUNT)?;
     // CAST: a descriptor number.
     let fd = EventFd::from_fd(k.fd as i32)?;
-    if list.iter().any(|e| *e.waiter.eventfd() == fd) {
+    if list.iter().any(|e| e.is_of(&fd)) {
         return Err(EBUSY);
     }
     if let Some(r) = resampler {
@@ -186,10 +196,14 @@ fn assign(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
     let (waiter, signaled) = match Waiter::attach(k.fd, irqfd.clone()) {
         Ok(w) => w,
         Err(e) => {
-            forget_resampler(vm, &irqfd);
+            if let Some(live) = &irqfd.resampled {
+                live.store(false, Ordering::Release);
+                forget_resamplers(vm);
+            }
             return Err(e);
         }
     };
+    let waiter = Some(waiter);
     list.push(Entry { waiter }, GFP_KERNEL_ACCOUNT)?;
     if signaled {
         // Under the lock: who removes it lowers the line after this.
@@ -202,14 +216,16 @@ fn deassign(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
     // CAST: a descriptor number.
     let fd = EventFd::from_fd(k.fd as i32)?;
     remove(vm, |e| {
-        *e.waiter.eventfd() == fd && e.waiter.ops().gsi == k.gsi
+        e.is_of(&fd) && e.owner().is_some_and(|o| o.gsi == k.gsi)
     });
     Ok(0)
 }
 
 /// Removes the irqfds whose eventfds are gone.
 fn prune(vm: &VmBase) {
-    remove(vm, |e| e.waiter.ops().gone.load(Ordering::Acquire));
+    remove(vm, |e| {
+        e.owner().is_some_and(|o| o.gone.load(Ordering::Acquire))
+    });
 }
 
 /// The VM ends: no eventfd reaches it any more.
@@ -225,26 +241,48 @@ pub(super) fn shutdown(vm: &VmBase) {
 
 fn remove(vm: &VmBase, which: impl Fn(&Entry) -> bool) {
     let mut list = vm.irq.irqfds.lock();
-    let mut i = 0;
-    while let Some(e) = list.get(i) {
-        if which(e) {
-            let owner = e.waiter.ops().clone();
-            forget_resampler(vm, &owner);
-            // The index is valid, so the entry comes out; dropping it detaches it.
-            drop(list.remove(i));
-            // Another irqfd of the GSI may still hold the line up.
-            let others = || vm.irq.resamplers.read().iter().any(|r| r.is_of(owner.gsi));
-            if owner.resampled.is_some() && !others() {
-                chips::set_gsi(vm, IrqSource::Resample, owner.gsi, false, false);
-            }
-        } else {
-            i = i.wrapping_add(1);
+    let mut found = false;
+    let mut resampled = false;
+    for e in list.iter().filter(|e| which(e)) {
+        found = true;
+        if let Some(live) = e.owner().and_then(|o| o.resampled.as_ref()) {
+            live.store(false, Ordering::Release);
+            resampled = true;
         }
     }
+    if !found {
+        return;
+    }
+    if resampled {
+        forget_resamplers(vm);
+    }
+    for e in list.iter_mut().filter(|e| which(e)) {
+        let Some(owner) = e.owner().cloned() else {
+            continue;
+        };
+        // Detaches it.
+        drop(e.waiter.take());
+        // Another irqfd of the GSI may still hold the line up.
+        let others = || vm.irq.resamplers.read().iter().any(|r| r.is_of(owner.gsi));
+        if owner.resampled.is_some() && !others() {
+            chips::set_gsi(vm, IrqSource::Resample, owner.gsi, false, false);
+        }
+    }
+    let mut kept = 0usize;
+    for i in 0..list.len() {
+        let Some(waiter) = list.get_mut(i).and_then(|e| e.waiter.take()) else {
+            continue;
+        };
+        if let Some(to) = list.get_mut(kept) {
+            to.waiter = Some(waiter);
+            kept = kept.wrapping_add(1);
+        }
+    }
+    list.truncate(kept);
 }
 
-fn update_resamplers(vm: &VmBase, f: impl FnOnce(&mut KVec<Resampler>) -> Result) -> Result {
-    let mut new = KVec::new();
+fn update_resamplers(vm: &VmBase, f: impl FnOnce(&mut KVVec<Resampler>) -> Result) -> Result {
+    let mut new = KVVec::new();
     {
         let old = vm.irq.resamplers.read();
         for r in old.iter().filter(|r| r.is_live()) {
@@ -279,11 +317,10 @@ pub(super) fn update_pins(vm: &VmBase) {
     chips::with(vm, |c, _| c.ioapic.set_resampled(pins));
 }
 
-fn forget_resampler(vm: &VmBase, owner: &Irqfd) {
-    let Some(live) = &owner.resampled else { return };
-    live.store(false, Ordering::Release);
+/// Takes those off the list that no longer count.
+fn forget_resamplers(vm: &VmBase) {
     if update_resamplers(vm, |_| Ok(())).is_err() {
-        // Memory is lacking: it stays in the list until the next change, and counts no more.
+        // Memory is lacking: they stay in the list until the next change, and count no more.
         update_pins(vm);
     }
 }

@@ -65,8 +65,8 @@ pub(crate) struct Irq {
     storm: SetOnce<storm::Pause>,
     /// Registered irqfds.
     #[pin]
-    irqfds: Mutex<KVec<irqfd::Entry>>,
-    resamplers: SrcuBox<KVec<irqfd::Resampler>>,
+    irqfds: Mutex<KVVec<irqfd::Entry>>,
+    resamplers: SrcuBox<KVVec<irqfd::Resampler>>,
     /// Removes irqfds whose eventfds are gone, once there is an irqfd.
     reaper: SetOnce<irqfd::Reaper>,
     #[pin]
@@ -84,12 +84,12 @@ impl Irq {
             apics_elsewhere: AtomicU32::new(0),
             ioapic_base: AtomicU64::new(IOAPIC_DEFAULT_BASE),
             chips <- IrqSpinLock::new(None, c"kvm->chips_lock", kernel::static_lock_class!()),
-            resamplers: SrcuBox::new(domain.clone(), KBox::new(KVec::new(), GFP_KERNEL_ACCOUNT)?),
+            resamplers: SrcuBox::new(domain.clone(), KBox::new(KVVec::new(), GFP_KERNEL_ACCOUNT)?),
             routes: SrcuBox::new(domain, Routes::empty()?),
             pit_clock: SetOnce::new(),
             storm: SetOnce::new(),
             reaper: SetOnce::new(),
-            irqfds <- new_mutex!(KVec::new(), "kvm->irqfds"),
+            irqfds <- new_mutex!(KVVec::new(), "kvm->irqfds"),
             lock <- new_mutex!((), "kvm->irq_lock"),
         }? Error)
     }
