@@ -84,7 +84,9 @@ int kvmrs_srcu_init(struct srcu_struct *srcu, const char *name, struct lock_clas
 int kvmrs_srcu_read_lock(struct srcu_struct *srcu);
 void kvmrs_srcu_read_unlock(struct srcu_struct *srcu, int index);
 /* Waits for all readers there are. */
-void kvmrs_srcu_wait(struct srcu_struct *srcu, bool expedited);
+void kvmrs_srcu_wait(struct srcu_struct *srcu);
+unsigned long kvmrs_srcu_begin_wait(struct srcu_struct *srcu);
+bool kvmrs_srcu_waited(struct srcu_struct *srcu, unsigned long cookie);
 /* The domain ends; it has no readers. */
 void kvmrs_srcu_destroy(struct srcu_struct *srcu);
 

@@ -6,7 +6,8 @@
 //! the kernel announces every change of the process's own page tables through the MMU notifier, and
 //! that every mapping is made in this order:
 //!
-//! 1. [`MmuLock::sample`] the sequence number, then look up the memory slot;
+//! 1. look up the memory slot in a set that is held until 4, and [`MmuLock::sample`] the sequence
+//!    number;
 //! 2. [`MmuLock::fault_in`](crate::gup) the page: may sleep, no lock held;
 //! 3. take the lock, for reading or writing, and [`FaultIn::validate`](crate::gup::FaultIn): it
 //!    fails if an invalidation of the page is open, or any ended since the sample;
@@ -16,8 +17,10 @@
 //! mapping is either made before an invalidation opens, and then the zap that follows finds it, or
 //! refused. Ranges that back no slot are left out: no mapping of theirs exists or can be made, since
 //! whoever maps holds a set of slots in which the page's slot is, and the published set has every
-//! slot that a reader may still hold (`src/vm/memslot.rs`). Between start and end of an invalidation
-//! the set is not swapped, so both find the same. The whole argument is in this module, `gup` and `notifier`; the only source of a
+//! slot that a reader may still hold (`src/vm/memslot.rs`): a slot that goes stays in the set until
+//! its readers have left, which is why sample and look-up need no order, and only then its mappings
+//! are taken away. Between start and end of an invalidation the set is not swapped, so both find the
+//! same. The whole argument is in this module, `gup` and `notifier`; the only source of a
 //! [`GuestPage`](crate::gup::GuestPage) is step 3, and it lives no longer than the guard.
 //!
 //! The lock spins with preemption off: nothing may sleep under it.

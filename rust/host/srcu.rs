@@ -48,12 +48,27 @@ impl Srcu {
         }
     }
 
-    /// Waits for all readers there are, sooner and at more expense if `expedited`. Sleeps.
-    pub(crate) fn wait(&self, expedited: bool) {
+    /// Waits for all readers there are, expedited: whoever waits is an ioctl. Sleeps.
+    pub(crate) fn wait(&self) {
         // SAFETY: Made in `new`.
-        unsafe { shim::kvmrs_srcu_wait(self.raw.get(), expedited) };
+        unsafe { shim::kvmrs_srcu_wait(self.raw.get()) };
+    }
+
+    /// Begins to wait for all readers there are, and does not sleep.
+    pub(crate) fn begin_wait(&self) -> Begun {
+        // SAFETY: Made in `new`.
+        Begun(unsafe { shim::kvmrs_srcu_begin_wait(self.raw.get()) })
+    }
+
+    /// Whether a wait that was begun here is over.
+    pub(crate) fn waited(&self, begun: &Begun) -> bool {
+        // SAFETY: Made in `new`; a number from anywhere is compared, no more.
+        unsafe { shim::kvmrs_srcu_waited(self.raw.get(), begun.0) }
     }
 }
+
+/// A wait that was begun.
+pub(crate) struct Begun(usize);
 
 #[pinned_drop]
 impl PinnedDrop for Srcu {

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{Arc, LockClassKey};
 
-use crate::srcu::{Guard, Srcu};
+use crate::srcu::{Begun, Guard, Srcu};
 
 /// A group of boxes with one read side.
 #[pin_data]
@@ -48,12 +48,7 @@ impl SrcuDomain {
 
     /// Waits until all readers that are in the domain now have left. Sleeps.
     pub fn synchronize(&self) {
-        self.srcu.wait(false);
-    }
-
-    /// As [`Self::synchronize`], sooner and at more expense.
-    pub fn synchronize_expedited(&self) {
-        self.srcu.wait(true);
+        self.srcu.wait();
     }
 }
 
@@ -146,6 +141,7 @@ impl<T> SrcuBox<T> {
         Retired {
             domain: self.domain.clone(),
             value: old,
+            begun: None,
         }
     }
 
@@ -163,10 +159,12 @@ impl<T> Drop for SrcuBox<T> {
 }
 
 /// A value taken out of its box that readers may still see.
-#[must_use = "dropping it waits for its readers"]
+#[must_use = "dropping it waits for its readers unless that is over"]
 pub struct Retired<T> {
     domain: Arc<SrcuDomain>,
     value: *mut T,
+    /// Of this domain, and from after the value was taken out.
+    begun: Option<Begun>,
 }
 
 // SAFETY: Owns a `T` that readers on other threads may share.
@@ -182,6 +180,18 @@ impl<T> Retired<T> {
         unsafe { &*self.value }
     }
 
+    /// Begins to wait for the readers, and leaves it at that: for who need not know when the value
+    /// is out of use, and keeps it until it is.
+    pub fn begin_wait(&mut self) {
+        self.begun = Some(self.domain.srcu.begin_wait());
+    }
+
+    /// Whether a wait that was begun is over: then dropping the value does not sleep.
+    pub fn is_over(&self) -> bool {
+        let begun = self.begun.as_ref();
+        begun.is_some_and(|b| self.domain.srcu.waited(b))
+    }
+
     /// Waits for the readers and returns the value. Sleeps.
     pub fn wait(self) -> KBox<T> {
         let this = core::mem::ManuallyDrop::new(self);
@@ -195,8 +205,11 @@ impl<T> Retired<T> {
 
 impl<T> Drop for Retired<T> {
     fn drop(&mut self) {
-        self.domain.synchronize();
-        // SAFETY: As in `wait`.
+        if !self.is_over() {
+            self.domain.synchronize();
+        }
+        // SAFETY: From `KBox::into_raw`, taken out of the box once, and its readers are gone: the
+        // wait that was begun is over, or this one is.
         drop(unsafe { KBox::from_raw(self.value) });
     }
 }

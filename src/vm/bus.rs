@@ -12,6 +12,7 @@ use core::sync::atomic::Ordering;
 use host::eventfd::EventFd;
 use host::irq_lock::IrqSpinLock;
 use host::run_page::SharedPage;
+use host::srcu_box::Retired;
 use host::srcu_box::SrcuBox;
 use host::srcu_box::SrcuDomain;
 use kernel::new_mutex;
@@ -28,7 +29,7 @@ use model::abi::KvmIoeventfd;
 const MAX: usize = 1000;
 
 /// Where an access goes.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Space {
     Port,
     Memory,
@@ -49,10 +50,13 @@ struct Event {
 }
 
 impl Event {
-    fn matches(&self, space: Space, addr: u64, data: &[u8]) -> bool {
-        if self.space != space || self.addr != addr {
-            return false;
-        }
+    /// Where it is in the list.
+    fn place(&self) -> (Space, u64) {
+        (self.space, self.addr)
+    }
+
+    /// Does a write of `data` at its address signal it?
+    fn matches(&self, data: &[u8]) -> bool {
         if self.len == 0 {
             return true;
         }
@@ -93,8 +97,9 @@ impl Event {
 
 /// What is registered, immutable once published.
 struct Registered {
-    events: KVec<Event>,
-    zones: KVec<KvmCoalescedMmioZone>,
+    /// By space and address.
+    events: KVVec<Event>,
+    zones: KVVec<KvmCoalescedMmioZone>,
 }
 
 /// The part of a space that has anything registered. An access outside of it needs no look into the
@@ -129,14 +134,39 @@ impl Span {
 }
 
 impl Registered {
-    fn copy(&self, keep: impl Fn(&Event) -> bool) -> Result<KBox<Registered>> {
-        let mut events = KVec::with_capacity(self.events.len(), GFP_KERNEL_ACCOUNT)?;
+    /// A copy of what is kept, with `new` if it is given.
+    fn copy(&self, keep: impl Fn(&Event) -> bool, new: Option<&Event>) -> Result<KBox<Registered>> {
+        let n = self.events.len().wrapping_add(1);
+        let mut events = KVVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
+        let mut new = new;
         for e in self.events.iter().filter(|e| keep(e)) {
+            if let Some(n) = new.take_if(|n| n.place() <= e.place()) {
+                events.push(n.clone(), GFP_KERNEL_ACCOUNT)?;
+            }
             events.push(e.clone(), GFP_KERNEL_ACCOUNT)?;
         }
-        let mut zones = KVec::new();
+        if let Some(n) = new {
+            events.push(n.clone(), GFP_KERNEL_ACCOUNT)?;
+        }
+        let mut zones = KVVec::new();
         zones.extend_from_slice(&self.zones, GFP_KERNEL_ACCOUNT)?;
         Ok(KBox::new(Registered { events, zones }, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// The events at an address.
+    #[inline]
+    fn at(&self, space: Space, addr: u64) -> impl Iterator<Item = &Event> {
+        let place = (space, addr);
+        let (mut first, mut end) = (0usize, self.events.len());
+        while first < end {
+            let middle = first.wrapping_add(end.wrapping_sub(first) / 2);
+            match self.events.get(middle) {
+                Some(e) if e.place() < place => first = middle.wrapping_add(1),
+                _ => end = middle,
+            }
+        }
+        let rest = self.events.get(first..).unwrap_or(&[]);
+        rest.iter().take_while(move |e| e.place() == place)
     }
 }
 
@@ -147,9 +177,9 @@ pub(crate) struct Buses {
     /// Where `registered` has something, by space.
     ports: Span,
     memory: Span,
-    /// Serialises registrations.
+    /// Serialises registrations. What additions replaced and readers may still see.
     #[pin]
-    lock: Mutex<()>,
+    lock: Mutex<KVec<Retired<Registered>>>,
     /// The ring of collected writes, mapped by every vCPU.
     ring: SharedPage,
     /// Serialises producers of the ring.
@@ -162,12 +192,12 @@ impl Buses {
     pub(crate) fn new(domain: Arc<SrcuDomain>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             registered: SrcuBox::new(domain, KBox::new(Registered {
-                events: KVec::new(),
-                zones: KVec::new(),
+                events: KVVec::new(),
+                zones: KVVec::new(),
             }, GFP_KERNEL_ACCOUNT)?),
             ports: Span::empty(),
             memory: Span::empty(),
-            lock <- new_mutex!((), "kvm->bus_lock"),
+            lock <- new_mutex!(KVec::new(), "kvm->bus_lock"),
             ring: SharedPage::new()?,
             ring_lock <- IrqSpinLock::new((), c"kvm->ring_lock", kernel::static_lock_class!()),
         }? Error)
@@ -178,8 +208,8 @@ impl Buses {
         Some(&self.ring)
     }
 
-    /// Publishes what is registered from now on, and waits until nobody sees the old state.
-    fn replace(&self, new: KBox<Registered>) {
+    /// Publishes what is registered from now on.
+    fn publish(&self, new: KBox<Registered>) -> Retired<Registered> {
         for (space, span) in [(Space::Port, &self.ports), (Space::Memory, &self.memory)] {
             let pio = u32::from(space == Space::Port);
             let events = new.events.iter().filter(|e| e.space == space);
@@ -190,7 +220,23 @@ impl Buses {
             );
             span.update(all);
         }
-        drop(self.registered.replace(new));
+        self.registered.publish(new)
+    }
+
+    /// Publishes what something was added to. Nobody has to know when the old state is out of use,
+    /// and a vCPU that sees it may be waiting for a page which the caller is to bring.
+    fn add(&self, fading: &mut KVec<Retired<Registered>>, new: KBox<Registered>) {
+        forget(fading);
+        let mut old = self.publish(new);
+        old.begin_wait();
+        // Without memory for it, it is waited for.
+        let _ = fading.push(old, GFP_KERNEL_ACCOUNT);
+    }
+
+    /// Publishes what something was removed from, and waits until nobody sees the old state.
+    fn remove(&self, fading: &mut KVec<Retired<Registered>>, new: KBox<Registered>) {
+        drop(self.publish(new).wait());
+        forget(fading);
     }
 
     /// A write to an address at which an event for any length is registered; false if none is.
@@ -200,19 +246,16 @@ impl Buses {
             return false;
         }
         let r = self.registered.read();
-        let mut events = r.events.iter();
-        match events.find(|e| e.len == 0 && e.addr == gpa && e.space == Space::Memory) {
-            Some(e) => {
-                e.fd.signal();
-                true
-            }
-            None => false,
+        let event = r.at(Space::Memory, gpa).find(|e| e.len == 0);
+        if let Some(e) = event {
+            e.fd.signal();
         }
+        event.is_some()
     }
 
     fn write(&self, space: Space, addr: u64, data: &[u8]) -> bool {
         let r = self.registered.read();
-        if let Some(e) = r.events.iter().find(|e| e.matches(space, addr, data)) {
+        if let Some(e) = r.at(space, addr).find(|e| e.matches(data)) {
             e.fd.signal();
             return true;
         }
@@ -270,12 +313,17 @@ impl Buses {
     /// Is anything registered at a port?
     pub(crate) fn has_port(&self, port: u64) -> bool {
         let r = self.registered.read();
-        r.events
-            .iter()
-            .any(|e| e.space == Space::Port && e.addr == port)
+        r.at(Space::Port, port).next().is_some()
             || r.zones
                 .iter()
                 .any(|z| z.pio != 0 && port.wrapping_sub(z.addr) < u64::from(z.size))
+    }
+}
+
+/// Drops what nobody sees any more. Waits end in the order in which they were begun.
+fn forget(fading: &mut KVec<Retired<Registered>>) {
+    while fading.first().is_some_and(Retired::is_over) {
+        let _ = fading.remove(0);
     }
 }
 
@@ -301,21 +349,23 @@ pub(crate) fn ioeventfd(vm: &VmBase, k: &KvmIoeventfd) -> Result<isize> {
         fd: Arc::new(EventFd::from_fd(k.fd)?, GFP_KERNEL_ACCOUNT)?,
     };
     let bus = &vm.bus;
-    let _lock = bus.lock.lock();
+    let mut fading = bus.lock.lock();
     let now = bus.registered.read();
-    let mut new = now.copy(|o| !(remove && o.same(&e)))?;
     if remove {
+        let new = now.copy(|o| !o.same(&e), None)?;
         if new.events.len() == now.events.len() {
             return Err(ENOENT);
         }
+        drop(now);
+        bus.remove(&mut fading, new);
     } else {
-        if new.events.iter().any(|o| o.clashes(&e)) {
+        if now.at(e.space, e.addr).any(|o| o.clashes(&e)) {
             return Err(EEXIST);
         }
-        new.events.push(e, GFP_KERNEL_ACCOUNT)?;
+        let new = now.copy(|_| true, Some(&e))?;
+        drop(now);
+        bus.add(&mut fading, new);
     }
-    drop(now);
-    bus.replace(new);
     Ok(0)
 }
 
@@ -340,13 +390,14 @@ pub(crate) fn coalesced(vm: &VmBase, z: &KvmCoalescedMmioZone, add: bool) -> Res
         return Err(EINVAL);
     }
     let bus = &vm.bus;
-    let _lock = bus.lock.lock();
-    let mut new = bus.registered.read().copy(|_| true)?;
+    let mut fading = bus.lock.lock();
+    let mut new = bus.registered.read().copy(|_| true, None)?;
     if add {
         if new.zones.len() >= MAX {
             return Err(ENOSPC);
         }
         new.zones.push(*z, GFP_KERNEL_ACCOUNT)?;
+        bus.add(&mut fading, new);
     } else {
         // KVM: every zone that the one named lies in goes.
         new.zones.retain(|o| {
@@ -355,7 +406,7 @@ pub(crate) fn coalesced(vm: &VmBase, z: &KvmCoalescedMmioZone, add: bool) -> Res
                 && off < u64::from(o.size)
                 && off.wrapping_add(u64::from(z.size)) <= u64::from(o.size))
         });
+        bus.remove(&mut fading, new);
     }
-    bus.replace(new);
     Ok(0)
 }

@@ -31,12 +31,19 @@ void kvmrs_srcu_read_unlock(struct srcu_struct *srcu, int index)
 	srcu_read_unlock(srcu, index);
 }
 
-void kvmrs_srcu_wait(struct srcu_struct *srcu, bool expedited)
+void kvmrs_srcu_wait(struct srcu_struct *srcu)
 {
-	if (expedited)
-		synchronize_srcu_expedited(srcu);
-	else
-		synchronize_srcu(srcu);
+	synchronize_srcu_expedited(srcu);
+}
+
+unsigned long kvmrs_srcu_begin_wait(struct srcu_struct *srcu)
+{
+	return start_poll_synchronize_srcu(srcu);
+}
+
+bool kvmrs_srcu_waited(struct srcu_struct *srcu, unsigned long cookie)
+{
+	return poll_state_synchronize_srcu(srcu, cookie);
 }
 
 void kvmrs_srcu_destroy(struct srcu_struct *srcu)

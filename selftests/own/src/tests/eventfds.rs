@@ -2,6 +2,7 @@
 
 //! Writes that signal an eventfd, of every width; writes that are collected.
 
+use super::ipis::wait;
 use crate::guest::Exit;
 use crate::guest::Guest;
 use crate::guest::PORT_END;
@@ -235,4 +236,62 @@ pub fn coalesced(t: &mut Tap) {
     t.same("a zone", zone(add, DEVICE, 0), Answer::Ok(0));
     g.cpus[0].run.store::<u32>(ring + 4, 0xffff_ff00);
     t.same("a broken ring", run(&g).len(), 201);
+}
+
+guest_code! {
+    touches,
+    "mov dword ptr [0x80000], 1",
+    "mov dword ptr [0xa0000], 2",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// An ioeventfd and a zone are added while a vCPU waits for a page that user space has to bring: by
+/// the thread, for all the kernel knows, that adds them.
+pub fn added_while_a_page_is_missing(t: &mut Tap) {
+    // From <linux/userfaultfd.h>.
+    const NEW: u32 = 0xaa00;
+    const API: u32 = 0xc018_aa3f;
+    const REGISTER: u32 = 0xc020_aa00;
+    const ZEROPAGE: u32 = 0xc020_aa04;
+    const MISSING: u64 = 1;
+    let g = Guest::long(touches());
+    let Some(faults) = Fd::open(c"/dev/userfaultfd", libc::O_RDWR)
+        .and_then(|dev| dev.make(NEW, libc::O_CLOEXEC as usize))
+        .ok()
+    else {
+        return t.skip("no /dev/userfaultfd");
+    };
+    let call = |cmd: u32, words: &[u64]| {
+        let mut b: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        faults.bytes(cmd, &mut b)
+    };
+    let page = (g.mem.addr() + 0xa_0000) as u64;
+    g.mem.discard(0xa_0000, sys::PAGE);
+    t.same("the API", call(API, &[0xaa, 0, 0]), Answer::Ok(0));
+    let r = call(REGISTER, &[page, sys::PAGE as u64, MISSING, 0]);
+    t.same("a page is missing", r, Answer::Ok(0));
+    let fd = Fd::event();
+    std::thread::scope(|s| {
+        let guest = s.spawn(|| run(&g));
+        let on_its_way = wait(|| g.mem.watch(0x8_0000) == 1);
+        t.same("the guest is on its way", on_its_way, true);
+        // It has one instruction to go.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let adds = s.spawn(|| {
+            let mut z: kvm_coalesced_mmio_zone = sys::zeroed();
+            (z.addr, z.size) = (DEVICE + 0x1000, 8);
+            (
+                event(&g, &fd, PLACES[0], 0, 0),
+                g.vm.set(k::REGISTER_COALESCED_MMIO, &z),
+            )
+        });
+        t.same("added meanwhile", wait(|| adds.is_finished()), true);
+        t.same("the guest waits", guest.is_finished(), false);
+        let r = call(ZEROPAGE, &[page, sys::PAGE as u64, 0, 0]);
+        t.same("the page is there", r, Answer::Ok(0));
+        let adds = adds.join().expect("thread");
+        t.same("both added", adds, (Answer::Ok(0), Answer::Ok(0)));
+        t.same("the guest ends", guest.join().expect("thread"), vec![]);
+    });
 }
