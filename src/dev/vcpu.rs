@@ -241,7 +241,7 @@ impl<V: Backend> VcpuFile<V> {
                 vcpu.with_state(|st| caps::enable_vcpu(st, &e))?
             }
             abi::KVM_SET_TSC_KHZ => done(vcpu.with(vm, |cx| pv::tsc::set_khz(cx, arg))?),
-            abi::KVM_GET_TSC_KHZ => vcpu.with_state(|st| st.pv.tsc_khz as isize),
+            abi::KVM_GET_TSC_KHZ => vcpu.with_state(|st| st.pv.tsc_khz() as isize),
             abi::KVM_KVMCLOCK_CTRL => done(vcpu.with(vm, |cx| pv::clock::guest_paused(cx))?),
             _ => Self::single(vm, vcpu, cmd, arg),
         }

@@ -8,13 +8,13 @@ pub(crate) mod spin;
 pub(crate) mod steal;
 pub(crate) mod tsc;
 
-use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::AtomicU64;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Mutex;
-use model::policy::tsc::Rate;
+use model::policy::joint::Count;
+use model::policy::joint::Origin;
+use model::policy::joint::Speed;
 
 /// The time of a VM.
 #[pin_data]
@@ -22,12 +22,9 @@ pub(crate) struct VmClock {
     /// What kvmclock counts from.
     #[pin]
     base: Mutex<clock::Base>,
-    /// The TSC offset that a vCPU got at its creation; all start with the same.
-    tsc_offset: AtomicU64,
-    /// [`host::clock::tsc_lost`] as the offset takes it into account.
-    tsc_lost: AtomicU64,
-    /// A vCPU has taken it.
-    tsc_known: AtomicBool,
+    /// What its TSCs count from.
+    #[pin]
+    tscs: Mutex<tsc::Tscs>,
     /// The vCPU that a spinning one gave its turn to last.
     boosted: AtomicU32,
 }
@@ -37,9 +34,7 @@ impl VmClock {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             base <- new_mutex!(clock::Base::new(), "kvm->clock"),
-            tsc_offset: AtomicU64::new(0),
-            tsc_lost: AtomicU64::new(host::clock::tsc_lost()),
-            tsc_known: AtomicBool::new(false),
+            tscs <- new_mutex!(tsc::Tscs::new(), "kvm->tsc"),
             boosted: AtomicU32::new(0),
         })
     }
@@ -47,12 +42,14 @@ impl VmClock {
 
 /// The paravirtual state of a vCPU.
 pub(crate) struct PvState {
-    /// TSC frequency of the guest, kHz.
-    pub(crate) tsc_khz: u32,
-    /// The rate of the guest's TSC.
-    rate: Rate,
+    /// How the guest's TSC counts.
+    speed: Speed,
     /// Guest TSC = host TSC at that rate + this.
     tsc_offset: u64,
+    /// What it shows by time.
+    origin: Origin,
+    /// [`host::clock::tsc_lost`] as the offset takes it into account.
+    tsc_lost: u64,
     /// The guest was stopped by user space and is to be told.
     paused: bool,
     /// What the thread had waited for a CPU when stolen time was reported last, ns; none before the
@@ -66,11 +63,12 @@ pub(crate) struct PvState {
 
 impl PvState {
     /// Nothing set up.
-    pub(crate) fn new(tsc_khz: u32, rate: Rate, tsc_offset: u64) -> Self {
+    fn new(speed: Speed, count: Count, tsc_lost: u64) -> Self {
         Self {
-            tsc_khz,
-            rate,
-            tsc_offset,
+            speed,
+            tsc_offset: count.offset,
+            origin: count.origin,
+            tsc_lost,
             paused: false,
             waited: None,
             eoi_offered: false,
@@ -78,20 +76,25 @@ impl PvState {
         }
     }
 
+    /// The frequency that user space wants the guest's TSC to have, kHz.
+    pub(crate) fn tsc_khz(&self) -> u32 {
+        self.speed.khz
+    }
+
     /// The frequency at which the guest's TSC counts, kHz: the host's, unless hardware scales. What
     /// user space asked for may differ from that within the tolerance.
     pub(crate) fn guest_khz(&self) -> u32 {
-        if self.rate.scale(1 << 32) == 1 << 32 {
+        if self.speed.rate.scale(1 << 32) == 1 << 32 {
             host::cpu::tsc_khz()
         } else {
-            self.tsc_khz
+            self.speed.khz
         }
     }
 
     /// The guest's TSC when the host's is `host`.
     #[inline]
     pub(crate) fn tsc_at(&self, host: u64) -> u64 {
-        self.rate.scale(host).wrapping_add(self.tsc_offset)
+        self.speed.rate.scale(host).wrapping_add(self.tsc_offset)
     }
 
     /// RESET or INIT: the guest's pages are not ours to write any more.

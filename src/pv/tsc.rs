@@ -1,21 +1,47 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The guest's time-stamp counter: host TSC, at another rate where the hardware can, plus an offset.
+//!
+//! Where the host's TSCs are no clock, because they disagree or do not count at one rate, a guest's
+//! can be none either as long as it runs. Each time the vCPU comes to a CPU the offset is computed
+//! anew: the TSC goes on from what it showed last, or from what it should show by now, whichever is
+//! later.
 
+use super::PvState;
 use super::VmClock;
 use crate::backend::Backend;
 use crate::vcpu::shared::Request;
+use crate::vcpu::shared::VcpuShared;
 use crate::vcpu::state::Apic;
 use crate::vcpu::Cx;
 use crate::vm::VmBase;
-use core::sync::atomic::Ordering;
+use host::gtod;
+use host::pin::with_irqs_off;
 use kernel::prelude::*;
 use model::irqchip::lapic::Now;
+use model::policy::joint::Count;
+use model::policy::joint::Joint;
+use model::policy::joint::Moment;
+use model::policy::joint::Origin;
+use model::policy::joint::Speed;
 use model::policy::tsc::Rate;
 
-/// Writes of the TSC that mean the same moment as the last one, ns: user space restores vCPUs one
-/// after the other, and they shall not drift apart by that.
-const SAME_MOMENT_NS: u64 = 1_000_000_000;
+/// What the TSCs of a VM's vCPUs count from.
+pub(super) struct Tscs {
+    joint: Joint,
+    /// [`host::clock::tsc_lost`] as it is taken into account.
+    lost: u64,
+}
+
+impl Tscs {
+    /// Without a vCPU.
+    pub(super) fn new() -> Self {
+        Self {
+            joint: Joint::new(),
+            lost: host::clock::tsc_lost(),
+        }
+    }
+}
 
 impl<V: Backend> Cx<'_, '_, V> {
     /// The guest's TSC now.
@@ -40,70 +66,111 @@ impl<V: Backend> Cx<'_, '_, V> {
         Now {
             ns: host::clock::now_ns(),
             tsc: self.guest_tsc(),
-            tsc_khz: self.st.pv.tsc_khz,
+            tsc_khz: self.st.pv.tsc_khz(),
         }
     }
 }
 
-/// The offset that a new vCPU starts with: all vCPUs of a VM count from the same moment.
-pub(crate) fn initial_offset(c: &VmClock, rate: Rate) -> u64 {
-    if !c.tsc_known.swap(true, Ordering::AcqRel) {
-        c.tsc_offset.store(
-            rate.scale(host::clock::rdtsc()).wrapping_neg(),
-            Ordering::Release,
-        );
-    }
-    follow_vm(c, rate);
-    c.tsc_offset.load(Ordering::Acquire)
+/// The paravirtual state of a new vCPU, whose TSC counts with those of the VM's others.
+pub(crate) fn new_state<V: Backend>(c: &VmClock, khz: u32) -> PvState {
+    let speed = Speed {
+        khz,
+        rate: rate::<V>(khz),
+    };
+    let mut lost = 0;
+    let count = with_vm(c, |t| {
+        lost = t.lost;
+        t.joint.add(speed, moment())
+    });
+    PvState::new(speed, count, lost)
 }
 
-/// The host's TSC lost its count in a suspend. The guests' go on from where they were.
-///
-/// KVM: so does the in-tree module.
-pub(crate) fn follow_host<V: Backend>(cx: &mut Cx<'_, '_, V>) {
-    let lost = cx.vcpu.shared.take_tsc_lost();
-    if lost != 0 {
-        let rate = cx.st.pv.rate;
-        follow_vm(&cx.vm.base.clock, rate);
-        set_offset(cx, cx.st.pv.tsc_offset.wrapping_add(rate.scale(lost)));
-    }
-    cx.renew_deadline();
+/// The host's clocks.
+fn moment() -> Moment {
+    with_irqs_off(|_| Moment {
+        ns: gtod::snapshot().boot_raw_ns(),
+        tsc: host::clock::rdtsc(),
+        trusted: !host::cpu::tsc_unstable(),
+    })
 }
 
-/// The same for what the VM keeps for all vCPUs: once, by whichever comes first.
-fn follow_vm(c: &VmClock, rate: Rate) {
+/// The same for a new value of a vCPU's TSC: what it showed on another CPU does not count any more.
+fn moment_of(v: &VcpuShared) -> Moment {
+    with_irqs_off(|_| {
+        v.take_left();
+        moment()
+    })
+}
+
+/// Works on what the VM's TSCs count from, after a loss of the host's count that it knows nothing of
+/// yet.
+fn with_vm<R>(c: &VmClock, f: impl FnOnce(&mut Tscs) -> R) -> R {
+    let mut t = c.tscs.lock();
     let now = host::clock::tsc_lost();
-    let lost = now.wrapping_sub(c.tsc_lost.swap(now, Ordering::AcqRel));
+    let lost = now.wrapping_sub(t.lost);
     if lost != 0 {
-        c.tsc_offset.fetch_add(rate.scale(lost), Ordering::AcqRel);
+        t.lost = now;
+        t.joint.host_lost(lost);
         super::clock::renew(c);
+    }
+    f(&mut t)
+}
+
+/// The host's TSC lost its count in a suspend, or is no clock. The guest's goes on from where it was.
+/// To be called before anything looks at it.
+#[inline(never)]
+pub(crate) fn follow_host<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let now = host::clock::tsc_lost();
+    let lost = now.wrapping_sub(core::mem::replace(&mut cx.st.pv.tsc_lost, now));
+    cx.vcpu.shared.follows_host(now);
+    if host::cpu::tsc_unstable() {
+        go_on(cx);
+        return;
+    }
+    cx.vcpu.shared.take_left();
+    if lost != 0 {
+        with_vm(&cx.vm.base.clock, |_| ());
+        let moved = cx.st.pv.speed.rate.scale(lost);
+        set_offset(cx, cx.st.pv.tsc_offset.wrapping_add(moved));
+        cx.renew_deadline();
+    }
+}
+
+/// On a CPU of a host whose TSCs are no clock.
+fn go_on<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    let (shared, pv) = (&cx.vcpu.shared, &cx.st.pv);
+    // In one go: who leaves the CPU meanwhile notes this CPU's TSC, and the old offset is another's.
+    let offset = with_irqs_off(|_| {
+        let last = pv.tsc_at(shared.take_left()?);
+        let now = moment();
+        let tsc = pv.origin.go_on(last, now.ns, pv.tsc_khz());
+        Some(tsc.wrapping_sub(pv.speed.rate.scale(now.tsc)))
+    });
+    if let Some(offset) = offset {
+        put_offset(cx, offset);
     }
 }
 
 /// Gives the offset to the hardware.
 pub(crate) fn apply<V: Backend>(cx: &mut Cx<'_, '_, V>) {
-    let offset = cx.st.pv.tsc_offset;
-    cx.vcpu.shared.set_tsc_offset(offset);
-    V::set_tsc(cx.l, offset, cx.st.pv.rate.ratio());
+    let (offset, ratio) = (cx.st.pv.tsc_offset, cx.st.pv.speed.rate.ratio());
+    cx.vcpu.shared.set_tsc(offset, ratio);
+    V::set_tsc(cx.l, offset, ratio);
 }
 
 /// Do the TSCs of all vCPUs show the same?
 pub(super) fn all_match(vm: &VmBase) -> bool {
-    let mut all = vm.vcpus.iter().map(|v| v.tsc_offset());
+    let mut all = vm.vcpus.iter().map(|v| v.tsc());
     match all.next() {
         Some(first) => all.all(|o| o == first),
         None => true,
     }
 }
 
-fn set_offset<V: Backend>(cx: &mut Cx<'_, '_, V>, offset: u64) {
-    let moved = offset != cx.st.pv.tsc_offset;
+/// The TSC is another one from now on.
+fn put_offset<V: Backend>(cx: &mut Cx<'_, '_, V>, offset: u64) {
     cx.st.pv.tsc_offset = offset;
     apply(cx);
-    if moved {
-        // Whether all TSCs agree is in everybody's page.
-        cx.vm.base.request_all(Request::ClockUpdate);
-    }
     let now = cx.now();
     if let Some(a) = &mut cx.st.apic {
         let e = a.tsc_changed(now);
@@ -111,29 +178,34 @@ fn set_offset<V: Backend>(cx: &mut Cx<'_, '_, V>, offset: u64) {
     }
 }
 
+fn set_offset<V: Backend>(cx: &mut Cx<'_, '_, V>, offset: u64) {
+    let moved = offset != cx.st.pv.tsc_offset;
+    put_offset(cx, offset);
+    if moved {
+        // Whether all TSCs agree is in everybody's page.
+        cx.vm.base.request_all(Request::ClockUpdate);
+    }
+}
+
+/// User space said what the TSC is.
+fn count_from<V: Backend>(cx: &mut Cx<'_, '_, V>, c: Count) {
+    cx.st.pv.origin = c.origin;
+    set_offset(cx, c.offset);
+}
+
 /// A write of IA32_TSC.
 pub(crate) fn write<V: Backend>(cx: &mut Cx<'_, '_, V>, v: u64, by_user: bool) {
-    let offset = v.wrapping_sub(cx.st.pv.rate.scale(host::clock::rdtsc()));
-    if !by_user {
-        let moved = offset.wrapping_sub(cx.st.pv.tsc_offset);
-        cx.st.msrs.state.tsc_adjust = cx.st.msrs.state.tsc_adjust.wrapping_add(moved);
-        set_offset(cx, offset);
+    let speed = cx.st.pv.speed;
+    if by_user {
+        let now = moment_of(&cx.vcpu.shared);
+        let c = with_vm(&cx.vm.base.clock, |t| t.joint.write(v, speed, now));
+        count_from(cx, c);
         return;
     }
-    // A write by user space that agrees with the VM's other vCPUs up to the time it took to get
-    // here joins them exactly.
-    let c = &cx.vm.base.clock;
-    let shared = c.tsc_offset.load(Ordering::Acquire);
-    // CAST: the distance either way.
-    let apart = offset.wrapping_sub(shared) as i64;
-    let khz = u64::from(cx.st.pv.tsc_khz);
-    let limit = khz.wrapping_mul(SAME_MOMENT_NS / 1_000_000);
-    if v == 0 || apart.unsigned_abs() < limit {
-        set_offset(cx, shared);
-    } else {
-        c.tsc_offset.store(offset, Ordering::Release);
-        set_offset(cx, offset);
-    }
+    let offset = v.wrapping_sub(speed.rate.scale(moment_of(&cx.vcpu.shared).tsc));
+    let moved = offset.wrapping_sub(cx.st.pv.tsc_offset);
+    cx.st.msrs.state.tsc_adjust = cx.st.msrs.state.tsc_adjust.wrapping_add(moved);
+    adjust(cx, moved);
 }
 
 /// The offset, for user space (KVM_VCPU_TSC_OFFSET).
@@ -143,19 +215,23 @@ pub(crate) fn offset<V: Backend>(cx: &Cx<'_, '_, V>) -> u64 {
 
 /// User space sets the offset; vCPUs that come later join this one.
 pub(crate) fn set_user_offset<V: Backend>(cx: &mut Cx<'_, '_, V>, offset: u64) {
-    let c = &cx.vm.base.clock;
-    c.tsc_offset.store(offset, Ordering::Release);
-    set_offset(cx, offset);
+    let speed = cx.st.pv.speed;
+    let now = moment_of(&cx.vcpu.shared);
+    let c = with_vm(&cx.vm.base.clock, |t| {
+        t.joint.set_offset(offset, speed, now)
+    });
+    count_from(cx, c);
 }
 
-/// A write of IA32_TSC_ADJUST that moves the TSC by `d`.
+/// The guest moves its TSC by `d`, by writing it or IA32_TSC_ADJUST.
 pub(crate) fn adjust<V: Backend>(cx: &mut Cx<'_, '_, V>, d: u64) {
+    cx.st.pv.origin.move_by(d);
     let offset = cx.st.pv.tsc_offset.wrapping_add(d);
     set_offset(cx, offset);
 }
 
 /// The rate of a TSC that counts `khz`; the host's if that is close enough.
-pub(crate) fn rate<V: Backend>(khz: u32) -> Rate {
+fn rate<V: Backend>(khz: u32) -> Rate {
     let f = V::host_features();
     let host = host::cpu::tsc_khz();
     if is_close(khz, host) {
@@ -167,10 +243,15 @@ pub(crate) fn rate<V: Backend>(khz: u32) -> Rate {
 /// KVM_SET_TSC_KHZ on a vCPU. 0 means the host's. EINVAL for a frequency that the hardware cannot
 /// give the guest.
 pub(crate) fn set_khz<V: Backend>(cx: &mut Cx<'_, '_, V>, khz: usize) -> Result {
-    cx.st.pv.tsc_khz = check::<V>(khz)?;
-    cx.st.pv.rate = rate::<V>(cx.st.pv.tsc_khz);
-    apply(cx);
-    cx.vcpu.shared.request(Request::ClockUpdate);
+    let khz = check::<V>(khz)?;
+    let now = moment_of(&cx.vcpu.shared);
+    cx.st.pv.speed = Speed {
+        khz,
+        rate: rate::<V>(khz),
+    };
+    cx.st.pv.origin = Origin::new(cx.st.pv.tsc_at(now.tsc), now);
+    put_offset(cx, cx.st.pv.tsc_offset);
+    cx.vm.base.request_all(Request::ClockUpdate);
     Ok(())
 }
 
@@ -193,15 +274,19 @@ fn is_close(khz: u32, host: u32) -> bool {
     apart <= slack
 }
 
+/// KVM: frequencies that scaling hardware gives a guest are below this.
+const MAX_KHZ: u32 = i32::MAX as u32;
+
 /// A frequency that a guest can have, kHz; the host's for 0.
 fn check<V: Backend>(khz: usize) -> Result<u32> {
     let host = host::cpu::tsc_khz();
-    let khz = u32::try_from(khz).map_err(|_| EINVAL)?;
+    // CAST: the argument has 32 bits, and the rest of the register nobody looks at.
+    let khz = khz as u32;
     if khz == 0 {
         return Ok(host);
     }
     let frac = V::host_features().tsc_frac_bits;
-    if is_close(khz, host) || Rate::new(khz, host, frac).is_some() {
+    if is_close(khz, host) || khz < MAX_KHZ && Rate::new(khz, host, frac).is_some() {
         Ok(khz)
     } else {
         Err(EINVAL)

@@ -35,6 +35,7 @@ pub(crate) mod user_exit;
 
 use crate::backend::Backend;
 use crate::host_caps;
+use crate::pv;
 use crate::vm::VmCore;
 use host::lock::KillableMutex;
 use host::run_page::SharedPage;
@@ -183,12 +184,16 @@ impl<V: Backend> Vcpu<V> {
         let mut guard = self.inner.lock_killable()?;
         let Inner { hw, st } = &mut *guard;
         self.hook.with_loaded(hw, |l| {
-            f(&mut Cx {
+            let mut cx = Cx {
                 vm,
                 vcpu: self,
                 st,
                 l,
-            })
+            };
+            if self.shared.must_follow_host() {
+                pv::tsc::follow_host(&mut cx);
+            }
+            f(&mut cx)
         })
     }
 

@@ -70,10 +70,14 @@ pub(crate) struct VcpuShared {
     /// Statistics.
     pub(crate) stats: VcpuStats,
     cpu: AtomicI32,
-    /// Guest TSC = host TSC + this.
+    /// Guest TSC = host TSC by the ratio that follows + this.
     tsc_offset: AtomicU64,
+    /// In the format of the hardware.
+    tsc_ratio: AtomicU64,
     /// [`host::clock::tsc_lost`] as the owner has taken it into account.
     tsc_lost: AtomicU64,
+    /// The TSC of the CPU that it left, while that is no clock; else 0.
+    left_at: AtomicU64,
     /// The MSR of stolen time while the guest wants to know of it, else 0.
     steal: AtomicU64,
     /// Nothing that the guest's page tables said is kept while it waits for a CPU.
@@ -105,7 +109,9 @@ impl VcpuShared {
             stats <- VcpuStats::new(),
             cpu: AtomicI32::new(-1),
             tsc_offset: AtomicU64::new(0),
+            tsc_ratio: AtomicU64::new(0),
             tsc_lost: AtomicU64::new(host::clock::tsc_lost()),
+            left_at: AtomicU64::new(0),
             steal: AtomicU64::new(0),
             at_boundary: AtomicBool::new(false),
             told_preempted: AtomicBool::new(false),
@@ -162,20 +168,34 @@ impl VcpuShared {
         u32::try_from(self.cpu.load(Ordering::Relaxed)).ok()
     }
 
-    /// Guest TSC = host TSC + this.
-    pub(crate) fn tsc_offset(&self) -> u64 {
-        self.tsc_offset.load(Ordering::Relaxed)
+    /// What its TSC is compared with the host's: offset and ratio.
+    pub(crate) fn tsc(&self) -> (u64, u64) {
+        let ratio = self.tsc_ratio.load(Ordering::Relaxed);
+        (self.tsc_offset.load(Ordering::Relaxed), ratio)
     }
 
-    /// Owner: lets others know the TSC offset.
-    pub(crate) fn set_tsc_offset(&self, offset: u64) {
+    /// Owner: lets others know that.
+    pub(crate) fn set_tsc(&self, offset: u64, ratio: u64) {
         self.tsc_offset.store(offset, Ordering::Relaxed);
+        self.tsc_ratio.store(ratio, Ordering::Relaxed);
     }
 
-    /// Owner: the ticks that the host's TSC lost since this was asked last.
-    pub(crate) fn take_tsc_lost(&self) -> u64 {
-        let now = host::clock::tsc_lost();
-        now.wrapping_sub(self.tsc_lost.swap(now, Ordering::Relaxed))
+    /// May the guest's TSC have to follow the host's?
+    #[inline]
+    pub(crate) fn must_follow_host(&self) -> bool {
+        self.tsc_lost.load(Ordering::Relaxed) != host::clock::tsc_lost() || clock::drifts()
+    }
+
+    /// Owner: it did, up to this [`host::clock::tsc_lost`].
+    pub(crate) fn follows_host(&self, lost: u64) {
+        self.tsc_lost.store(lost, Ordering::Relaxed);
+    }
+
+    /// Owner: the TSC of the CPU that the vCPU left first since this was asked last, if it left one.
+    /// For hosts whose TSCs are no clock.
+    pub(crate) fn take_left(&self) -> Option<u64> {
+        let at = self.left_at.swap(0, Ordering::Relaxed);
+        (at != 0).then_some(at)
     }
 
     /// Owner: stolen time is asked for at each load from now on, with this value of its MSR; 0: no
@@ -316,7 +336,7 @@ impl SchedObserver for Sched {
         if clock::drifts() {
             self.shared.request(Request::ClockUpdate);
         }
-        if self.shared.tsc_lost.load(Ordering::Relaxed) != host::clock::tsc_lost() {
+        if self.shared.must_follow_host() {
             self.shared.request(Request::Tsc);
         }
         if let Some(r) = &self.shared.ring {
@@ -326,6 +346,12 @@ impl SchedObserver for Sched {
 
     #[inline]
     fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool, entered: bool) {
+        if clock::drifts() && self.shared.left_at.load(Ordering::Relaxed) == 0 {
+            // The guest saw nothing later.
+            self.shared
+                .left_at
+                .store(host::clock::rdtsc(), Ordering::Relaxed);
+        }
         if entered {
             // An entry leaves some of the guest's state on the CPU, which goes now.
             self.shared.stats.count(VcpuStat::HostStateReload);

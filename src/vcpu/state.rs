@@ -229,7 +229,6 @@ impl State {
             plain |= base::BSP;
         }
         let quirk = vm.base.caps.quirk(abi::KVM_X86_QUIRK_STUFF_FEATURE_MSRS);
-        let rate = tsc::rate::<V>(tsc_khz);
         let init = try_init!(Self {
             is_bsp: bsp,
             ran: false,
@@ -262,7 +261,7 @@ impl State {
             root_loaded: false,
             emul: Emul::new()?,
             code: Code::new(),
-            pv: PvState::new(tsc_khz, rate, tsc::initial_offset(&vm.base.clock, rate)),
+            pv: tsc::new_state::<V>(&vm.base.clock, tsc_khz),
             thread: None,
             signal_mask: None,
             eoi_exits: EoiExits::default(),

@@ -8,13 +8,15 @@
 //! the CPUID instruction, bits that change while the guest runs, and the compact
 //! [`GuestFeatures`](guest::GuestFeatures) that other parts ask. [`msr`] does the same for the
 //! model-specific registers, with [`mtrr`] and [`mce`] for the two groups that have rules of their
-//! own, and [`clock`] computes the paravirtual clock's parameters. [`spin`] says how
-//! long a guest may spin before it exits.
+//! own, and [`clock`] computes the paravirtual clock's parameters. [`tsc`] is the rate
+//! of a guest's TSC, [`joint`] what the TSCs of a VM count from. [`spin`] says how long a guest may
+//! spin before it exits.
 
 pub mod clock;
 pub mod cpuid;
 pub mod feature;
 pub mod guest;
+pub mod joint;
 pub mod mce;
 pub mod msr;
 pub mod mtrr;

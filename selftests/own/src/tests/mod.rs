@@ -32,6 +32,7 @@ mod preempted;
 mod random_mmio;
 mod rng;
 mod running;
+mod tsc;
 mod user_exits;
 mod user_pic;
 mod windows;
@@ -117,6 +118,8 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("x2apic_timer", ipis::x2apic_timer),
     ("kvmclock", clock::kvmclock),
     ("steal_time", clock::steal_time),
+    ("tsc_values", tsc::values),
+    ("tsc_speeds", tsc::speeds),
     ("irq_windows", windows::interrupts),
     ("split_window", user_pic::split_window),
     ("masked_pic", user_pic::masked_pic),
