@@ -16,11 +16,12 @@ use crate::vcpu::shared::Request;
 use crate::vcpu::Cx;
 use crate::vm::VmBase;
 use core::sync::atomic::fence;
-use core::sync::atomic::AtomicBool;
+use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering;
 use host::gtod;
 use host::gtod::GtodEvents;
 use host::gtod::TimePair;
+use host::pin::with_irqs_off;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::KvmClockData;
@@ -30,24 +31,31 @@ use model::abi::PvclockWallClock;
 use model::addr::Gpa;
 use model::policy::clock::Scale;
 
-/// The host's clock is its TSC.
-static HOST_IS_TSC: AtomicBool = AtomicBool::new(false);
+/// How often the host's clock has begun or ceased to be its TSC; odd while it is. No vCPU is in the
+/// guest while it does: the kernel stops all CPUs for that, so that they are loaded anew.
+static SWITCHES: AtomicU64 = AtomicU64::new(0);
 
 /// Follows the host's timekeeper.
 pub(crate) struct HostClock;
 
 impl GtodEvents for HostClock {
     fn changed(&self, tsc: bool, _stepped: bool) {
-        if HOST_IS_TSC.load(Ordering::Relaxed) != tsc {
-            HOST_IS_TSC.store(tsc, Ordering::Relaxed);
+        if drifts() == tsc {
+            SWITCHES.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
-/// Must the clock page of a vCPU be computed anew when the vCPU is loaded?
+/// How often the host's clock has begun or ceased to be its TSC.
+#[inline]
+pub(crate) fn switches() -> u64 {
+    SWITCHES.load(Ordering::Relaxed)
+}
+
+/// Must the clock page of a vCPU be computed anew whenever the vCPU is loaded?
 #[inline]
 pub(crate) fn drifts() -> bool {
-    !HOST_IS_TSC.load(Ordering::Relaxed)
+    switches() & 1 == 0
 }
 
 /// The clock of a VM.
@@ -55,6 +63,8 @@ pub(super) struct Base {
     /// The host's time (since boot, at the raw rate) and TSC of one moment; none if the host's clock
     /// was not the TSC.
     pair: Option<TimePair>,
+    /// [`SWITCHES`] before that moment: the pair is worth nothing after another one.
+    switches: u64,
     /// Added to the host's time to get the VM's, ns.
     offset: u64,
 }
@@ -62,11 +72,36 @@ pub(super) struct Base {
 impl Base {
     /// A clock that is 0 now.
     pub(super) fn new() -> Self {
+        Self::at(0)
+    }
+
+    /// A clock that is this many ns now.
+    fn at(ns: u64) -> Self {
+        let switches = switches();
         let (pair, now) = host_now();
         Self {
             pair,
-            offset: now.ns.wrapping_neg(),
+            switches,
+            offset: ns.wrapping_sub(now.ns),
         }
+    }
+
+    /// Goes on with another pair from now on.
+    fn renew(&mut self) {
+        self.switches = switches();
+        self.pair = host_now().0;
+    }
+
+    /// The pair that all vCPUs share, while the host can be trusted to keep it true.
+    fn shared_pair(&mut self) -> Option<TimePair> {
+        if drifts() || host::cpu::tsc_unstable() {
+            return None;
+        }
+        if self.switches != switches() {
+            // Time went on by another clock meanwhile, and not just as the TSC would have it.
+            self.renew();
+        }
+        self.pair
     }
 }
 
@@ -76,24 +111,19 @@ fn host_now() -> (Option<TimePair>, TimePair) {
     match s.boot_raw() {
         Some(p) => (Some(p), p),
         None => {
-            let ns = s.boot_raw_ns();
-            let tsc = host::clock::rdtsc();
-            (None, TimePair { ns, tsc })
+            // Nothing may come in between.
+            let pair = with_irqs_off(|_| TimePair {
+                ns: s.boot_raw_ns(),
+                tsc: host::clock::rdtsc(),
+            });
+            (None, pair)
         }
     }
 }
 
-/// The pair that all vCPUs share, while the host can be trusted to keep it true.
-fn shared_pair(base: &Base) -> Option<TimePair> {
-    if drifts() || host::cpu::tsc_unstable() {
-        return None;
-    }
-    base.pair
-}
-
 /// The host's TSC lost its count: the VM's clock goes on with the time from now on.
 pub(super) fn renew(c: &super::VmClock) {
-    c.base.lock().pair = host_now().0;
+    c.base.lock().renew();
 }
 
 /// PVCLOCK_TSC_STABLE_BIT.
@@ -129,6 +159,7 @@ pub(crate) fn refresh<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 
 /// Writes the clock page.
 pub(crate) fn update<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    cx.vcpu.shared.follows_clock(switches());
     let Some(gpa) = page(cx) else {
         return;
     };
@@ -142,8 +173,8 @@ pub(crate) fn update<V: Backend>(cx: &mut Cx<'_, '_, V>) {
         flags |= GUEST_STOPPED;
     }
     let (pair, offset) = {
-        let base = vm.clock.base.lock();
-        let pair = match shared_pair(&base) {
+        let mut base = vm.clock.base.lock();
+        let pair = match base.shared_pair() {
             Some(p) => {
                 if super::tsc::all_match(vm) {
                     flags |= TSC_STABLE;
@@ -188,7 +219,11 @@ pub(crate) fn write_wall_clock<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: u64) {
     };
     let odd = old | 1;
     let d = get(vm);
-    let start = d.realtime.wrapping_sub(d.clock);
+    let real = match d.flags & abi::KVM_CLOCK_REALTIME {
+        0 => host::clock::real_ns(),
+        _ => d.realtime,
+    };
+    let start = real.wrapping_sub(d.clock);
     let mut w = PvclockWallClock {
         version: odd,
         // CAST: seconds of this century fit; the ABI has 32 bits.
@@ -208,9 +243,10 @@ pub(crate) fn write_wall_clock<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: u64) {
 /// KVM_GET_CLOCK.
 pub(crate) fn get(vm: &VmBase) -> KvmClockData {
     let mut d = KvmClockData::zeroed();
-    let base = vm.clock.base.lock();
+    let mut base = vm.clock.base.lock();
+    let pair = base.shared_pair();
     let real = gtod::snapshot().realtime();
-    match (shared_pair(&base), real) {
+    match (pair, real) {
         (Some(pair), Some(real)) => {
             d.clock = at_tsc(&base, pair, real.tsc);
             d.realtime = real.ns;
@@ -222,7 +258,6 @@ pub(crate) fn get(vm: &VmBase) -> KvmClockData {
         }
         _ => {
             d.clock = host_now().1.ns.wrapping_add(base.offset);
-            d.realtime = host::clock::real_ns();
         }
     }
     d
@@ -239,11 +274,7 @@ pub(crate) fn set(vm: &VmBase, d: &KvmClockData) -> Result<isize> {
         // The clock went on while the VM was on its way; it never goes back.
         clock = clock.wrapping_add(host::clock::real_ns().saturating_sub(d.realtime));
     }
-    let (pair, now) = host_now();
-    *vm.clock.base.lock() = Base {
-        pair,
-        offset: clock.wrapping_sub(now.ns),
-    };
+    *vm.clock.base.lock() = Base::at(clock);
     vm.request_all(Request::ClockUpdate);
     Ok(0)
 }

@@ -76,6 +76,8 @@ pub(crate) struct VcpuShared {
     tsc_ratio: AtomicU64,
     /// [`host::clock::tsc_lost`] as the owner has taken it into account.
     tsc_lost: AtomicU64,
+    /// [`clock::switches`] as the clock's page takes it into account.
+    switches: AtomicU64,
     /// The TSC of the CPU that it left, while that is no clock; else 0.
     left_at: AtomicU64,
     /// The MSR of stolen time while the guest wants to know of it, else 0.
@@ -111,6 +113,7 @@ impl VcpuShared {
             tsc_offset: AtomicU64::new(0),
             tsc_ratio: AtomicU64::new(0),
             tsc_lost: AtomicU64::new(host::clock::tsc_lost()),
+            switches: AtomicU64::new(clock::switches()),
             left_at: AtomicU64::new(0),
             steal: AtomicU64::new(0),
             at_boundary: AtomicBool::new(false),
@@ -189,6 +192,11 @@ impl VcpuShared {
     /// Owner: it did, up to this [`host::clock::tsc_lost`].
     pub(crate) fn follows_host(&self, lost: u64) {
         self.tsc_lost.store(lost, Ordering::Relaxed);
+    }
+
+    /// Owner: the clock's page is written after so many [`clock::switches`].
+    pub(crate) fn follows_clock(&self, switches: u64) {
+        self.switches.store(switches, Ordering::Relaxed);
     }
 
     /// Owner: the TSC of the CPU that the vCPU left first since this was asked last, if it left one.
@@ -333,7 +341,7 @@ impl SchedObserver for Sched {
         if self.shared.reports_steal() {
             self.shared.request(Request::StealTime);
         }
-        if clock::drifts() {
+        if clock::drifts() || self.shared.switches.load(Ordering::Relaxed) != clock::switches() {
             self.shared.request(Request::ClockUpdate);
         }
         if self.shared.must_follow_host() {

@@ -16,12 +16,12 @@ use std::time::Instant;
 use std::time::SystemTime;
 
 /// Where the guest has its pages.
-const TIME: usize = 0x8_0100;
+pub(super) const TIME: usize = 0x8_0100;
 const WALL: usize = 0x8_0200;
 const STEAL: usize = 0x8_0240;
 /// MSRs of `asm/kvm_para.h`.
 const MSR_WALL: u32 = 0x4b56_4d00;
-const MSR_TIME: u32 = 0x4b56_4d01;
+pub(super) const MSR_TIME: u32 = 0x4b56_4d01;
 const MSR_STEAL: u32 = 0x4b56_4d03;
 
 guest_code! {
@@ -51,12 +51,14 @@ guest_code! {
 
 /// What the guest saw: `struct pvclock_vcpu_time_info`, the TSC, and the time that follows.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+pub(super) struct Seen {
     version: u32,
     mul: u32,
     shift: i8,
-    flags: u8,
-    ns: u64,
+    pub(super) flags: u8,
+    /// The time of the page itself.
+    pub(super) base: u64,
+    pub(super) ns: u64,
 }
 
 fn seen(g: &Guest) -> Option<Seen> {
@@ -75,16 +77,17 @@ fn seen(g: &Guest) -> Option<Seen> {
         mul,
         shift,
         flags: (w[3] >> 40) as u8,
+        base: w[2],
         ns: w[2].wrapping_add((ticks * u128::from(mul) >> 32) as u64),
     })
 }
 
-fn clock(g: &Guest) -> kvm_clock_data {
+pub(super) fn clock(g: &Guest) -> kvm_clock_data {
     g.vm.get(k::GET_CLOCK).expect("KVM_GET_CLOCK")
 }
 
 /// The guest's time lies between the VM's clock before and after; a millisecond is for rounding.
-fn between(t: &mut Tap, what: &str, g: &Guest) -> Option<Seen> {
+pub(super) fn between(t: &mut Tap, what: &str, g: &Guest) -> Option<Seen> {
     let a = clock(g).clock;
     let s = seen(g);
     let b = clock(g).clock;
@@ -93,7 +96,7 @@ fn between(t: &mut Tap, what: &str, g: &Guest) -> Option<Seen> {
     s
 }
 
-fn start(msr: u32) -> Guest {
+pub(super) fn start(msr: u32) -> Guest {
     let g = Guest::long(look());
     assert!(g.cpus[0].set_msr(msr, TIME as u64 | 1), "MSR {msr:#x}");
     g

@@ -7,6 +7,7 @@ mod bad_guest;
 mod basic;
 mod chips;
 mod clock;
+mod clock_source;
 mod compat;
 mod device_memory;
 mod devices;
@@ -118,6 +119,8 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("x2apic_timer", ipis::x2apic_timer),
     ("kvmclock", clock::kvmclock),
     ("steal_time", clock::steal_time),
+    ("clock_switches", clock_source::switches),
+    ("clock_notices", clock_source::notices),
     ("tsc_values", tsc::values),
     ("tsc_speeds", tsc::speeds),
     ("irq_windows", windows::interrupts),
