@@ -126,15 +126,10 @@ impl Bus for World {
     fn fetch(&mut self, at: Gva, buf: &mut [u8], _: Access) -> Result<(), Stop> {
         assert!(!buf.is_empty() && buf.len() <= 15);
         assert_eq!(at.0 >> 12, (at.0.wrapping_add(buf.len() as u64 - 1)) >> 12);
-        let key = IoKey::new(IoKind::Fetch, at.0, buf.len() as u8, false);
-        if let Some(d) = self.log.replay(&key) {
-            buf.copy_from_slice(&d[..buf.len()]);
-            return Ok(());
-        }
         for (i, b) in buf.iter_mut().enumerate() {
             *b = self.byte(at.0.wrapping_add(i as u64));
         }
-        self.log.record(key, buf).map_err(|_| Stop::UNHANDLED)
+        Ok(())
     }
     fn read(&mut self, at: Gva, buf: &mut [u8], _: Access) -> Result<(), Stop> {
         assert!(buf.len() <= 16);
@@ -352,9 +347,10 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let mut w2 = world;
     w2.user_at = Some(1 + u32::from(input.u8()) % total.max(1));
     let mut rounds = 0;
+    let mut known = Code::known(&code[..given]);
     let replayed = loop {
         w2.log.rewind();
-        match emulate(&mut s2, &mut Code::known(&code[..given]), &mut w2) {
+        match emulate(&mut s2, &mut known, &mut w2) {
             Err(Stop::NeedUser) => {
                 let (key, data) = w2.pending.take().expect("an access is pending");
                 if w2.log.record(key, &data).is_err() {
@@ -366,21 +362,10 @@ fuzz_target!(|data: &[u8]| -> Corpus {
             other => break other,
         }
     };
-    // REP makes different progress per call, and is fetched again after each user exit, when it
-    // may have overwritten itself.
+    // REP makes different progress per call. Whatever is written over the instruction meanwhile, it
+    // is the same one.
     let more = |r: &Result<Done, Stop>| matches!(r, Ok(d) if d.flow == Flow::Repeat);
-    let base = if start.efer & efer::LMA != 0 && start.seg[1].attr & Segment::L != 0 {
-        0
-    } else {
-        start.seg[1].base
-    };
-    let mut code_at = (0..15).map(|i| base.wrapping_add(start.rip).wrapping_add(i));
-    let modified = code_at.any(|a| {
-        w.written
-            .iter()
-            .any(|(b, _)| a == *b || a & 0xffff_ffff == *b)
-    });
-    if !more(&result) && !more(&replayed) && !modified {
+    if !more(&result) && !more(&replayed) {
         assert_eq!(result, replayed);
         assert_eq!(text(&s), text(&s2));
         assert_eq!(w.written.last(), w2.written.last());
