@@ -8,6 +8,7 @@
 #                                         to an hour, 7 GB in DIR, and the archive's packages some times:
 #                                         KVM_RS_MIRROR= and KVM_RS_SECURITY= of a cache spare that
 #   ONLY="kill kernel-install"            the rows below that match, and what lies between
+#   IMAGE=FILE                            the file system: made, and kept for the next run
 #
 # The cache is a file system in a file, mounted where only this run sees it; a large file fills it.
 set -u
@@ -25,10 +26,9 @@ full	mmdebstrap	installing remaining
 full	kernel-install	^Get:2
 net	folder-update	.
 kill	kernel-install	Unpacking linux-image
-kill	kernel-install	Setting up linux-kbuild
-int	kernel-install	Unpacking linux-source
 full	kernel-install	Unpacking linux-headers
-kill	kernel-install	Setting up linux-headers
+kill	kernel-install	Unpacking linux-source|Setting up linux
+int	kernel-install	Unpacking linux-source|Setting up linux
 full	kernel-rust	unpacking
 kill	kernel-rust	unpacking
 full	host/build/work/prepare.log	RUSTC L rust/core
@@ -47,9 +47,10 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
-truncate -s 10G "$dir/image"
+image=${IMAGE:-$dir/image}
 mkdir "$dir/fs"
-mkfs.ext4 -q -m 0 "$dir/image" && mount -o loop "$dir/image" "$dir/fs" || die "a file system in $dir cannot be mounted"
+[ -e "$image" ] || { truncate -s 10G "$image" && mkfs.ext4 -q -m 0 "$image"; } || die "$image cannot be made"
+mount -o loop "$image" "$dir/fs" || die "$image cannot be mounted"
 export KVM_RS_CACHE=$dir/fs/cache
 failed=0
 verdict() { # rc, sentence
@@ -60,12 +61,16 @@ verdict() { # rc, sentence
 	fi
 }
 setup=("$SRC/scripts/host-setup.sh")
+# Their logs, in this order.
+steps="mmdebstrap folder-update kernel-install kernel-rust kselftests"
 spoil() { # kind, log, pattern
 	local kind=$1 log=$KVM_RS_CACHE/log/$2.log pattern=$3 rc=0 what="$1 in $2 at '$3'" free
-	case $2 in */*) log=$KVM_RS_CACHE/$2 ;; esac
+	local later=${steps#*"$2"} step
+	case $2 in */*) log=$KVM_RS_CACHE/$2 later=${steps#*kernel-rust} ;; esac
 	local run=(setsid env --default-signal=INT)
 	[ "$kind" != net ] || run+=(unshare -n)
 	rm -f "$log"
+	touch "$dir/start"
 	"${run[@]}" "${setup[@]}" >"$dir/out" 2>&1 &
 	group=$!
 	if [ "$kind" != net ]; then
@@ -74,6 +79,13 @@ spoil() { # kind, log, pattern
 				verdict 1 "$what: set-up ended before"
 				return
 			}
+			for step in $later; do
+				[ "$KVM_RS_CACHE/log/$step.log" -nt "$dir/start" ] || continue
+				kill -KILL -- "-$group"
+				wait "$group" 2>/dev/null
+				verdict 1 "$what: the step went by without it"
+				return
+			done
 			sleep 0.2
 		done
 		sleep "0.$((RANDOM % 10))"

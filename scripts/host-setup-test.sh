@@ -82,6 +82,9 @@ fi
 if on_small "$copy && cd $tree && make -o host-modules run"; then not_ok "a full disk: make run fails"; else
 	says "a full disk: make run says so" "^(vm|run).sh: no space is left on the file system of $tree/build"
 fi
+if on_small "$copy && cat /dev/zero >$tree/build/rest; $tree/scripts/test.sh fmt"; then not_ok "a full disk: make test fails"; else
+	says "a full disk: make test says so" "^failed: .*no space is left on the file system of build/test "
+fi
 
 # What a build that was killed may have left half is made again, and only that.
 mkdir -p "$tmp/half/target"

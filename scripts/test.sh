@@ -515,7 +515,10 @@ summary() { # directory, seconds
 	while read -r name ko; do
 		[ -e "$1/$name.tap" ] || not_ok "$name: did not end" >"$1/$name.tap"
 	done <"$1/all"
-	cat "$1"/*.tap | awk -v t="$2" '
+	{
+		cat "$1"/*.tap
+		! why=$(disk_full "$1") || not_ok "$why: results may be missing"
+	} | awk -v t="$2" '
 	/^#count / { p += $2; f += $3; s += $4 }
 	/^ok .*# SKIP/ { s++; next }
 	/^ok / { p++ }
@@ -599,5 +602,4 @@ for ((i = 0; i < ${TEST_JOBS:-2}; i++)); do
 done
 trap 'kill "${pids[@]}" 2>/dev/null; exit 130' INT TERM
 wait
-! why=$(disk_full build/test) || echo "# $why: results may be missing"
 summary build/test $((SECONDS - started))
