@@ -44,7 +44,7 @@ add() {
 	cp -p "$f" "$tmp$f"
 	# Nobody reads debug information there, and an emulated machine unpacks it slowly.
 	case $f in "$SRC"/*) strip --strip-debug "$tmp$f" 2>/dev/null || : ;; esac
-	if [ "$(head -c4 "$f" | tail -c3)" = ELF ] && [ "${f%.ko}" = "$f" ]; then
+	if [ "$(head -c4 "$f" | tail -c3 | tr -d '\0')" = ELF ] && [ "${f%.ko}" = "$f" ]; then
 		while IFS= read -r lib; do add "$lib"; done < <(
 			ldd "$f" 2>/dev/null | grep -o '/[^ ]*' || true)
 	fi

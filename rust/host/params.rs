@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The module's parameters, `/sys/module/kvm/parameters`. Those that can be written to are read
-//! anew at each use. Some have no effect yet: Documentation/status.rst lists them.
+//! anew at each use. Those without a reader here have no effect: Documentation/status.rst lists them.
 
 use crate::shim;
 
@@ -24,34 +24,20 @@ params! {
     checked: i32 = kvmrs_param_checked;
     /// Let guests read (as 0) and write MSRs that are not known.
     ignore_msrs: bool = kvmrs_param_ignore_msrs;
-    /// Log such accesses.
-    report_ignored_msrs: bool = kvmrs_param_report_ignored_msrs;
     /// Shortest period of a guest's periodic timer, microseconds.
     min_timer_period_us: u32 = kvmrs_param_min_timer_period_us;
     /// Difference between TSC rates that is not worth scaling, parts per million.
     tsc_tolerance_ppm: u32 = kvmrs_param_tsc_tolerance_ppm;
-    /// Support the VMware backdoor.
-    enable_vmware_backdoor: bool = kvmrs_param_enable_vmware_backdoor;
     /// Emulate instructions with the forced-emulation prefix; bit 1: clear RFLAGS.RF before.
     force_emulation_prefix: i32 = kvmrs_param_force_emulation_prefix;
     /// Mitigate return predictions across threads of a core.
     mitigate_smt_rsb: bool = kvmrs_param_mitigate_smt_rsb;
-    /// Fire the LAPIC timer early by what an entry costs.
-    lapic_timer_advance: bool = kvmrs_param_lapic_timer_advance;
     /// Hash vectors over the destinations of lowest-priority interrupts.
     vector_hashing: bool = kvmrs_param_vector_hashing;
-    /// Virtualize performance counters.
-    enable_pmu: bool = kvmrs_param_enable_pmu;
     /// Split large pages when dirty logging starts.
     eager_page_split: bool = kvmrs_param_eager_page_split;
-    /// Cache MMIO addresses in the nested page tables.
-    mmio_caching: bool = kvmrs_param_mmio_caching;
-    /// Flush when a cached root is used again.
-    flush_on_reuse: bool = kvmrs_param_flush_on_reuse;
     /// Enable the extension when the module is loaded, not with the first VM.
     enable_virt_at_load: bool = kvmrs_param_enable_virt_at_load;
-    /// Map memory whose changes are not announced.
-    allow_unsafe_mappings: bool = kvmrs_param_allow_unsafe_mappings;
     /// Longest polling before a halted vCPU sleeps, nanoseconds.
     halt_poll_ns: u32 = kvmrs_param_halt_poll_ns;
     /// Factor by which polling grows.

@@ -255,13 +255,6 @@ impl FeatureSet {
             *bits &= !less;
         }
     }
-
-    /// Removes every feature that `other` lacks.
-    pub fn keep_only(&mut self, other: &FeatureSet) {
-        for (bits, also) in self.0.iter_mut().zip(other.0) {
-            *bits &= also;
-        }
-    }
 }
 
 /// Whether the answer of a leaf depends on ECX. `SDM: vol 2A, table 3-8`.
@@ -352,8 +345,6 @@ mod tests {
         other.insert_all(&set);
         other.remove_all(&FeatureSet::of(&[Feature::NX]));
         assert_eq!(other, set);
-        other.keep_only(&FeatureSet::EMPTY);
-        assert_eq!(other, FeatureSet::EMPTY);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! X2APIC_API capability takes bits 31:8 from bits 31:8 of the upper address word, and the
 //! extended destination ID that KVM_FEATURE_MSI_EXT_DEST_ID announces puts bits 14:8 into address
 //! bits 11:5. A VMM translates the second to the first before it calls KVM, so
-//! [`Msi::decode`] knows only the first and [`Msi::from_extended`] does the translation.
+//! [`Msi::decode`] knows only the first.
 
 use super::apic::{Delivery, Message, Trigger};
 
@@ -25,8 +25,6 @@ pub struct Msi {
 mod address {
     pub(super) const LOGICAL: u32 = 1 << 2;
     pub(super) const REDIRECTION_HINT: u32 = 1 << 3;
-    pub(super) const EXTENDED_SHIFT: u32 = 5;
-    pub(super) const EXTENDED_MASK: u32 = 0x7f;
     pub(super) const DEST_SHIFT: u32 = 12;
 }
 
@@ -63,18 +61,6 @@ impl Msi {
             redirection_hint: self.address_lo & address::REDIRECTION_HINT != 0,
         }
     }
-
-    /// The same MSI with an extended destination ID (bits 11:5 of the address) moved to where
-    /// [`Msi::decode`] looks for it.
-    #[inline]
-    pub const fn from_extended(self) -> Self {
-        let ext = (self.address_lo >> address::EXTENDED_SHIFT) & address::EXTENDED_MASK;
-        Self {
-            address_lo: self.address_lo & !(address::EXTENDED_MASK << address::EXTENDED_SHIFT),
-            address_hi: self.address_hi | (ext << 8),
-            data: self.data,
-        }
-    }
 }
 
 #[cfg(test)]
@@ -103,17 +89,5 @@ mod tests {
         };
         assert!(msi.is_valid(false) && !msi.is_valid(true));
         assert_eq!(msi.decode(true).dest, 0x100);
-    }
-
-    #[test]
-    fn extended_destination_moves_up() {
-        let msi = Msi {
-            address_lo: 0xfee3_4000 | (0x7f << 5),
-            address_hi: 0,
-            data: 0x30,
-        };
-        let wide = msi.from_extended();
-        assert_eq!(wide.address_lo, 0xfee3_4000);
-        assert_eq!(wide.decode(true).dest, 0x7f34);
     }
 }

@@ -346,11 +346,6 @@ impl<P: Storage> LocalApic<P> {
         self.timer.op()
     }
 
-    /// Whether the timer is in TSC-deadline mode and armed, and for when: the guest's TSC.
-    pub fn armed_deadline(&self) -> Option<u64> {
-        (self.timer.armed && self.timer.kind == Kind::Deadline).then_some(self.timer.target_tsc)
-    }
-
     /// The current count, at most the initial one: a period that was too short is longer than it.
     pub(super) fn current_count(&self, now: Now) -> u32 {
         let count = self.page().read(reg::TMICT);

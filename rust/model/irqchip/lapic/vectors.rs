@@ -191,11 +191,6 @@ impl<P: Storage> LocalApic<P> {
         self.update_ppr();
     }
 
-    /// The same for an interrupt that ends by being taken (Hyper-V's auto-EOI).
-    pub fn ack_auto_eoi(&mut self, vector: u8) {
-        self.page().clear(Bank::Irr, vector);
-    }
-
     /// Ends the highest interrupt in service; `None` if there is none. Another one may be
     /// deliverable then.
     #[inline]
@@ -237,17 +232,6 @@ impl<P: Storage> LocalApic<P> {
         Effects {
             recheck: lowered && self.next_vector().is_some(),
             ..Effects::NONE
-        }
-    }
-
-    /// The task priority below which an exit is wanted: the class of the highest request, if the
-    /// task priority holds it back, else 0. VMX calls it TPR threshold; without one, CR8 writes are
-    /// intercepted while it is not 0.
-    pub fn tpr_threshold(&mut self) -> u8 {
-        let tpr = self.cr8();
-        match self.highest_requested() {
-            Some(vector) if vector >> 4 <= tpr => vector >> 4,
-            _ => 0,
         }
     }
 
