@@ -66,3 +66,17 @@ pub fn is_off(parameter: &str) -> bool {
     let path = format!("/sys/module/kvm_intel/parameters/{parameter}");
     std::fs::read_to_string(path).is_ok_and(|s| s.trim() == "N")
 }
+
+/// This thread's register of protection keys; `None` where the host does not use them.
+pub fn pkru() -> Option<u32> {
+    // SAFETY: the instruction has no requirements.
+    let leaf = unsafe { std::arch::x86_64::__cpuid_count(7, 0) };
+    // OSPKE.
+    if leaf.ecx & 1 << 4 == 0 {
+        return None;
+    }
+    let value: u32;
+    // SAFETY: OSPKE says that CR4 allows it.
+    unsafe { std::arch::asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _) };
+    Some(value)
+}

@@ -22,6 +22,7 @@ mod hammer;
 mod host_memory;
 mod ipi_counts;
 mod ipis;
+mod keys;
 mod memory;
 mod msrs;
 mod notify;
@@ -144,6 +145,8 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("slot_moves", running::slot_moves),
     ("read_only", running::read_only),
     ("exits_off", running::exits_off),
+    ("cycle_counters", keys::cycle_counters),
+    ("protection_keys", keys::protection_keys),
     ("caching_off", running::caching_off),
     ("reserved_cr0", running::reserved_cr0),
     ("paging_stays", running::paging_stays),
