@@ -216,9 +216,12 @@ struct kvmrs_gtod {
 	u64 wall_sec;
 	bool tsc;
 };
-/* Follows the timekeeper; `changed` is called inside its update, with interrupts off. */
-int kvmrs_gtod_start(void (*changed)(bool tsc, bool stepped));
-/* Ends that; no call is running when this returns. */
+/*
+ * Follows the timekeeper: `changed` is called inside its update, with interrupts off, `suspending` before
+ * the machine is suspended.
+ */
+int kvmrs_gtod_start(void (*changed)(bool tsc, bool stepped), void (*suspending)(void));
+/* Ends that, once it began; no call is running when this returns. */
 void kvmrs_gtod_stop(void);
 /* A consistent copy of the last state. */
 void kvmrs_gtod_read(struct kvmrs_gtod *out);

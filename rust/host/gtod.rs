@@ -22,6 +22,8 @@ pub trait GtodEvents: Send + Sync + 'static {
     /// set. Called inside the update with interrupts off: no work may be queued
     /// from here.
     fn changed(&self, tsc: bool, stepped: bool);
+    /// The machine is about to be suspended, or hibernated. In a thread, before all of them stop.
+    fn suspending(&self);
 }
 
 /// The one receiver of the timekeeper's updates, or null.
@@ -46,11 +48,14 @@ impl<T: GtodEvents> Gtod<T> {
         RECEIVER
             .compare_exchange(ptr::null_mut(), raw, Ordering::AcqRel, Ordering::Relaxed)
             .map_err(|_| EBUSY)?;
-        let this = Self { events };
-        // SAFETY: The callback finds the receiver, which `this` holds until it has stopped. On
-        // failure dropping `this` stops what was not started, which does no harm.
-        to_result(unsafe { shim::kvmrs_gtod_start(Some(changed::<T>)) })?;
-        Ok(this)
+        // SAFETY: The callbacks find the receiver, which the result holds until they have stopped.
+        let started =
+            to_result(unsafe { shim::kvmrs_gtod_start(Some(changed::<T>), Some(suspending::<T>)) });
+        if let Err(err) = started {
+            RECEIVER.store(ptr::null_mut(), Ordering::Release);
+            return Err(err);
+        }
+        Ok(Self { events })
     }
 
     /// The receiver of the updates.
@@ -81,6 +86,12 @@ unsafe extern "C" fn changed<T: GtodEvents>(tsc: bool, stepped: bool) {
     // until this function cannot run any more.
     let events = unsafe { &*RECEIVER.load(Ordering::Acquire).cast::<T>() };
     events.changed(tsc, stepped);
+}
+
+unsafe extern "C" fn suspending<T: GtodEvents>() {
+    // SAFETY: As in `changed`.
+    let events = unsafe { &*RECEIVER.load(Ordering::Acquire).cast::<T>() };
+    events.suspending();
 }
 
 /// A time and the TSC at the same moment.

@@ -11,6 +11,7 @@
 //! different vCPUs (PVCLOCK_TSC_STABLE_BIT). Else each page is computed from the time of its update,
 //! which is repeated whenever the vCPU is loaded.
 
+use super::VmClock;
 use crate::backend::Backend;
 use crate::vcpu::shared::Request;
 use crate::vcpu::Cx;
@@ -35,6 +36,9 @@ use model::policy::clock::Scale;
 /// guest while it does: the kernel stops all CPUs for that, so that they are loaded anew.
 static SWITCHES: AtomicU64 = AtomicU64::new(0);
 
+/// How often the host was about to be suspended. Every vCPU is loaded anew after that.
+static SUSPENDS: AtomicU64 = AtomicU64::new(0);
+
 /// Follows the host's timekeeper.
 pub(crate) struct HostClock;
 
@@ -44,6 +48,10 @@ impl GtodEvents for HostClock {
             SWITCHES.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    fn suspending(&self) {
+        SUSPENDS.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// How often the host's clock has begun or ceased to be its TSC.
@@ -52,10 +60,24 @@ pub(crate) fn switches() -> u64 {
     SWITCHES.load(Ordering::Relaxed)
 }
 
+/// How often the host was about to be suspended.
+#[inline]
+pub(crate) fn suspends() -> u64 {
+    SUSPENDS.load(Ordering::Relaxed)
+}
+
 /// Must the clock page of a vCPU be computed anew whenever the vCPU is loaded?
 #[inline]
 pub(crate) fn drifts() -> bool {
     switches() & 1 == 0
+}
+
+impl VmClock {
+    /// Must the clock pages of this VM be?
+    #[inline]
+    pub(crate) fn drifts(&self) -> bool {
+        drifts() || self.old_guest.load(Ordering::Relaxed)
+    }
 }
 
 /// The clock of a VM.
@@ -91,18 +113,19 @@ impl Base {
         self.switches = switches();
         self.pair = host_now().0;
     }
+}
 
-    /// The pair that all vCPUs share, while the host can be trusted to keep it true.
-    fn shared_pair(&mut self) -> Option<TimePair> {
-        if drifts() || host::cpu::tsc_unstable() {
-            return None;
-        }
-        if self.switches != switches() {
-            // Time went on by another clock meanwhile, and not just as the TSC would have it.
-            self.renew();
-        }
-        self.pair
+/// The pair that all vCPUs share, while the host can be trusted to keep it true and the guest can work
+/// with it.
+fn shared_pair(c: &VmClock, base: &mut Base) -> Option<TimePair> {
+    if c.drifts() || host::cpu::tsc_unstable() {
+        return None;
     }
+    if base.switches != switches() {
+        // Time went on by another clock meanwhile, and not just as the TSC would have it.
+        base.renew();
+    }
+    base.pair
 }
 
 /// The host's time and TSC. The pair belongs together only if it is there twice.
@@ -121,8 +144,8 @@ fn host_now() -> (Option<TimePair>, TimePair) {
     }
 }
 
-/// The host's TSC lost its count: the VM's clock goes on with the time from now on.
-pub(super) fn renew(c: &super::VmClock) {
+/// The VM's clock goes on with the host's time from now on.
+pub(super) fn renew(c: &VmClock) {
     c.base.lock().renew();
 }
 
@@ -145,9 +168,19 @@ fn page<V: Backend>(cx: &Cx<'_, '_, V>) -> Option<Gpa> {
     (m & ENABLED != 0).then_some(Gpa(m & !ENABLED))
 }
 
-/// The guest set up its clock page.
-pub(crate) fn enable<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+/// The guest set up its clock page, or user space for it; `old` by the register of the first version.
+///
+/// KVM: some guests that use that one take times from long ago for wrong. What the boot vCPU does
+/// decides for all.
+pub(crate) fn enable<V: Backend>(cx: &mut Cx<'_, '_, V>, old: bool, by_user: bool) {
     refresh(cx);
+    let vm = &cx.vm.base;
+    if cx.vcpu.shared.id == 0 && !by_user && vm.clock.old_guest.swap(old, Ordering::Relaxed) != old
+    {
+        // What the guest saw last may not be what the pair of before says.
+        renew(&vm.clock);
+        vm.request_all(Request::ClockUpdate);
+    }
 }
 
 /// Writes the clock page before the next entry.
@@ -159,7 +192,7 @@ pub(crate) fn refresh<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 
 /// Writes the clock page.
 pub(crate) fn update<V: Backend>(cx: &mut Cx<'_, '_, V>) {
-    cx.vcpu.shared.follows_clock(switches());
+    let slept = cx.vcpu.shared.follows_clock(switches(), suspends());
     let Some(gpa) = page(cx) else {
         return;
     };
@@ -169,12 +202,12 @@ pub(crate) fn update<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     };
     // A guest that has not seen the flag yet keeps it.
     let mut flags = old.flags & GUEST_STOPPED;
-    if core::mem::take(&mut cx.st.pv.paused) {
+    if core::mem::take(&mut cx.st.pv.paused) || slept {
         flags |= GUEST_STOPPED;
     }
     let (pair, offset) = {
         let mut base = vm.clock.base.lock();
-        let pair = match base.shared_pair() {
+        let pair = match shared_pair(&vm.clock, &mut base) {
             Some(p) => {
                 if super::tsc::all_match(vm) {
                     flags |= TSC_STABLE;
@@ -208,12 +241,17 @@ pub(crate) fn update<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     let _ = vm.write_guest_val(gpa, &info.version);
 }
 
-/// Writes the time of day at which the VM's clock was 0.
-pub(crate) fn write_wall_clock<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: u64) {
+/// Where the guest wanted the time of day at which the VM's clock was 0.
+pub(crate) fn wall_clock(vm: &VmBase) -> u64 {
+    vm.clock.wall.load(Ordering::Relaxed)
+}
+
+/// Writes it there.
+pub(crate) fn write_wall_clock(vm: &VmBase, gpa: u64) {
+    vm.clock.wall.store(gpa, Ordering::Relaxed);
     if gpa == 0 {
         return;
     }
-    let vm = &cx.vm.base;
     let Ok(old) = vm.read_guest_val::<u32>(Gpa(gpa)) else {
         return;
     };
@@ -244,7 +282,7 @@ pub(crate) fn write_wall_clock<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: u64) {
 pub(crate) fn get(vm: &VmBase) -> KvmClockData {
     let mut d = KvmClockData::zeroed();
     let mut base = vm.clock.base.lock();
-    let pair = base.shared_pair();
+    let pair = shared_pair(&vm.clock, &mut base);
     let real = gtod::snapshot().realtime();
     match (pair, real) {
         (Some(pair), Some(real)) => {

@@ -8,7 +8,9 @@ pub(crate) mod spin;
 pub(crate) mod steal;
 pub(crate) mod tsc;
 
+use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU32;
+use core::sync::atomic::AtomicU64;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Mutex;
@@ -25,6 +27,10 @@ pub(crate) struct VmClock {
     /// What its TSCs count from.
     #[pin]
     tscs: Mutex<tsc::Tscs>,
+    /// Where the wall clock is to be written.
+    wall: AtomicU64,
+    /// The guest's boot vCPU uses the clock's register of the first version.
+    old_guest: AtomicBool,
     /// The vCPU that a spinning one gave its turn to last.
     boosted: AtomicU32,
 }
@@ -35,6 +41,8 @@ impl VmClock {
         pin_init!(Self {
             base <- new_mutex!(clock::Base::new(), "kvm->clock"),
             tscs <- new_mutex!(tsc::Tscs::new(), "kvm->tsc"),
+            wall: AtomicU64::new(0),
+            old_guest: AtomicBool::new(false),
             boosted: AtomicU32::new(0),
         })
     }

@@ -38,8 +38,6 @@ pub(crate) struct Msrs {
     pub(crate) state: MsrState,
     /// Machine-check banks.
     banks: KVec<Bank>,
-    /// Where the guest wanted the wall clock.
-    wall_clock: u64,
     /// SPEC_CTRL was given a value other than 0 since RESET: from then on it is passed through.
     pub(crate) spec_ctrl_used: bool,
 }
@@ -51,7 +49,6 @@ impl Msrs {
         Ok(Self {
             state: MsrState::RESET,
             banks: KVec::from_elem(Bank::default(), n, GFP_KERNEL_ACCOUNT)?,
-            wall_clock: 0,
             spec_ctrl_used: false,
         })
     }
@@ -59,7 +56,6 @@ impl Msrs {
     /// RESET, or INIT.
     pub(crate) fn reset(&mut self, init: bool) {
         self.state.reset(init);
-        self.wall_clock = 0;
         if !init {
             self.spec_ctrl_used = false;
         }
@@ -166,7 +162,7 @@ fn resolve<V: Backend>(
             Some(a) => a.tsc_deadline(),
             None => 0,
         },
-        Read::WallClock => cx.st.msrs.wall_clock,
+        Read::WallClock => pv::clock::wall_clock(&cx.vm.base),
         Read::Xfd | Read::XfdErr | Read::HyperV => {
             return soften(MsrError::Unsupported, index, 0, by_user).map(|()| 0)
         }
@@ -306,11 +302,8 @@ fn act<V: Backend>(
         }
         Write::X2Apic(v) => write_x2apic(cx, index, v)?,
         Write::TscDeadline(v) => write_deadline(cx, v),
-        Write::WallClock(gpa) => {
-            cx.st.msrs.wall_clock = gpa;
-            pv::clock::write_wall_clock(cx, gpa);
-        }
-        Write::SystemTime { .. } => pv::clock::enable(cx),
+        Write::WallClock(gpa) => pv::clock::write_wall_clock(&cx.vm.base, gpa),
+        Write::SystemTime { old } => pv::clock::enable(cx, old, by_user),
         Write::StealTime => pv::steal::enable(cx),
         // The host's predictors and cache are the guest's too. A refusal of the processor cannot
         // be: the model knows which commands it has.

@@ -78,6 +78,8 @@ pub(crate) struct VcpuShared {
     tsc_lost: AtomicU64,
     /// [`clock::switches`] as the clock's page takes it into account.
     switches: AtomicU64,
+    /// [`clock::suspends`], likewise.
+    suspends: AtomicU64,
     /// The TSC of the CPU that it left, while that is no clock; else 0.
     left_at: AtomicU64,
     /// The MSR of stolen time while the guest wants to know of it, else 0.
@@ -114,6 +116,7 @@ impl VcpuShared {
             tsc_ratio: AtomicU64::new(0),
             tsc_lost: AtomicU64::new(host::clock::tsc_lost()),
             switches: AtomicU64::new(clock::switches()),
+            suspends: AtomicU64::new(clock::suspends()),
             left_at: AtomicU64::new(0),
             steal: AtomicU64::new(0),
             at_boundary: AtomicBool::new(false),
@@ -194,9 +197,19 @@ impl VcpuShared {
         self.tsc_lost.store(lost, Ordering::Relaxed);
     }
 
-    /// Owner: the clock's page is written after so many [`clock::switches`].
-    pub(crate) fn follows_clock(&self, switches: u64) {
+    /// Owner: the clock's page is written after so many [`clock::switches`] and [`clock::suspends`];
+    /// are the latter more than at the last time?
+    pub(crate) fn follows_clock(&self, switches: u64, suspends: u64) -> bool {
         self.switches.store(switches, Ordering::Relaxed);
+        self.suspends.swap(suspends, Ordering::Relaxed) != suspends
+    }
+
+    /// Must the clock's page be written when the vCPU is loaded?
+    #[inline]
+    fn has_old_clock(&self, vm: &VmBase) -> bool {
+        vm.clock.drifts()
+            || self.switches.load(Ordering::Relaxed) != clock::switches()
+            || self.suspends.load(Ordering::Relaxed) != clock::suspends()
     }
 
     /// Owner: the TSC of the CPU that the vCPU left first since this was asked last, if it left one.
@@ -341,7 +354,7 @@ impl SchedObserver for Sched {
         if self.shared.reports_steal() {
             self.shared.request(Request::StealTime);
         }
-        if clock::drifts() || self.shared.switches.load(Ordering::Relaxed) != clock::switches() {
+        if self.shared.has_old_clock(&self.base) {
             self.shared.request(Request::ClockUpdate);
         }
         if self.shared.must_follow_host() {

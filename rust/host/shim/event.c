@@ -6,6 +6,7 @@
 #include <linux/poll.h>
 #include <linux/pvclock_gtod.h>
 #include <linux/seqlock.h>
+#include <linux/suspend.h>
 #include <linux/timekeeper_internal.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
@@ -80,15 +81,38 @@ static struct notifier_block gtod_nb = {
 	.notifier_call = gtod_notify,
 };
 
-int kvmrs_gtod_start(void (*changed)(bool tsc, bool stepped))
+static void (*gtod_suspending)(void);
+
+static int pm_notify(struct notifier_block *nb, unsigned long action, void *priv)
 {
+	if (action == PM_SUSPEND_PREPARE || action == PM_HIBERNATION_PREPARE)
+		gtod_suspending();
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block pm_nb = {
+	.notifier_call = pm_notify,
+};
+
+int kvmrs_gtod_start(void (*changed)(bool tsc, bool stepped), void (*suspending)(void))
+{
+	int ret;
+
 	gtod_changed = changed;
-	return pvclock_gtod_register_notifier(&gtod_nb);
+	gtod_suspending = suspending;
+	ret = register_pm_notifier(&pm_nb);
+	if (ret)
+		return ret;
+	ret = pvclock_gtod_register_notifier(&gtod_nb);
+	if (ret)
+		unregister_pm_notifier(&pm_nb);
+	return ret;
 }
 
 void kvmrs_gtod_stop(void)
 {
 	pvclock_gtod_unregister_notifier(&gtod_nb);
+	unregister_pm_notifier(&pm_nb);
 }
 
 void kvmrs_gtod_read(struct kvmrs_gtod *out)

@@ -2,9 +2,11 @@
 
 //! The paravirtual clock, and time that was stolen.
 
+use crate::guest::Exit;
 use crate::guest::Guest;
 use crate::guest::Plan;
 use crate::guest::CODE;
+use crate::guest::PORT_END;
 use crate::guest_code;
 use crate::sys::zeroed;
 use crate::sys::Answer;
@@ -214,6 +216,101 @@ pub fn kvmclock(t: &mut Tap) {
         g.cpus[0].msr(0x12),
         Some(TIME as u64 | 1),
     );
+}
+
+guest_code! {
+    // Sets its clock up by the register R8, and goes on at 0x10800.
+    set_up,
+    "mov ecx, r8d",
+    "mov eax, 0x80101",
+    "xor edx, edx",
+    "wrmsr",
+    "mov eax, 0x10800",
+    "jmp rax",
+}
+
+/// A guest that sets up its clock by the register of the first version: its boot vCPU does not know
+/// the flags, and gets times that are fresh.
+pub fn old_guest(t: &mut Tap) {
+    let plan = Plan {
+        cpus: 2,
+        ..Plan::default()
+    };
+    let g = Guest::long_with(plan, set_up());
+    g.load(CODE + 0x800, look());
+    // The flag that its page has then.
+    let set_up = |cpu: usize, msr: u32| {
+        g.start_long(cpu, CODE);
+        let v = &g.cpus[cpu];
+        let mut r = v.regs();
+        r.r8 = msr.into();
+        v.set_regs(&r);
+        let (_, e) = g.values_of(cpu);
+        let ended = matches!(e, Ok(Exit::Out { port: PORT_END, .. }));
+        ended.then(|| g.mem.load::<u8>(TIME + 29) & 1)
+    };
+    let first = set_up(0, MSR_TIME);
+    t.same("the guest runs", first.is_some(), true);
+    if first != Some(1) {
+        t.skip("the host's clock is not the TSC");
+        return;
+    }
+    t.same(
+        "the other one by the old register",
+        set_up(1, 0x12),
+        Some(1),
+    );
+    t.same("the first one by it", set_up(0, 0x12), Some(0));
+    let Some(a) = between(t, "time", &g) else {
+        return;
+    };
+    t.same("TSC stable", a.flags & 1, 0);
+    t.same("KVM_GET_CLOCK", clock(&g).flags, 0);
+    t.same("the other one by the new one", set_up(1, MSR_TIME), Some(0));
+    t.same("the first one", set_up(0, MSR_TIME), Some(1));
+    between(t, "time", &g);
+    t.same(
+        "by user space",
+        g.cpus[0].set_msr(0x12, TIME as u64 | 1),
+        true,
+    );
+    let s = between(t, "time", &g);
+    t.same(
+        "says nothing about the guest",
+        s.map(|s| s.flags & 1),
+        Some(1),
+    );
+
+    // The address of the wall clock is the VM's.
+    let (a, b) = (&g.cpus[0], &g.cpus[1]);
+    t.same("no wall clock", b.msr(MSR_WALL), Some(0));
+    t.same("a wall clock", a.set_msr(MSR_WALL, WALL as u64), true);
+    t.same("is everybody's", b.msr(MSR_WALL), Some(WALL as u64));
+    t.same("by both registers", b.msr(0x11), Some(WALL as u64));
+}
+
+/// The host suspends, as far as its threads: the guest is told that it was stopped.
+pub fn host_suspends(t: &mut Tap) {
+    use std::fs::write;
+    let _ = write("/sys/module/suspend/parameters/pm_test_delay", "1");
+    if write("/sys/power/pm_test", "freezer").is_err() {
+        t.skip("the kernel cannot test its suspend");
+        return;
+    }
+    let g = start(MSR_TIME);
+    let first = between(t, "time", &g);
+    t.same("not stopped", first.map(|s| s.flags & 2), Some(0));
+    let done = write("/sys/power/state", "mem").or_else(|_| write("/sys/power/state", "freeze"));
+    let _ = write("/sys/power/pm_test", "none");
+    t.point(done.is_ok(), format!("suspend: {done:?}"));
+    let s = between(t, "time after it", &g);
+    t.same("stopped", s.map(|s| s.flags & 2), Some(2));
+    let flags: u8 = g.mem.load(TIME + 29);
+    g.mem.store::<u8>(TIME + 29, flags & !2);
+    let c: kvm_clock_data = zeroed();
+    g.vm.set(k::SET_CLOCK, &c).ok().expect("KVM_SET_CLOCK");
+    let s = between(t, "time after the guest has seen it", &g);
+    t.same("once", s.map(|s| s.flags & 2), Some(0));
 }
 
 guest_code! {

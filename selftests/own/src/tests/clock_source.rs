@@ -62,12 +62,13 @@ fn change(name: &str) {
 /// The guest's time goes on with the host's whatever the host counts, and is no more computed from
 /// a TSC of before.
 pub fn switches(t: &mut Tap) {
+    let g = clock::start(clock::MSR_TIME);
+    clock::between(t, "time", &g);
     let Some(other) = Other::new() else {
-        t.skip("the host has one clock only, or not the TSC");
+        t.skip("the host has one clock only, or its TSC is none");
         return;
     };
-    let g = clock::start(clock::MSR_TIME);
-    let Some(first) = clock::between(t, "time", &g) else {
+    let Some(first) = clock::between(t, "time by the TSC", &g) else {
         return;
     };
     t.same("TSC stable", first.flags & 1, 1);
@@ -133,16 +134,17 @@ guest_code! {
 /// A vCPU that does not leave the guest by itself is told at once that the host's clock is another one.
 pub fn notices(t: &mut Tap) {
     const WAIT: Duration = Duration::from_secs(20);
-    let Some(other) = Other::new() else {
-        t.skip("the host has one clock only, or not the TSC");
-        return;
-    };
     if std::thread::available_parallelism().map_or(1, |n| n.get()) < 2 {
         t.skip("the vCPU needs a CPU for itself");
         return;
     }
     let g = Guest::long_with(Plan::default(), wait_for_flag());
     let v = &g.cpus[0];
+    t.same("a vCPU", v.mp_state(), kvm_bindings::KVM_MP_STATE_RUNNABLE);
+    let Some(other) = Other::new() else {
+        t.skip("the host has one clock only, or its TSC is none");
+        return;
+    };
     let khz = v.fd.call(crate::uapi::GET_TSC_KHZ, 0).ok().expect("a rate") as u64;
     t.point(v.set_msr(clock::MSR_TIME, clock::TIME as u64 | 1), "a page");
     let mut r = v.regs();

@@ -120,6 +120,8 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("x2apic_timer", ipis::x2apic_timer),
     ("kvmclock", clock::kvmclock),
     ("steal_time", clock::steal_time),
+    ("old_clock", clock::old_guest),
+    ("host_suspends", clock::host_suspends),
     ("clock_switches", clock_source::switches),
     ("clock_notices", clock_source::notices),
     ("tsc_values", tsc::values),
