@@ -585,17 +585,21 @@ def l1d_flushes():
 
 
 def unrunnable():
-    """Without unrestricted guests the same state is emulated, and an exception cannot be."""
-    vm = Vm(bytes.fromhex("ff0500200000" "e610" "0f0b"))
-    vm.protected()
-    s = vm.sregs()
-    s["tr"][12 - 1] = 1
-    vm.set_sregs(s)
-    vm.until(EXIT_IO)
-    expect("count", vm.word(0x2000), 1)
-    vm.until(EXIT_INTERNAL)
-    expect("suberror", struct.unpack_from("I", vm.run, 32)[0], 1)
-    vm.close()
+    """Without unrestricted guests the same state is emulated, and neither an exception can be nor an
+    interrupt that the guest asks for."""
+    for last in ("0f0b", "cd20"):
+        vm = Vm(bytes.fromhex("ff0500200000" "e610" + last))
+        # A gate for it, to where it came from.
+        vm.put(0x20 * 8, struct.pack("<HHBBH", 0x1000, 8, 0, 0x8e, 0))
+        vm.protected()
+        s = vm.sregs()
+        s["tr"][12 - 1] = 1
+        vm.set_sregs(s)
+        vm.until(EXIT_IO)
+        expect("count", vm.word(0x2000), 1)
+        vm.until(EXIT_INTERNAL)
+        expect("suberror", struct.unpack_from("I", vm.run, 32)[0], 1)
+        vm.close()
 
 
 def stale_selectors():

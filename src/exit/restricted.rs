@@ -52,7 +52,9 @@ pub(crate) fn run<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 /// Delivers the event that is due, if any.
 fn events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     if cx.protected_mode() {
-        if cx.st.events.has_exception() {
+        // Nor the guest's own INT n: the instruction would be emulated for ever.
+        let soft = cx.st.events.injected.is_some_and(|e| e.is_soft());
+        if soft || cx.st.events.has_exception() {
             return UserExit::EmulationFailure {
                 bytes: [0; 15],
                 len: 0,
