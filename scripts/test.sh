@@ -381,7 +381,8 @@ task_skylake() {
 	selftests/run-boots.sh q35-1 q35-2
 	selftests/run-jobs.sh vmx apicv apicv_off tsc_scaling virtual_interrupts pml
 	SMP=2 selftests/run-jobs.sh vmx posted
-	selftests/run-own.sh basic devices
+	# shellcheck disable=SC2086
+	selftests/run-own.sh ${OWN:-all}
 	selftests/run-upstream.sh x86/state_test x86/xss_msr_test
 	selftests/run-checked.sh
 }

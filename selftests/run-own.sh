@@ -9,7 +9,8 @@
 #                                              table of the test, selftests/own/data
 #
 # MODULE=stock runs them on the in-tree module, which must meet the same expectations;
-# HOST=intel or ryzen on Bochs. MODULE_PARAMS= are given to our module ("checked=1"),
+# HOST=intel or ryzen on Bochs. Exceptions are in own-debug.tsv, own-ryzen.tsv and
+# own-skylake.tsv (CPU=corei7_skylake_x). MODULE_PARAMS= are given to our module ("checked=1"),
 # VENDOR_PARAMS= to the thin module ("vnmi=0"). TEST@PARAM=VALUE,... has the thin module
 # loaded anew for this test.
 # SEED=1 distorts one expectation of each test: all must fail. VERBOSE=1 shows every point.
@@ -33,6 +34,9 @@ fi
 # (Documentation/testing.rst). SMP=2 is for the groups stress and notify, whose threads meet
 # more there and whose guests take no interrupts.
 export SMP=${SMP:-1}
+# Whose exceptions and answers of its own count.
+processor=$VM_HOST
+[ "${CPU:-}" != corei7_skylake_x ] || processor=skylake
 label=own
 [ "$SMP" = 1 ] || label=own-smp$SMP
 # Two nodes of memory, between which pages move.
@@ -55,14 +59,16 @@ if [ "${1:-}" = --record ]; then
 	limit=$((60 * SLOW))
 	[ "$HOST" = amd ] || limit=$((limit * 4))
 	for t; do printf -- '--record %s\t%s\n' "$t" "$limit" >>"$work/tests"; done
-	"$SRC/scripts/vm.sh" -q -t $((limit * ($# + 2))) -e MODULE="$MODULE" -e MODULE_PARAMS= -f "$work/tests" \
+	"$SRC/scripts/vm.sh" -q -t $((limit * ($# + 2))) -e MODULE="$MODULE" -e MODULE_PARAMS= -e VENDOR_PARAMS="${VENDOR_PARAMS:-}" -f "$work/tests" \
 		"${vm_args[@]}" -e SHOW=@REC "$here/upstream-job.sh" >"$work/out" || :
 	grep -q '^@DONE' "$work/out" || { cat "$work/out"; die "no recording"; }
 	for t; do
-		table=$here/own/data/${t/_/-}.tsv
-		[ "$HOST" != ryzen ] || table=$here/own/data/ryzen.tsv
+		table=$here/own/data/${t/_/-}.tsv of=
+		case $processor in
+		ryzen | skylake) of=$table table=$here/own/data/$processor.tsv ;;
+		esac
 		sed -n "/^@START\t--record $t\$/,/^@RESULT/p" "$work/out" | grep '^@REC' |
-			"$here/own/record.awk" -v host="$HOST" -v test="$t" -v svm="$here/own/data/${t/_/-}.tsv" - "$table" >"$table.new"
+			"$here/own/record.awk" -v host="$HOST" -v test="$t" -v of="$of" - "$table" >"$table.new"
 		mv "$table.new" "$table"
 		grep -q "^@RESULT	--record $t	0" "$work/out" || echo "$t did not end well: $(grep "^@RESULT	--record $t	" "$work/out")"
 		echo "${table##*/}: $(grep -c -v '^#' "$table") lines"
@@ -88,7 +94,7 @@ while IFS=$'\t' read -r name group svm vmx l r; do
 		elif [ "$MODULE" = stock ]; then
 			e=pass
 		fi
-		if [ -e "$here/own-$VM_HOST.tsv" ] && line=$(grep "^$name	" "$here/own-$VM_HOST.tsv"); then
+		if [ -e "$here/own-$processor.tsv" ] && line=$(grep "^$name	" "$here/own-$processor.tsv"); then
 			IFS=$'\t' read -r _ e r <<<"$line"
 		fi
 		l=$((l * SLOW))

@@ -2,17 +2,18 @@
 # SPDX-License-Identifier: GPL-2.0
 # What the in-tree module answered ("-": lines @REC, case, answer) goes into a table, which
 # is printed: the host's column of the table of one test, with the other vendor's column
-# and the reasons left as they are; or, host=ryzen, the lines of that test in ryzen.tsv,
-# for what differs from the column svm of the table that svm= names.
+# and the reasons left as they are; or, with of= naming the table of the test, the lines of
+# that test in ryzen.tsv or skylake.tsv, for what differs there from the vendor's column.
 #
-#   record.awk -v host=HOST -v test=TEST -v svm=TABLE - TABLE
+#   record.awk -v host=HOST -v test=TEST -v of=TABLE - TABLE
 
 BEGIN {
 	FS = OFS = "\t"
-	while (host == "ryzen" && (getline text < svm) > 0) {
+	while (of != "" && (getline text < of) > 0) {
 		split(text, f, "\t")
-		if (f[1] ~ /^#/ || f[2] == "-") continue
-		amd[f[1]] = f[2]
+		a = host == "intel" && f[3] != "=" ? f[3] : f[2]
+		if (f[1] ~ /^#/ || a == "-") continue
+		vendor[f[1]] = a
 		name[++cases] = f[1]
 	}
 }
@@ -22,8 +23,8 @@ FILENAME == "-" {
 	next
 }
 /^#/ { print; next }
-host == "ryzen" && $1 != test { print; next }
-host == "ryzen" { why[$2] = $4; next }
+of != "" && $1 != test { print; next }
+of != "" { why[$2] = $4; next }
 {
 	old[$1] = $2
 	other[$1] = $3 == "=" ? $2 : $3
@@ -44,9 +45,9 @@ function line(case_, got, a, v) {
 }
 
 END {
-	if (host == "ryzen") {
+	if (of != "") {
 		for (i = 1; i <= n; i++)
-			if (!(order[i] in amd) || amd[order[i]] != answer[order[i]]) print test, order[i], answer[order[i]], why[order[i]]
+			if (!(order[i] in vendor) || vendor[order[i]] != answer[order[i]]) print test, order[i], answer[order[i]], why[order[i]]
 		for (i = 1; i <= cases; i++)
 			if (!(name[i] in answer)) print test, name[i], "-", why[name[i]]
 		exit

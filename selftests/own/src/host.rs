@@ -61,6 +61,12 @@ pub fn unmount(at: &std::ffi::CStr) {
     unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) };
 }
 
+/// Are interrupts delivered and ended by hardware, and accesses to the local APIC no exits?
+pub fn has_virtual_apic() -> bool {
+    std::fs::read_to_string("/sys/module/kvm_intel/parameters/enable_apicv")
+        .is_ok_and(|v| v.trim() == "Y")
+}
+
 /// Is a feature of the processor's not used, by a parameter of kvm-intel.ko?
 pub fn is_off(parameter: &str) -> bool {
     let path = format!("/sys/module/kvm_intel/parameters/{parameter}");

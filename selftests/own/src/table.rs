@@ -4,9 +4,10 @@
 //!
 //! A line is a case, the answers on AMD, those on Intel ("=": the same, "-": the vendor has no such
 //! case), and the reason for a difference, with the manual's section. `data/ryzen.tsv` has what
-//! Bochs's AMD processor answers differently from QEMU's. `data/gaps.tsv` lists the cases in which
-//! our module is known to answer otherwise, each with its reason; they do not count as failures,
-//! and do on the in-tree module. A gap that is none any more is a failure.
+//! Bochs's AMD processor answers differently from QEMU's, `data/skylake.tsv` what its Skylake answers
+//! differently from its Haswell. `data/gaps.tsv` lists the cases in which our module is known to
+//! answer otherwise, each with its reason; they do not count as failures, and do on the in-tree
+//! module. A gap that is none any more is a failure.
 
 use crate::sys;
 use crate::tap::Tap;
@@ -28,6 +29,12 @@ pub fn intel() -> bool {
     // SAFETY: every x86-64 processor has CPUID.
     let r = unsafe { std::arch::x86_64::__cpuid(0) };
     r.ebx.to_le_bytes() == *b"Genu"
+}
+
+/// Is the processor the one that Bochs calls corei7_skylake_x?
+fn skylake() -> bool {
+    // SAFETY: every x86-64 processor has CPUID. Family 6, model 0x55, without the stepping.
+    intel() && unsafe { std::arch::x86_64::__cpuid(1) }.eax >> 4 == 0x5065
 }
 
 /// The lines of a table without its comments.
@@ -70,20 +77,21 @@ impl<'a> Table<'a> {
             };
             want.insert(case, if intel() && vmx != "=" { vmx } else { svm });
         }
-        if sys::host("ryzen") {
-            let mine = lines(include_str!("../data/ryzen.tsv")).filter_map(|l| {
-                let mut f = l.split('\t');
-                (f.next() == Some(name)).then_some((f.next()?, f.next()?))
-            });
-            want.extend(mine);
-        }
-        want.retain(|_, answer| *answer != "-");
-        // The vendor, or one of its processors.
-        let here = match (intel(), sys::host("ryzen")) {
-            (true, _) => ["both", "vmx", "intel"],
-            (_, true) => ["both", "svm", "ryzen"],
-            _ => ["both", "svm", "amd"],
+        // The vendor, or one of its processors, and what that one has of its own.
+        let (here, mine) = match (intel(), skylake(), sys::host("ryzen")) {
+            (true, true, _) => (
+                ["both", "vmx", "skylake"],
+                include_str!("../data/skylake.tsv"),
+            ),
+            (true, ..) => (["both", "vmx", "intel"], ""),
+            (_, _, true) => (["both", "svm", "ryzen"], include_str!("../data/ryzen.tsv")),
+            _ => (["both", "svm", "amd"], ""),
         };
+        want.extend(lines(mine).filter_map(|l| {
+            let mut f = l.split('\t');
+            (f.next() == Some(name)).then_some((f.next()?, f.next()?))
+        }));
+        want.retain(|_, answer| *answer != "-");
         let gaps = lines(include_str!("../data/gaps.tsv"))
             .filter(|_| !stock())
             .filter_map(|l| {

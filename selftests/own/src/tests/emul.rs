@@ -15,6 +15,7 @@ use crate::guest::DATA;
 use crate::guest::PORT_END;
 use crate::guest::PORT_FAULT;
 use crate::guest_code;
+use crate::host;
 use crate::sys::Answer;
 use crate::tap::Tap;
 use crate::uapi as k;
@@ -471,7 +472,8 @@ guest_code! {
     "out dx, al",
 }
 
-/// KVM_TPR_ACCESS_REPORTING and KVM_SET_VAPIC_ADDR.
+/// KVM_TPR_ACCESS_REPORTING and KVM_SET_VAPIC_ADDR. With a virtual APIC there is nothing to report, as
+/// no access exits.
 pub fn task_priority(t: &mut Tap) {
     let plan = Plan {
         irqchip: Irqchip::Full,
@@ -495,20 +497,25 @@ pub fn task_priority(t: &mut Tap) {
     let r = v.fd.set(k::TPR_ACCESS_REPORTING, &ctl);
     t.same("reports on", r, Answer::Ok(0));
     // The instructions: after MOV EBX, and ten bytes behind that.
-    for (rip, write) in [(CODE + 5, 1u32), (CODE + 15, 0)] {
+    let reports = [(CODE + 5, 1u32), (CODE + 15, 0)];
+    let made = if host::has_virtual_apic() { 0 } else { 2 };
+    for (rip, write) in &reports[..made] {
         let e = g.enter();
         t.same(
             "an access to the TPR",
             e,
             Ok(Exit::Other(KVM_EXIT_TPR_ACCESS)),
         );
-        t.same("its RIP", v.run.load::<u64>(32), rip);
-        t.same("is it a write?", v.run.load::<u32>(40), write);
+        t.same("its RIP", v.run.load::<u64>(32), *rip);
+        t.same("is it a write?", v.run.load::<u32>(40), *write);
     }
+    let e = g.enter();
+    let read = matches!(&e, Ok(Exit::Out { port: 0xe0, data, .. }) if data[0] == 0x20);
+    t.point(read, format!("what the guest reads there: {e:x?}"));
     // From here on the word counts.
     t.same("a word", set(0x8_0100), Answer::Ok(0));
-    let want = Some(vec![0x20, 0x20, 0x30]);
-    t.same("what the guest reads", g.values(), want);
+    let want = Some(vec![0x20, 0x30]);
+    t.same("what it reads in the word", g.values(), want);
     let lapic: kvm_lapic_state = v.fd.get(k::GET_LAPIC).expect("KVM_GET_LAPIC");
     t.same("the TPR", lapic.regs[0x80] as u8, 0x30);
 }

@@ -12,6 +12,7 @@ use crate::guest::Plan;
 use crate::guest::CODE;
 use crate::guest::PORT_END;
 use crate::guest_code;
+use crate::host;
 use crate::sys;
 use crate::sys::Answer;
 use crate::table;
@@ -300,7 +301,7 @@ pub fn pv_eoi(t: &mut Tap) {
     let g = Guest::long_with(plan, by_memory());
     g.load(CODE + 0x800, end_handler());
     boot::gate(&g.mem, 0x50, CODE + 0x800);
-    let by_hardware = has_virtual_apic();
+    let by_hardware = host::has_virtual_apic();
     for n in 1..=4u32 {
         let e = g.enter();
         let v = match e {
@@ -333,12 +334,6 @@ pub fn pv_eoi(t: &mut Tap) {
     );
     let writes = if by_hardware { 5 } else { 1 };
     t.same("by the APIC", g.mem.load::<u32>(0x8_0110), 5 | writes << 16);
-}
-
-/// Are interrupts delivered and ended by hardware? Then there is nothing to win by memory.
-fn has_virtual_apic() -> bool {
-    std::fs::read_to_string("/sys/module/kvm_intel/parameters/enable_apicv")
-        .is_ok_and(|v| v.trim() == "Y")
 }
 
 guest_code! {
