@@ -180,6 +180,9 @@ pub enum Trap {
     Rdtscp,
     /// INVPCID, on from the start: for guests that were not given it. Exits as `Exit::Undefined`.
     Invpcid,
+    /// XSAVES and XRSTORS, on from the start: for guests that were not given them. They are undefined
+    /// then, without an exit; nothing where the processor has no such control.
+    Xsaves,
     /// Bus locks, where they can ([`Features::bus_lock_exit`]).
     BusLock,
     /// Stores and loads of descriptor-table registers, for UMIP emulation.

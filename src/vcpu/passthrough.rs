@@ -94,6 +94,7 @@ impl<V: Backend> Cx<'_, '_, V> {
         let invpcid = f.has(Feature::INVPCID);
         V::set_trap(self.l, Trap::Rdtscp, !rdtscp);
         V::set_trap(self.l, Trap::Invpcid, !invpcid);
+        V::set_trap(self.l, Trap::Xsaves, !f.has(Feature::XSAVES));
         let exits = |bit: u64| off & bit == 0;
         V::set_trap(self.l, Trap::Hlt, exits(abi::KVM_X86_DISABLE_EXITS_HLT));
         V::set_trap(self.l, Trap::Pause, exits(abi::KVM_X86_DISABLE_EXITS_PAUSE));

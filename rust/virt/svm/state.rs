@@ -345,6 +345,7 @@ impl Vcpu {
             Trap::Cr8Write => self.set_intercept(intercept::CR8_WRITE, on),
             Trap::Rdtscp => self.set_intercept(intercept::RDTSCP, on || !self.m.features.rdtscp),
             Trap::Invpcid => self.set_intercept(intercept::INVPCID, on),
+            Trap::Xsaves => {}
             Trap::BusLock => {
                 let on = on && self.m.features.bus_lock_exit;
                 self.set_intercept(intercept::BUSLOCK, on);

@@ -410,7 +410,7 @@ impl Vcpu {
                 let on = on && !self.apic_shared || !self.tpr_shadow();
                 self.set_proc_bit(proc::CR8_LOAD_EXITING, on);
             }
-            // Without their controls these two instructions do not exist.
+            // Without their controls these instructions do not exist.
             Trap::Rdtscp => {
                 let on = !on && self.m.features.rdtscp;
                 self.set_proc2_bit(proc2::RDTSCP, on);
@@ -418,6 +418,10 @@ impl Vcpu {
             Trap::Invpcid => {
                 let on = !on && self.m.features.invpcid;
                 self.set_proc2_bit(proc2::INVPCID, on);
+            }
+            Trap::Xsaves => {
+                let on = !on && self.m.features.xsaves;
+                self.set_proc2_bit(proc2::XSAVES, on);
             }
             Trap::BusLock => {
                 let on = on && self.m.features.bus_lock_exit;

@@ -529,6 +529,7 @@ impl Vcpu {
         let mut proc2 = self.m.cfg.proc2
             & !(proc2::RDTSCP
                 | proc2::INVPCID
+                | proc2::XSAVES
                 | proc2::DESC_EXITING
                 | proc2::BUS_LOCK_DETECTION
                 | proc2::PML

@@ -38,6 +38,7 @@ mod tsc;
 mod user_exits;
 mod user_pic;
 mod windows;
+mod xsaves;
 
 use crate::errno;
 use crate::tap::Tap;
@@ -72,6 +73,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("slot_changes", memory::slots),
     ("run_signals", memory::signals),
     ("xsave_shown", memory::xsave_shown),
+    ("xsaves", xsaves::xsaves),
     ("state_moves", memory::round_trip),
     ("bad_triple", bad_guest::triple),
     ("bad_tables", bad_guest::tables),
