@@ -601,6 +601,15 @@ for ((i = 0; i < ${TEST_JOBS:-2}; i++)); do
 	run_tasks &
 	pids+=($!)
 done
-trap 'kill "${pids[@]}" 2>/dev/null; exit 130' INT TERM
+# What runs in the background is deaf to Ctrl-C, and so is all that it starts.
+end_all() { # PID...
+	local p
+	for p; do
+		# shellcheck disable=SC2046
+		end_all $(pgrep -P "$p")
+		kill "$p" 2>/dev/null
+	done
+}
+trap 'end_all "${pids[@]}"; echo "test.sh: interrupted"; exit 130' INT TERM
 wait
 summary build/test $((SECONDS - started))
