@@ -327,13 +327,13 @@ impl Ctx<'_> {
 
     /// May the guest's INT n, INT3 or INTO go through the gate of `vector`?
     ///
-    /// Hardware that injects an exception does not ask, and where RIP has to be moved for an
-    /// injection the fault would name the instruction behind. `SDM: vol 3, 6.12.1.2`.
-    fn check_gate(&mut self, vector: u8) -> Result<(), Stop> {
+    /// Hardware that injects an exception or hands over a task switch does not ask, and where RIP
+    /// has to be moved for an injection the fault would name the instruction behind.
+    /// `SDM: vol 3, 6.12.1.2`; the error code of a gate has IDT set, `SDM: vol 3, 6.13`.
+    pub(super) fn check_gate(&mut self, vector: u8) -> Result<(), Stop> {
         let long = self.s.long_mode();
         let size = if long { 16u64 } else { 8 };
         let entry = u64::from(vector).wrapping_mul(size);
-        // The error code's bit 1: an index into the IDT.
         let code = u32::from(vector) << 3 | 2;
         let gp = Err(Stop::fault(GP, code));
         if entry.wrapping_add(size.wrapping_sub(1)) > u64::from(self.s.idtr.limit) {

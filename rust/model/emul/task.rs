@@ -192,22 +192,6 @@ impl Ctx<'_> {
         Ok(d)
     }
 
-    /// May INT `vector` use its gate at this privilege level? `SDM: vol 3, 6.12.1.1`.
-    fn check_int_gate(&mut self, vector: u8) -> Result<(), Stop> {
-        let entry = u64::from(vector).wrapping_mul(8);
-        // The error code of a gate has IDT set (`SDM: vol 3, 6.13`).
-        let refused = Err(Stop::fault(GP, u32::from(vector) << 3 | 2));
-        if entry | 7 > u64::from(self.s.idtr.limit) {
-            return refused;
-        }
-        let at = self.table(self.s.idtr.base, entry);
-        let dpl = (self.load(at, 8, SYSTEM)? >> 45) & 3;
-        if u64::from(self.s.cpl()) > dpl {
-            return refused;
-        }
-        Ok(())
-    }
-
     /// Saves the old task and reads the new one; nothing in the registers changes.
     fn leave_task(
         &mut self,
@@ -356,7 +340,7 @@ pub fn task_switch(
     let mut c = Ctx::new(state, bus, Insn::none(CodeSize::Bits32));
     let mut tss = [0u8; LEN32];
     if let Some(vector) = want.int_n {
-        c.check_int_gate(vector)?;
+        c.check_gate(vector)?;
     }
     let (tr, set) = c.leave_task(selector, want.cause, &mut tss)?;
     // The rest cannot be done twice.
