@@ -167,6 +167,13 @@ pub(super) fn all_match(vm: &VmBase) -> bool {
     }
 }
 
+/// The VM has one vCPU more, whose TSC may not show what the others' do.
+pub(crate) fn added(vm: &VmBase) {
+    if !all_match(vm) {
+        vm.request_all(Request::ClockUpdate);
+    }
+}
+
 /// The TSC is another one from now on.
 fn put_offset<V: Backend>(cx: &mut Cx<'_, '_, V>, offset: u64) {
     cx.st.pv.tsc_offset = offset;

@@ -258,6 +258,7 @@ impl<V: Backend> Vm<V> {
         for r in [Request::Traps, Request::WriteLog, Request::EoiExits] {
             shared.request(r);
         }
+        crate::pv::tsc::added(&core.base);
         if index == 0 {
             this.recovery.queue_after(nx::first_look_ms());
         }

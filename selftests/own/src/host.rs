@@ -42,6 +42,13 @@ pub fn bus_errors() -> (usize, i32, usize) {
     )
 }
 
+/// Are the TSCs of the host a clock? An emulated host that is slow at its boot finds that they are not.
+pub fn has_tsc_clock() -> bool {
+    let path = "/sys/devices/system/clocksource/clocksource0/available_clocksource";
+    let all = std::fs::read_to_string(path).unwrap_or_default();
+    all.split_whitespace().any(|n| n.starts_with("tsc"))
+}
+
 /// Keeps an area in small pages.
 pub fn no_huge_pages(area: &Area) {
     // SAFETY: advice for our own mapping.

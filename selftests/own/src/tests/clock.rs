@@ -63,7 +63,7 @@ pub(super) struct Seen {
     pub(super) ns: u64,
 }
 
-fn seen(g: &Guest) -> Option<Seen> {
+pub(super) fn seen(g: &Guest) -> Option<Seen> {
     g.values()?;
     let w: [u64; 5] = [0, 1, 2, 3, 4].map(|i| g.data(i));
     let mul = w[3] as u32;
