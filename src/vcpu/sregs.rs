@@ -12,6 +12,7 @@ use model::abi::KvmSegment;
 use model::abi::KvmSregs;
 use model::abi::KvmSregs2;
 use model::exit::Event;
+use model::x86::apic::base;
 use model::x86::ctrl::cr0;
 use model::x86::ctrl::cr4;
 use model::x86::ctrl::efer;
@@ -281,5 +282,10 @@ fn apply<V: Backend>(cx: &mut Cx<'_, '_, V>, s: &KvmSregs) -> Result {
     }
     cx.sregs_changed();
     event::reset_windows(&mut cx.st.events);
+    // KVM: user space that knows no KVM_SET_MP_STATE resets a halted boot processor like this.
+    let reset = V::rip(cx.l) == 0xfff0 && s.cs.selector == 0xf000 && s.cs.base == 0xffff_0000;
+    if s.apic_base & base::BSP != 0 && reset && s.cr0 & cr0::PE == 0 {
+        cx.st.set_runnable();
+    }
     Ok(())
 }

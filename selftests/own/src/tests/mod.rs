@@ -144,6 +144,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("offers", offers::offers),
     ("signal_mask", running::signal_mask),
     ("never_started", running::never_started),
+    ("reset_by_registers", running::reset_by_registers),
     ("init_in_smm", running::init_in_smm),
     ("waits_in_smm", running::waits_in_smm),
     ("slot_moves", running::slot_moves),

@@ -104,6 +104,47 @@ pub fn never_started(t: &mut Tap) {
     t.same("there are no more", v.events().nmi.pending, 0);
 }
 
+/// A halted boot processor that is set to where RESET puts it runs again; no other does.
+pub fn reset_by_registers(t: &mut Tap) {
+    let plan = Plan {
+        irqchip: Irqchip::Full,
+        cpus: 2,
+        ..Plan::default()
+    };
+    let g = Guest::long_with(plan, count_events());
+    let r = boot::regs(0, 0xfff0);
+    let reset = boot::real_sregs(g.cpus[0].sregs(), 0xffff_0000);
+    let mut reset = kvm_sregs {
+        cr0: 0x10,
+        cr4: 0,
+        efer: 0,
+        ..reset
+    };
+    (reset.cs.selector, reset.cs.l) = (0xf000, 0);
+    let set = |cpu: usize, rip: u64, s: &kvm_sregs| {
+        let v = &g.cpus[cpu];
+        let halted = v.set_mp_state(KVM_MP_STATE_HALTED);
+        v.set_regs(&kvm_regs { rip, ..r });
+        v.set_sregs(s);
+        (halted, v.mp_state())
+    };
+    let (ok, halted) = (Answer::Ok(0), KVM_MP_STATE_HALTED);
+    let elsewhere = set(0, 0xfff1, &reset);
+    t.same("elsewhere", elsewhere, (ok, halted));
+    let mut other = reset;
+    other.cs.base = 0xf_0000;
+    let elsewhere = set(0, 0xfff0, &other);
+    t.same("below 1 MiB", elsewhere, (ok, halted));
+    let runs = set(0, 0xfff0, &reset);
+    t.same("there", runs, (ok, KVM_MP_STATE_RUNNABLE));
+    // The base of its APIC says who is the boot processor.
+    let runs = set(1, 0xfff0, &reset);
+    t.same("a second one", runs, (ok, KVM_MP_STATE_RUNNABLE));
+    reset.apic_base &= !0x100;
+    let other = set(1, 0xfff0, &reset);
+    t.same("another vCPU", other, (ok, halted));
+}
+
 guest_code! {
     // Sends what is in memory to vCPU 1.
     sender,
