@@ -82,6 +82,9 @@ fi
 if on_small "$copy && cd $tree && make -o host-modules run"; then not_ok "a full disk: make run fails"; else
 	says "a full disk: make run says so" "^(vm|run).sh: no space is left on the file system of $tree/build"
 fi
+if on_small "$copy && mount -o remount,size=\$((\$(du -sk $tree | cut -f1) + 20000))k $tmp/small && cd $tree && HOST=intel make -o host-modules run"; then
+	not_ok "no room for the CD: make run fails"
+else says "no room for the CD: make run says so" "^vm.sh: (no space is left on the file system of|a file system had no space left .*) .*$tree/build"; fi
 if on_small "$copy && cat /dev/zero >$tree/build/rest; $tree/scripts/test.sh fmt"; then not_ok "a full disk: make test fails"; else
 	says "a full disk: make test says so" "^failed: .*no space is left on the file system of build/test "
 fi

@@ -119,8 +119,8 @@ need=$(needed)
 finish() { # exit code
 	[ "$1" = 0 ] || [ "$1" = 130 ] || [ -n "${why:-}" ] || ! why=$(disk_full "$CACHE") ||
 		printf 'host-setup.sh: %s. %s\n' "$(reason /dev/null)" "$again" >&2
-	# Half a userland is of no use to the next run, and its room may be wanted.
-	[ -z "${new:-}" ] || rm -rf --one-file-system "$new" 2>/dev/null || :
+	# What is of no use to the next run goes, as its room may be wanted.
+	rm -rf --one-file-system "$CACHE/host.new" "$DEB"/build/kselftests.?????? 2>/dev/null || :
 }
 trap 'finish $?' EXIT
 interrupted() {

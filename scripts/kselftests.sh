@@ -8,10 +8,10 @@
 # built from the source package of the host's own kernel; no copy is kept here.
 set -eu
 src=$1 out=$2
-# A run that was killed has left its directory.
+# What fails leaves its directory, so that its reason can be seen (a full disk); host-setup.sh, and the
+# next run, remove it.
 rm -rf "${out%/*}"/kselftests.??????
 work=$(mktemp -d "${out%/*}/kselftests.XXXXXX")
-trap 'rm -rf "$work"' EXIT
 make -C "$src" O="$work/k" ARCH=x86_64 HOSTCC=gcc-14 INSTALL_HDR_PATH="$work/hdr" headers_install
 make -C "$src/tools/testing/selftests/kvm" -j"$(nproc)" ARCH=x86_64 CC=gcc-14 \
 	KHDR_INCLUDES="-isystem $work/hdr/include" OUTPUT="$work/out"
@@ -24,4 +24,5 @@ find . -type f -perm -100 ! -name '*.so' ! -name '*.sh' | while IFS= read -r f; 
 done
 rm -rf "$out"
 mv "$out.new" "$out"
+rm -rf "$work"
 echo "$(find "$out" -type f | wc -l) programs in $out"

@@ -49,7 +49,7 @@ disk_full() { # DIR, [LOG]
 	{ read -r _ && read -r avail inodes where; } < <(df -k --output=avail,iavail,target "$1" 2>/dev/null) || :
 	if [ "${avail/#-/4096}" -lt 4096 ] || [ "${inodes/#-/64}" -lt 64 ]; then
 		echo "no space is left on the file system of $1 (mounted on $where)"
-	elif grep -qsiE "no space left on device|enough free space|os error 28" "${2:-/dev/null}"; then
+	elif grep -qsiE "no space left on device|enough free space|exceeds free space|os error 28" "${2:-/dev/null}"; then
 		echo "a file system had no space left (on that of $1, mounted on $where, $((${avail/#-/0} / 1024)) MB are free now)"
 	else
 		return 1

@@ -18,7 +18,7 @@
 #
 # The guest counts as up when its console repeats this run's nonce. The last line says
 # what ran, on which kernel and how long; exit code 0 only if the guest came up.
-set -eu
+set -eu -o pipefail
 . "$(dirname "$0")/lib.sh"
 started=${RUN_STARTED:-$EPOCHREALTIME}
 HOST=${HOST:-amd}
@@ -63,7 +63,7 @@ stage=$(run_dir guest)
 booted=''
 finish() {
 	# vm.sh says so itself.
-	[ -n "$booted" ] || ! why=$(disk_full "$stage") || echo "run.sh: $why" >&2
+	[ -n "$booted" ] || ! why=$(disk_full "$stage") || echo "run.sh: $why" >&2 || :
 	rm -rf "$stage"
 }
 trap finish EXIT
@@ -100,8 +100,7 @@ rc=0 booted=1
 	-e MODULE="${MODULE:-ours}" -e MACHINE="${MACHINE:-q35}" -e CPUS="${CPUS:-1}" -e MEMORY="${MEMORY:-256}" \
 	-e IRQCHIP="${IRQCHIP:-on}" -e DIRECT=$direct -e NONCE="$nonce" -e MODULE_PARAMS="${MODULE_PARAMS:-}" \
 	-e VENDOR_PARAMS="${VENDOR_PARAMS:-}" \
-	"$SRC/scripts/run-job.sh" 2>"$stage/err" | tee "$stage/out" || rc=$?
-cat "$stage/err" >&2
+	"$SRC/scripts/run-job.sh" | tee "$stage/out" || rc=$?
 far=$(sed -n 's/^RUN: //p' "$stage/out" | tail -n 1)
 up=$(sed -n "s/.*GUEST-UP nonce=$nonce kernel=\([^ ]*\).*/\1/p" "$stage/out" | tail -n 1)
 if [ -n "$up" ] && [ $rc = 0 ]; then
@@ -114,6 +113,10 @@ if [ -n "$own" ] && [ $rc = 0 ]; then
 fi
 if [ -n "$own" ] && [ $rc = 124 ]; then
 	echo "make run: your guest ran on $module and had not ended after $timeout s (another limit: TIMEOUT=), host kernel $KVER"
+	exit $rc
+fi
+if [ -n "$up" ]; then
+	echo "make run: Linux $up reached its user space as a guest of $module, but then: $far (exit code $rc, 99: the host's kernel log is not clean; host kernel $KVER, $(elapsed) s)"
 	exit $rc
 fi
 echo "make run: no guest yet. It got this far: ${far:-the host did not come up} (exit code $rc, host kernel $KVER, $(elapsed) s)"

@@ -62,6 +62,7 @@ task_run() {
 	runs "with a disk" '^make run: your guest ran on our kvm.ko .* and (ended by itself|had not ended)' DISK=build/test/disk.img TIMEOUT=60
 	grep -q 'A DISK OF MY OWN' $out
 	verdict "make run with a disk: the firmware has started it" $?
+	red "make run without time for it" 'no guest yet.*the host did not come up \(exit code 124' make -o host-modules run TIMEOUT=3
 	# Typed once there is somebody who reads it.
 	rm -f build/test/keys
 	mkfifo build/test/keys

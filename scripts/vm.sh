@@ -107,7 +107,7 @@ finish() {
 		rm -f "$RUN_DIR"/initrd.gz "$RUN_DIR"/host.iso "$RUN_DIR"/bochs
 		cp -r "$RUN_DIR"/. "$keep"/
 	fi
-	[ "$1" = 0 ] || ! why=$(disk_full "$RUN_DIR" "$RUN_DIR/emulator.txt") || echo "vm.sh: $why" >&2
+	[ "$1" = 0 ] || ! why=$(disk_full "$RUN_DIR" "$RUN_DIR/emulator.txt") || echo "vm.sh: $why" >&2 || :
 	rm -rf "$RUN_DIR"
 }
 trap 'finish $?' EXIT
@@ -131,6 +131,15 @@ chmod +x "$RUN_DIR/job.sh"
 } >"$RUN_DIR/env"
 for f in "${files[@]+"${files[@]}"}"; do cp -r "$f" "$RUN_DIR/"; done
 
+# What it boots from. Modules of the debug kernel are built in.
+image() {
+	local rc=0
+	"$SRC/scripts/in-host.sh" env ${more:+MODDIR=/nonexistent} "$IN_SRC/scripts/vm-image.sh" "$@" \
+		2>"$RUN_DIR/emulator.txt" || rc=$?
+	cat "$RUN_DIR/emulator.txt" >&2
+	[ $rc = 0 ] || exit 1
+}
+
 # Bochs would start anew after a reset; a triple fault ends it.
 info=ignore
 if [ -n "$last_words" ] && [ "$HOST" != amd ]; then
@@ -140,7 +149,7 @@ append="loglevel=4 panic=-1 oops=panic VM_SHELL=${shell:-0}$more ${APPEND:-}"
 serial=$RUN_DIR/serial.txt
 : >"$serial"
 if [ "$HOST" = amd ]; then
-	"$SRC/scripts/in-host.sh" env ${more:+MODDIR=/nonexistent} "$IN_SRC/scripts/vm-image.sh" 9p "$IN_RUN/initrd.gz"
+	image 9p "$IN_RUN/initrd.gz"
 	icount=()
 	if [ "${ICOUNT:-0}" = 1 ]; then
 		smp=1
@@ -183,15 +192,14 @@ else
 	for f in kvm.ko kvm-amd.ko kvm-intel.ko; do
 		[ ! -e "$SRC/$f" ] || paths+=("$IN_SRC/$f")
 	done
-	"$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" full "$IN_RUN/initrd.gz" "${paths[@]}"
+	image full "$IN_RUN/initrd.gz" "${paths[@]}"
 	# A later mitigations=auto does not take an earlier =off back altogether.
 	fast=' mitigations=off'
 	case ${APPEND:-} in *mitigations=*) fast='' ;; esac
 	# It counts 100 million a second, whatever processor it is, and this one's CPUID says 3.5 GHz: a
 	# second of the host's would be 35.
 	[ "$cpu" != corei7_skylake_x ] || fast="$fast tsc_early_khz=100000"
-	"$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" iso "$IN_RUN/host.iso" \
-		"$IN_RUN/initrd.gz" "$kernel" \
+	image iso "$IN_RUN/host.iso" "$IN_RUN/initrd.gz" "$kernel" \
 		"nokaslr$fast tsc=reliable console=ttyS0,115200 $append" "${GRUB:-}"
 	cat >"$RUN_DIR/bochsrc" <<-END
 		cpu: model=$cpu, count=$smp, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1
