@@ -183,6 +183,11 @@ pub enum Trap {
     /// XSAVES and XRSTORS, on from the start: for guests that were not given them. They are undefined
     /// then, without an exit; nothing where the processor has no such control.
     Xsaves,
+    /// RDRAND, on from the start: for guests that were not given it. Exits as `Exit::Undefined`;
+    /// nothing where the processor has no such control.
+    Rdrand,
+    /// RDSEED, the same.
+    Rdseed,
     /// Bus locks, where they can ([`Features::bus_lock_exit`]).
     BusLock,
     /// Stores and loads of descriptor-table registers, for UMIP emulation.

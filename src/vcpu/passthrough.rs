@@ -95,6 +95,8 @@ impl<V: Backend> Cx<'_, '_, V> {
         V::set_trap(self.l, Trap::Rdtscp, !rdtscp);
         V::set_trap(self.l, Trap::Invpcid, !invpcid);
         V::set_trap(self.l, Trap::Xsaves, !f.has(Feature::XSAVES));
+        V::set_trap(self.l, Trap::Rdrand, !f.has(Feature::RDRAND));
+        V::set_trap(self.l, Trap::Rdseed, !f.has(Feature::RDSEED));
         let exits = |bit: u64| off & bit == 0;
         V::set_trap(self.l, Trap::Hlt, exits(abi::KVM_X86_DISABLE_EXITS_HLT));
         V::set_trap(self.l, Trap::Pause, exits(abi::KVM_X86_DISABLE_EXITS_PAUSE));

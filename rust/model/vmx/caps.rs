@@ -359,6 +359,8 @@ const PROC2_OPTIONAL: u32 = proc2::BUS_LOCK_DETECTION
     | proc2::WBINVD_EXITING
     | proc2::DESC_EXITING
     | proc2::ENCLS_EXITING
+    | proc2::RDRAND_EXITING
+    | proc2::RDSEED_EXITING
     | proc2::TSC_SCALING;
 
 const EXIT_REQUIRED: u32 =

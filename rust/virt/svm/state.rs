@@ -345,7 +345,8 @@ impl Vcpu {
             Trap::Cr8Write => self.set_intercept(intercept::CR8_WRITE, on),
             Trap::Rdtscp => self.set_intercept(intercept::RDTSCP, on || !self.m.features.rdtscp),
             Trap::Invpcid => self.set_intercept(intercept::INVPCID, on),
-            Trap::Xsaves => {}
+            // There are no intercepts for these.
+            Trap::Xsaves | Trap::Rdrand | Trap::Rdseed => {}
             Trap::BusLock => {
                 let on = on && self.m.features.bus_lock_exit;
                 self.set_intercept(intercept::BUSLOCK, on);

@@ -423,6 +423,8 @@ impl Vcpu {
                 let on = !on && self.m.features.xsaves;
                 self.set_proc2_bit(proc2::XSAVES, on);
             }
+            Trap::Rdrand => self.set_optional(proc2::RDRAND_EXITING, on),
+            Trap::Rdseed => self.set_optional(proc2::RDSEED_EXITING, on),
             Trap::BusLock => {
                 let on = on && self.m.features.bus_lock_exit;
                 self.set_proc2_bit(proc2::BUS_LOCK_DETECTION, on);
@@ -434,6 +436,12 @@ impl Vcpu {
             // Entries do not load the bits (SDM: vol 3, 27.3.2.1).
             Trap::CachingOff => {}
         }
+    }
+
+    /// Has an instruction exit, where there is a control for it.
+    fn set_optional(&mut self, control: u32, on: bool) {
+        let on = on && self.m.cfg.proc2(control);
+        self.set_proc2_bit(control, on);
     }
 
     fn set_debug_trap(&mut self, on: bool) {

@@ -19,6 +19,7 @@ mod event_races;
 mod eventfds;
 mod faults;
 mod hammer;
+mod hidden;
 mod host_memory;
 mod ipi_counts;
 mod ipis;
@@ -38,7 +39,6 @@ mod tsc;
 mod user_exits;
 mod user_pic;
 mod windows;
-mod xsaves;
 
 use crate::errno;
 use crate::tap::Tap;
@@ -73,7 +73,8 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("slot_changes", memory::slots),
     ("run_signals", memory::signals),
     ("xsave_shown", memory::xsave_shown),
-    ("xsaves", xsaves::xsaves),
+    ("xsaves", hidden::xsaves),
+    ("random_numbers", hidden::random_numbers),
     ("state_moves", memory::round_trip),
     ("bad_triple", bad_guest::triple),
     ("bad_tables", bad_guest::tables),
