@@ -26,9 +26,8 @@ all: modules
 
 modules: ## build the modules for the running kernel (or KVER=)
 	scripts/load-check.sh build $(KVER)
-	@. scripts/lib.sh && build_begins .
-	$(MAKE) -C $(KDIR) M=$(CURDIR) modules || { rm -f .building; false; }
-	@rm -f .building
+	+@. scripts/lib.sh && build_begins . && rc=0 && \
+		{ $(MAKE) -C $(KDIR) M=$(CURDIR) modules || rc=$$?; build_ended .; exit $$rc; }
 
 rust-artefacts: ## make what linux-headers lacks for Rust modules (real host, as root)
 	scripts/kernel-rust.sh $(KVER)
@@ -85,7 +84,7 @@ clean: ## remove what builds made here (the cache stays: KVM_RS_CACHE)
 		\( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' -o -name '.*.cmd' \
 		-o -name '*.rmeta' -o -name '*.o.*' -o -name modules.order -o -name Module.symvers \) \
 		-exec rm -f {} +
-	rm -rf build meta .building rust/host/bindings_gen.rs
+	rm -rf build meta .building .build.lock rust/host/bindings_gen.rs
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18

@@ -12,7 +12,7 @@ set -eu
 need_folder
 mkdir -p "$SRC/build"
 exec 8>"$SRC/build/.lock"
-flock 8
+flock -n 8 || { echo "another build is at work in $SRC; waiting for it to end" >&2 && flock 8; }
 kernel=$KVER headers=/usr/src/linux-headers-$KVER tree=$IN_SRC out=$SRC
 if [ "${HOST:-}" = debug ]; then
 	debug_kernel >/dev/null || die "there is no debug kernel: run scripts/debug-kernel.sh first (an hour)"

@@ -44,7 +44,7 @@ if [ "${1:-}" = --cached ]; then
 	exit
 fi
 exec 8>"$CACHE/.debug.lock"
-flock 8
+flock -n 8 || { echo "debug-kernel: another build of it is at work; waiting for it to end" && flock 8; }
 [ "$(cat "$DEB$IN_DEBUG/.ready" 2>/dev/null)" != "$KVER $want" ] || exit 0
 free=$(df -k --output=avail "$CACHE" | tail -n 1)
 [ -d "$DEB$IN_DEBUG" ] || [ "$free" -ge 4000000 ] ||

@@ -94,12 +94,18 @@ mkdir -p "$tmp/half/target"
 touch -d '2 hours ago' "$tmp/half/old.o"
 touch -d '1 hour ago' "$tmp/half/.building"
 touch "$tmp"/half/{new.o,new.rmeta,.new.o.cmd,new.c,target/new.o}
-build_begins "$tmp/half" 2>"$tmp/out"
+(build_begins "$tmp/half") 2>"$tmp/out"
 says "a build that was killed: the next one says so" 'was interrupted'
 left=$(cd "$tmp/half" && find . -type f | sort | tr '\n' ' ')
-if [ "$left" = "./.building ./new.c ./old.o ./target/new.o " ]; then ok "a build that was killed: what it made goes"; else
+if [ "$left" = "./.build.lock ./.building ./new.c ./old.o ./target/new.o " ]; then ok "a build that was killed: what it made goes"; else
 	not_ok "a build that was killed: left are $left"
 fi
+
+(flock 9 && sleep 1) 9>"$tmp/half/.build.lock" &
+sleep 0.3
+(build_begins "$tmp/half") 2>"$tmp/out"
+says "two builds at once: the second says that it waits" 'another build is at work in'
+wait
 
 # A run that was killed leaves its directory, which the next one of the checkout removes.
 (exec sleep 0) &

@@ -76,7 +76,10 @@ run_dir() { # NAME
 # A build that is killed may leave half a file that is newer than its sources, or one that objtool has
 # not seen, and make would take it for done. So whoever builds leaves a mark until the build has ended
 # (make removes what failed itself), and what is newer than a mark found here goes.
+# Two builds of one directory wait for each other.
 build_begins() { # DIR
+	exec 7>"$1/.build.lock"
+	flock -n 7 || { echo "another build is at work in $1; waiting for it to end" >&2 && flock 7; }
 	if [ -e "$1/.building" ]; then
 		echo "the build before this one was interrupted: what it made is made again" >&2
 		find "$1" \( -path "$1/build" -o -path "$1/.git" -o -name target \) -prune -o -type f -newer "$1/.building" \
