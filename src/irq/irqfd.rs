@@ -93,6 +93,8 @@ fn reaper(vm: &Arc<VmBase>) -> Result<Reaper> {
 /// A registered irqfd; without a waiter it is about to leave the list.
 pub(super) struct Entry {
     waiter: Option<Waiter<Irqfd>>,
+    /// It is among those that are being removed.
+    going: bool,
 }
 
 impl Entry {
@@ -203,8 +205,11 @@ fn assign(vm: &Arc<VmBase>, k: &KvmIrqfd) -> Result<isize> {
             return Err(e);
         }
     };
-    let waiter = Some(waiter);
-    list.push(Entry { waiter }, GFP_KERNEL_ACCOUNT)?;
+    let entry = Entry {
+        waiter: Some(waiter),
+        going: false,
+    };
+    list.push(entry, GFP_KERNEL_ACCOUNT)?;
     if signaled {
         // Under the lock: who removes it lowers the line after this.
         irqfd.fire();
@@ -243,11 +248,15 @@ fn remove(vm: &VmBase, which: impl Fn(&Entry) -> bool) {
     let mut list = vm.irq.irqfds.lock();
     let mut found = false;
     let mut resampled = false;
-    for e in list.iter().filter(|e| which(e)) {
-        found = true;
+    for e in list.iter_mut() {
+        // Asked once: an eventfd may go at any time.
+        e.going = which(e);
+        found |= e.going;
         if let Some(live) = e.owner().and_then(|o| o.resampled.as_ref()) {
-            live.store(false, Ordering::Release);
-            resampled = true;
+            if e.going {
+                live.store(false, Ordering::Release);
+                resampled = true;
+            }
         }
     }
     if !found {
@@ -256,7 +265,7 @@ fn remove(vm: &VmBase, which: impl Fn(&Entry) -> bool) {
     if resampled {
         forget_resamplers(vm);
     }
-    for e in list.iter_mut().filter(|e| which(e)) {
+    for e in list.iter_mut().filter(|e| e.going) {
         let Some(owner) = e.owner().cloned() else {
             continue;
         };
@@ -275,6 +284,7 @@ fn remove(vm: &VmBase, which: impl Fn(&Entry) -> bool) {
         };
         if let Some(to) = list.get_mut(kept) {
             to.waiter = Some(waiter);
+            to.going = false;
             kept = kept.wrapping_add(1);
         }
     }
