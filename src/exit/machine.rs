@@ -18,6 +18,7 @@ use crate::vcpu::msr;
 use crate::vcpu::pending::Pending;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
+use crate::vm::ring::VcpuRing;
 use kernel::prelude::*;
 use model::addr::Gpa;
 use model::addr::Gva;
@@ -543,6 +544,13 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
 
     fn committed(&mut self) {
         self.cx.st.emul.log.clear();
+    }
+
+    /// Each element may be an entry of the dirty ring, and KVM_RUN looks how full it is between
+    /// instructions only.
+    fn is_wanted(&self) -> bool {
+        let ring = self.cx.vcpu.shared.ring.as_ref();
+        ring.is_some_and(VcpuRing::is_soft_full)
     }
 }
 

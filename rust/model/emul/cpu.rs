@@ -382,6 +382,11 @@ pub trait Bus {
     /// Forget the accesses made so far: an instruction or one REP element is complete, or it lost a
     /// race for memory and must read again. They will not be replayed.
     fn committed(&mut self) {}
+
+    /// Something has to be done outside the instruction that cannot wait for the end of a REP.
+    fn is_wanted(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

@@ -59,6 +59,10 @@ impl Ctx<'_> {
             if left == 0 || self.compare_ends() {
                 return Ok(());
             }
+            if self.bus.is_wanted() {
+                self.flow = Flow::Repeat;
+                return Ok(());
+            }
             budget = budget.saturating_sub(done);
         }
     }

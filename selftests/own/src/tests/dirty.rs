@@ -52,6 +52,14 @@ guest_code! {
     "out dx, al",
 }
 
+guest_code! {
+    // Copies RCX words of a device to RDI.
+    copies,
+    "rep movsq",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
 fn plan(cpus: usize) -> Plan {
     Plan {
         mem: 4 << 20,
@@ -231,4 +239,56 @@ pub fn reset_signals(t: &mut Tap) {
             break;
         }
     }
+}
+
+/// A string instruction that reads a device in user space writes more often than the ring has
+/// entries: user space hears in time that it is full.
+pub fn ring_of_elements(t: &mut Tap) {
+    const PAGES: usize = 8;
+    const ENTRIES: usize = 1024;
+    const BYTES: usize = 16 * ENTRIES;
+    let mut g = Guest::new(plan(0));
+    t.same("less", g.slot(0, 0, 0, 0, 0), Answer::Ok(0));
+    t.same("memory", g.slot(0, 0, 0, OFFSET, 0), Answer::Ok(0));
+    let on = enable(&g.vm, KVM_CAP_DIRTY_LOG_RING, BYTES as u64);
+    t.same("rings", on, Answer::Ok(0));
+    t.same("a slot", place(&g, AT), Answer::Ok(0));
+    g.add_cpu(0, true);
+    g.load(CODE, copies());
+    boot::tables(&g.mem);
+    g.start_long(0, CODE);
+    let v = &g.cpus[0];
+    let at = KVM_DIRTY_LOG_PAGE_OFFSET as usize * sys::PAGE;
+    let ring = Area::of_fd(&v.fd, BYTES, at).expect("the ring");
+    let mut r = boot::regs(0, CODE);
+    (r.rsi, r.rdi) = (0xe000_0000, AT);
+    r.rcx = (PAGES * sys::PAGE / 8) as u64;
+    v.set_regs(&r);
+    let (mut next, mut seen, mut full) = (0, 0u64, 0);
+    let mut harvest = || {
+        while ring.load::<u32>(16 * (next % ENTRIES)) == DIRTY {
+            let e = 16 * (next % ENTRIES);
+            seen |= 1 << ring.load::<u64>(e + 8);
+            ring.store(e, RESET);
+            next += 1;
+        }
+        seen
+    };
+    let end = loop {
+        match g.enter() {
+            Ok(e @ Exit::MmioRead { .. }) => v.answer(&e, &[0x5a; 8]),
+            Ok(Exit::Other(KVM_EXIT_DIRTY_RING_FULL)) if full < 1000 => {
+                full += 1;
+                harvest();
+                g.vm.call(k::RESET_DIRTY_RINGS, 0).ok().expect("reset");
+            }
+            e => break e,
+        }
+    };
+    let ended = matches!(end, Ok(Exit::Out { port: PORT_END, .. }));
+    t.point(ended, format!("the guest ends: {end:x?}"));
+    t.same("all pages were in the ring", harvest(), (1 << PAGES) - 1);
+    t.point(full > 0, format!("it was full {full} times"));
+    let last: u64 = g.mem.load(OFFSET + PAGES * sys::PAGE - 8);
+    t.same("the last word", last, u64::from_ne_bytes([0x5a; 8]));
 }

@@ -175,6 +175,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("broken_page", host_memory::broken_page),
     ("log_moved", dirty::moved),
     ("late_rings", dirty::late_rings),
+    ("ring_of_elements", dirty::ring_of_elements),
     ("unreadable_clear", dirty::unreadable_clear),
     ("reset_signals", dirty::reset_signals),
     ("event_races", event_races::races),
