@@ -266,6 +266,11 @@ impl<F: Format, T: Tables> Tdp<'_, F, T> {
                 if F::accessed(&self.cfg, old) {
                     new = F::revived(&self.cfg, new);
                 }
+                if F::prot(old).w && spec.host_writable && spec.mmu_writable {
+                    // Whoever has the lock for reading as well and harvests the log would find the
+                    // page protected, and not flush for the translations that can still write it.
+                    new = F::with_write(new);
+                }
                 if F::dirty(&self.cfg, old) {
                     new = F::soiled(&self.cfg, new);
                 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Operations that share the read lock, on real threads.
+//! Operations that share the read lock: on real threads, and what one must leave for another.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Barrier, RwLock};
@@ -181,4 +181,45 @@ fn no_dirty_page_is_lost() {
         let writable = tdp.walk(Gfn(0)).unwrap().allows(Prot::RW);
         assert!(!writable || log.load(SeqCst) == 1);
     }
+}
+
+#[test]
+fn a_mapper_takes_no_write_permission() {
+    fn check<F: Format>(cfg: Config) {
+        let a = Arena::new(16);
+        let t = Tdp::<F, _>::new(cfg, &a);
+        let mut pool = Pool::new(&a);
+        // A page of a slot that is logged, for a fetch and as it was written before.
+        let logged = LeafSpec {
+            host_writable: true,
+            mmu_writable: true,
+            ..LeafSpec::ram(Pfn(0x99), Prot::RX)
+        };
+        let written = LeafSpec {
+            prot: Prot {
+                x: false,
+                ..Prot::RWX
+            },
+            ..logged
+        };
+        let _ = t.map(Gfn(5), Level::L4K, &written, &mut pool);
+        let r = t.map(Gfn(5), Level::L4K, &logged, &mut pool);
+        assert_eq!((r.outcome, r.flush), (Map::Done, Flush::None));
+        assert!(t.walk(Gfn(5)).unwrap().prot().allows(Prot::RWX));
+        // Who harvests still finds what he has to flush for.
+        assert!(t.clean(Gfn(0), 1 << 5, LogMode::WriteProtect).is_needed());
+        // What the host does not let it write is taken.
+        let _ = t.map(Gfn(6), Level::L4K, &written, &mut pool);
+        let r = t.map(
+            Gfn(6),
+            Level::L4K,
+            &LeafSpec::ram(Pfn(0x99), Prot::RX),
+            &mut pool,
+        );
+        assert!(r.flush.is_needed());
+        assert!(!t.walk(Gfn(6)).unwrap().prot().w);
+    }
+    check::<Npt>(Config::new(false, 48, 0, true));
+    check::<Ept>(Config::new(false, 46, 0, true));
+    check::<Ept>(Config::new(false, 46, 0, false));
 }

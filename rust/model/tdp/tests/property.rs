@@ -380,6 +380,9 @@ impl<'a, F: Format> World<'a, F> {
                     }
                 }
                 let old = self.pages.get(&g).copied();
+                // A page that may be written stays so, if only logging is against it.
+                let mut prot = prot;
+                prot.w |= spec.mmu_writable && old.is_some_and(|o| o.prot.w);
                 let base = level.base(Gfn(g)).0;
                 for p in PROBES
                     .iter()
@@ -393,7 +396,7 @@ impl<'a, F: Format> World<'a, F> {
                             prot,
                             fast_writable: spec.mmu_writable,
                             dirty: if cfg.ad() {
-                                prot.w || old.is_some_and(|o| o.dirty)
+                                spec.dirty || old.is_some_and(|o| o.dirty)
                             } else {
                                 prot.w
                             },
