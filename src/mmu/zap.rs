@@ -8,8 +8,9 @@ use crate::vm::VmCore;
 use model::addr::Gfn;
 use model::tdp::Sweep;
 
-/// Entries looked at before the lock is offered to others.
-const BUDGET: u32 = 1024;
+/// Entries looked at before the lock is offered to others. Each time what was removed is flushed,
+/// for which every CPU in the guest leaves it.
+const BUDGET: u32 = 32768;
 
 /// Removes every mapping of the pages from `start` up to but not including `end`, and flushes.
 /// Sleeps only if `may_block`.
@@ -37,8 +38,10 @@ pub(crate) fn zap_all<V: Backend>(vm: &VmCore<V>) {
 
 fn run<V: Backend>(vm: &VmCore<V>, space: Space, sweep: &mut Sweep, may_block: bool) {
     let mut g = vm.mmu.write();
+    // Nobody else gets the lock if this may not sleep.
+    let budget = if may_block { BUDGET } else { u32::MAX };
     while !sweep.is_done() {
-        let counts = g.root_mut(space).zap(sweep, BUDGET);
+        let counts = g.root_mut(space).zap(sweep, budget);
         vm.base.stats.add_counts(&counts);
         if may_block && !sweep.is_done() {
             g.cond_resched();
