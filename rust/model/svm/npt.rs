@@ -33,10 +33,12 @@ impl Format for Npt {
     #[inline]
     fn leaf(cfg: &Config, level: Level, s: &LeafSpec) -> u64 {
         let mem = match s.mem {
-            MemType::Wb => 0,
+            // The host's MTRRs say that a device's memory is UC, and the guest may make it WC by its
+            // PAT; UC here would win over that.
+            MemType::Wb | MemType::Uc => 0,
             MemType::Wc => PTE_PWT,
             // WT and WP need the PAT bit, whose place depends on the level; UC is stricter.
-            MemType::Uc | MemType::Wt | MemType::Wp => PTE_PWT | PTE_PCD,
+            MemType::Wt | MemType::Wp => PTE_PWT | PTE_PCD,
         };
         let pfn = s.pfn.0 & !level.pages().wrapping_sub(1);
         (pfn << PAGE_SHIFT) & cfg.addr_mask()
@@ -174,7 +176,7 @@ mod tests {
         assert_eq!(e & CFG.addr_mask(), 0x1220_0000);
         assert_eq!(e & PTE_PS, PTE_PS);
         assert_eq!(CFG.pfn(e, Level::L2M), Pfn(0x12200));
-        // Device memory: no encryption bit, uncached.
+        // Device memory: no encryption bit, and the guest's own type within the host's MTRRs.
         let s = LeafSpec {
             mem: MemType::Uc,
             encrypt: false,
@@ -182,7 +184,7 @@ mod tests {
         };
         let e = Npt::leaf(&CFG, Level::L4K, &s);
         assert_eq!(e & (1 << 47), 0);
-        assert_eq!(e & (PTE_PWT | PTE_PCD), PTE_PWT | PTE_PCD);
+        assert_eq!(e & (PTE_PWT | PTE_PCD), 0);
     }
 
     #[test]
