@@ -60,7 +60,7 @@ pub(crate) struct Emul {
     pub(super) log: KBox<IoLog>,
     /// The linear address of the instruction that it is of.
     at: u64,
-    /// Its bytes, while user space has an access of it.
+    /// Its bytes, as long as the log has something of it or user space has an access of it.
     code: Code,
     /// Taken while an instruction is emulated.
     pub(super) state: Option<KBox<CpuState>>,
@@ -160,10 +160,7 @@ fn emulate<V: Backend>(
         }
         Err(Stop::NeedUser) => match cx.st.emul.exit.take() {
             Some(e) => {
-                if !matches!(cx.st.pending, Pending::None) {
-                    // It goes on with this instruction, whatever the guest writes there meanwhile.
-                    cx.st.emul.code = code;
-                }
+                keep(cx, code);
                 if matches!(e, UserExit::Mmio { .. }) {
                     cx.count(VcpuStat::MmioExits);
                 }
@@ -171,7 +168,10 @@ fn emulate<V: Backend>(
             }
             None => UserExit::internal(abi::KVM_INTERNAL_ERROR_EMULATION).leave(cx),
         },
-        Err(Stop::Retry) => Continue(()),
+        Err(Stop::Retry) => {
+            keep(cx, code);
+            Continue(())
+        }
         Err(Stop::Fault(e)) => {
             cx.st.emul.reset();
             raise(cx, e)
@@ -180,6 +180,17 @@ fn emulate<V: Backend>(
             cx.st.emul.reset();
             unknown(cx, bytes, len)
         }
+    }
+}
+
+/// Keeps the bytes of an instruction that stopped halfway, as long as what it read is kept or user
+/// space has an access of it: it goes on with this instruction, whatever the guest writes there
+/// meanwhile. Of another nothing is kept, which hardware may complete by itself.
+fn keep<V: Backend>(cx: &mut Cx<'_, '_, V>, code: Code) {
+    let e = &mut cx.st.emul;
+    let waits = !matches!(cx.st.pending, Pending::None);
+    if waits || !e.log.is_empty() || e.batch.is_some() {
+        e.code = code;
     }
 }
 

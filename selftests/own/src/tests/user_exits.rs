@@ -250,6 +250,8 @@ pub fn emulated_fault(t: &mut Tap) {
     t.same("flags, address, size", words, want);
     g.mem
         .protect(2 << 20, 1 << 20, libc::PROT_READ | libc::PROT_WRITE);
+    // LODSD, which reads the same: what was half done is done, with what the device gave it.
+    g.mem.store::<u8>(CODE as usize + 5, 0xad);
     let e = sys::limited(3000, || g.enter());
     let ended = matches!(e, Ok(Exit::Out { port: 0xe1, .. }));
     t.same("with memory it goes on", ended, true);
