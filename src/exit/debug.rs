@@ -20,6 +20,7 @@ use model::x86::ctrl::dr7;
 use model::x86::ctrl::rflags;
 use model::x86::exception;
 use model::x86::exception::Exception;
+use model::x86::state::SHADOW_MOV_SS;
 use virt::vendor::Trap;
 
 /// Every control bit that KVM_SET_GUEST_DEBUG knows: the answer of KVM_CAP_SET_GUEST_DEBUG2.
@@ -127,20 +128,23 @@ pub(crate) fn stepped<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 }
 
 /// A breakpoint on the instruction at RIP, which is going to be emulated and which hardware has not
-/// looked at: user space's, else the guest's, unless RFLAGS.RF lets it through. None if there is
-/// none.
+/// looked at: user space's while it has hardware breakpoints, else the guest's, unless RFLAGS.RF or
+/// a load of SS just before lets it through. None if there is none.
 #[inline(never)]
 pub(crate) fn code_breakpoint<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Option<Flow> {
     let d = &cx.st.debug;
     let at = cx.linear_rip();
     if d.control & abi::KVM_GUESTDBG_USE_HW_BP != 0 {
+        // The guest's are not in force.
         let met = dr7::met_by_code(d.user_dr7, &d.user_dr, at);
-        if met != 0 {
-            return Some(to_user(cx, exception::DB, dr6::INIT | met));
-        }
+        return (met != 0).then(|| to_user(cx, exception::DB, dr6::INIT | met));
     }
     let met = dr7::met_by_code(d.dr7, &d.dr, at);
     if met == 0 || V::rflags(cx.l) & rflags::RF != 0 {
+        return None;
+    }
+    // SDM: vol 3, 6.8.3. AMD's processors break between a load of SS and the next instruction.
+    if !cx.st.cpuid.features.amd && V::shadow(cx.l) & SHADOW_MOV_SS != 0 {
         return None;
     }
     let e = Exception {

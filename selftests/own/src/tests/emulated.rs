@@ -3,6 +3,7 @@
 //! What an instruction leaves that the module emulated: bases of segments, what a gate says, and
 //! that it was the one that the guest executed.
 
+use crate::guest::supported_cpuid;
 use crate::guest::Exit;
 use crate::guest::Guest;
 use crate::guest::CODE;
@@ -222,6 +223,57 @@ guest_code! {
     "out dx, al",
 }
 
+guest_code! {
+    // The same behind a load of SS.
+    breaks_behind,
+    "lea rax, [rip + 3f]",
+    "mov dr0, rax",
+    "mov eax, 0x402",
+    "mov dr7, rax",
+    "mov eax, 0xffff0ff0",
+    "mov dr6, rax",
+    "xor ebx, ebx",
+    "mov edx, 0xe0",
+    "lea r15, [rip + 2f]",
+    "xor eax, eax",
+    "mov ss, eax",
+    ".byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d",
+    "3: inc ebx",
+    "2: mov rax, dr6",
+    "out dx, eax",
+    "mov eax, ebx",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// Behind a load of SS: none on a processor that CPUID says is Intel's, one on AMD's.
+fn breakpoint_behind(t: &mut Tap) {
+    for (name, want) in [
+        (b"GenuineIntel", vec![0xffff_0ff0, 1]),
+        (b"AuthenticAMD", vec![0xffff_0ff1, 0]),
+    ] {
+        let g = Guest::long(breaks_behind());
+        let mut c = supported_cpuid(&g.dev);
+        for e in c[8..].chunks_exact_mut(size_of::<kvm_cpuid_entry2>()) {
+            // Leaf 0: EBX, EDX, ECX.
+            if e[..4] == [0; 4] {
+                e[16..20].copy_from_slice(&name[..4]);
+                e[24..28].copy_from_slice(&name[4..8]);
+                e[20..24].copy_from_slice(&name[8..]);
+            }
+        }
+        let r = g.cpus[0].fd.bytes(k::SET_CPUID2, &mut c);
+        t.same("KVM_SET_CPUID2", r, Answer::Ok(0));
+        let name = String::from_utf8_lossy(name);
+        t.same(
+            format!("behind a load of SS: DR6, what it counted, {name}"),
+            forced(|| g.values()),
+            Some(want),
+        );
+    }
+}
+
 /// Breakpoints on an instruction that hardware does not get to see: the guest's, and user space's.
 pub fn breakpoint(t: &mut Tap) {
     let seen = forced(|| Guest::long(breaks()).values());
@@ -253,6 +305,19 @@ pub fn breakpoint(t: &mut Tap) {
     let r = v.fd.set(k::SET_GUEST_DEBUG, &d);
     t.same("without a debugger", r, Answer::Ok(0));
     t.same("the guest goes on", g.values(), Some(vec![1]));
+    // User space's registers are those in force, wherever its breakpoints are.
+    let g = Guest::long(breaks());
+    d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+    d.arch.debugreg = [0, 0x1234_5678, 0, 0, 0, 0, 0, 0x408];
+    let r = g.cpus[0].fd.set(k::SET_GUEST_DEBUG, &d);
+    t.same("a debugger with others", r, Answer::Ok(0));
+    let seen = forced(|| g.values());
+    t.same(
+        "the guest's are not met: DR6, what it counted",
+        seen.map(|v| v[2..].to_vec()),
+        Some(vec![0xffff_0ff0, 1]),
+    );
+    breakpoint_behind(t);
 }
 
 guest_code! {
