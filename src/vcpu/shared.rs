@@ -219,6 +219,14 @@ impl VcpuShared {
         (at != 0).then_some(at)
     }
 
+    /// Owner: the host's TSCs are a clock again, which the guest's TSC has gone on with.
+    #[inline]
+    fn forget_left(&self) {
+        if self.left_at.load(Ordering::Relaxed) != 0 {
+            self.left_at.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Owner: stolen time is asked for at each load from now on, with this value of its MSR; 0: no
     /// longer.
     pub(crate) fn report_steal(&self, msr: u64) {
@@ -359,6 +367,8 @@ impl SchedObserver for Sched {
         }
         if self.shared.must_follow_host() {
             self.shared.request(Request::Tsc);
+        } else {
+            self.shared.forget_left();
         }
         if let Some(r) = &self.shared.ring {
             r.loaded(cpu, Some(self.shared.index));
