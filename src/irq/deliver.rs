@@ -10,7 +10,6 @@ use model::irqchip::lapic::published::Sender;
 use model::irqchip::targets;
 use model::x86::apic::Ipi;
 use model::x86::apic::Message;
-use model::x86::apic::Shorthand;
 
 fn rules(vm: &VmBase) -> Rules {
     Rules {
@@ -23,11 +22,7 @@ fn rules(vm: &VmBase) -> Rules {
 /// Delivers a message of a device. The number of local APICs that took it, or -1 if it addressed
 /// none.
 pub(crate) fn message(vm: &VmBase, m: &Message) -> i32 {
-    let ipi = Ipi {
-        message: *m,
-        shorthand: Shorthand::None,
-    };
-    deliver(vm, &ipi, None)
+    deliver(vm, m, targets::resolve_message(m, &vm.vcpus, rules(vm)))
 }
 
 /// Delivers a fixed interrupt or NMI to whoever has the physical id, which never means everyone. The
@@ -41,14 +36,15 @@ pub(crate) fn to_id(vm: &VmBase, m: &Message) -> i32 {
 
 /// Delivers an IPI.
 pub(crate) fn ipi(vm: &VmBase, i: &Ipi, from: Sender) -> i32 {
-    deliver(vm, i, Some(from))
+    let to = targets::resolve(i, Some(from), &vm.vcpus, rules(vm));
+    deliver(vm, &i.message, to)
 }
 
-fn deliver(vm: &VmBase, i: &Ipi, from: Option<Sender>) -> i32 {
+fn deliver(vm: &VmBase, m: &Message, to: impl Iterator<Item = u32>) -> i32 {
     let mut taken = -1i32;
-    for v in targets::resolve(i, from, &vm.vcpus, rules(vm)) {
+    for v in to {
         let Some(v) = vm.vcpus.get(v) else { continue };
-        taken = taken.max(0).wrapping_add(i32::from(post(v, &i.message)));
+        taken = taken.max(0).wrapping_add(i32::from(post(v, m)));
     }
     taken
 }

@@ -6,7 +6,7 @@
 //! systems set their APICs up so that a destination tells the x2APIC IDs of those it means: then
 //! only the vCPUs that have these IDs are asked. The [`Census`] says whether all of a VM are set up
 //! like that; where it cannot tell, and for broadcasts, everyone is asked. Each candidate is asked
-//! for its address of this moment, so that nobody is addressed by what he was before.
+//! for its address of this moment, so that none is addressed by what it was before.
 
 use super::lapic::published::Address;
 use super::lapic::published::Published;
