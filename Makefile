@@ -24,10 +24,15 @@ export KVM_RS_CACHE
 
 all: modules
 
+# With -n, -q or -t make runs the lines that have a + or name MAKE all the same. This one, which
+# waits, removes and builds, must not be run then: so it has neither.
+dry := $(foreach o,n q t,$(findstring $(o),$(filter-out --%,$(firstword -$(MAKEFLAGS)))))
+kbuild = $(MAKE) -C $(KDIR) M=$(CURDIR) modules
+
 modules: ## build the modules for the running kernel (or KVER=)
 	scripts/load-check.sh build $(KVER)
-	+@. scripts/lib.sh && build_begins . && rc=0 && \
-		{ $(MAKE) -C $(KDIR) M=$(CURDIR) modules || rc=$$?; build_ended .; exit $$rc; }
+	$(if $(strip $(dry)),,+)@. scripts/lib.sh && build_begins . && rc=0 && \
+		{ $(kbuild) || rc=$$?; build_ended . $$rc; exit $$rc; }
 
 rust-artefacts: ## make what linux-headers lacks for Rust modules (real host, as root)
 	scripts/kernel-rust.sh $(KVER)

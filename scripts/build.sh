@@ -27,7 +27,7 @@ rc=0
 build_begins "$out"
 "$SRC/scripts/in-host.sh" make -C "$headers" M="$tree" "$@" modules \
 	>"$SRC/build/module.log" 2>&1 || rc=$?
-build_ended "$out"
+build_ended "$out" $rc
 if [ $rc != 0 ]; then
 	grep -vE '^make(\[[0-9]+\])?: (Entering|Leaving)' "$SRC/build/module.log" >&2 || :
 	! why=$(disk_full "$out" "$SRC/build/module.log") ||

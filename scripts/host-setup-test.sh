@@ -107,6 +107,46 @@ sleep 0.3
 says "two builds at once: the second says that it waits" 'another build is at work in'
 wait
 
+(build_ended "$tmp/half" 137)
+if [ -e "$tmp/half/.building" ]; then ok "make was killed: the mark stays"; else not_ok "make was killed: the mark stays"; fi
+(build_ended "$tmp/half" 2)
+if [ ! -e "$tmp/half/.building" ]; then ok "make failed: the mark goes"; else not_ok "make failed: the mark goes"; fi
+
+# The same of make modules, whose kernel here is a Makefile that kills its make, or fails, or not; and
+# a dry run, which keeps its hands off a mark and does not wait.
+mkdir -p "$tmp/tree/scripts" "$tmp/kernel"
+cp "$SRC/Makefile" "$tmp/tree/"
+cp "$SRC/scripts/lib.sh" "$tmp/tree/scripts/"
+printf '#!/bin/sh\n' >"$tmp/tree/scripts/load-check.sh" && chmod +x "$tmp/tree/scripts/load-check.sh"
+printf 'modules:\n\techo built >>%s; %s\n' "$tmp/kernel/log" "\$(END)" >"$tmp/kernel/Makefile"
+modules() { env -u MAKEFLAGS make -C "$tmp/tree" KDIR="$tmp/kernel" "$@" modules >"$tmp/out" 2>&1; }
+mark() { # there or gone, sentence
+	if [ "$([ -e "$tmp/tree/.building" ] && echo there || echo gone)" = "$1" ]; then ok "$2"; else not_ok "$2"; fi
+}
+modules END=true
+mark gone "make modules: no mark after it"
+modules END=false
+mark gone "make modules fails: the mark goes"
+# shellcheck disable=SC2016 # for the shell of that Makefile
+modules 'END=kill -9 $$PPID'
+mark there "make modules, whose make is killed: the mark stays"
+touch "$tmp/tree/new.o"
+: >"$tmp/kernel/log"
+exec 6>"$tmp/tree/.build.lock"
+flock 6
+for o in -n -q -t -kn; do
+	timeout 20 env -u MAKEFLAGS make -C "$tmp/tree" KDIR="$tmp/kernel" --no-print-directory $o modules >"$tmp/out" 2>&1
+	if [ $? != 124 ] && [ -e "$tmp/tree/new.o" ] && [ -e "$tmp/tree/.building" ] && [ ! -s "$tmp/kernel/log" ]; then
+		ok "make $o modules: nothing is waited for, removed or built"
+	else not_ok "make $o modules: nothing is waited for, removed or built"; fi
+done
+exec 6>&-
+modules END=true
+says "make modules after it: says so" 'was interrupted'
+if [ ! -e "$tmp/tree/new.o" ] && [ -s "$tmp/kernel/log" ]; then ok "make modules after it: makes all again"; else
+	not_ok "make modules after it: makes all again"
+fi
+
 # A run that was killed leaves its directory, which the next one of the checkout removes.
 (exec sleep 0) &
 gone=$!

@@ -75,7 +75,8 @@ run_dir() { # NAME
 
 # A build that is killed may leave half a file that is newer than its sources, or one that objtool has
 # not seen, and make would take it for done. So whoever builds leaves a mark until the build has ended
-# (make removes what failed itself), and what is newer than a mark found here goes.
+# (make removes what failed itself, unless a signal ended make), and what is newer than a mark found
+# here goes.
 # Two builds of one directory wait for each other.
 build_begins() { # DIR
 	exec 7>"$1/.build.lock"
@@ -90,7 +91,9 @@ build_begins() { # DIR
 		: >"$1/.building"
 	fi
 }
-build_ended() { rm -f "$1/.building"; } # DIR
+build_ended() { # DIR, what make returned
+	[ "$2" -ge 128 ] || rm -f "$1/.building"
+}
 
 # The kernel the folder is prepared for: the newest one that has its Rust artefacts.
 folder_kernel() {
