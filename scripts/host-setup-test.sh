@@ -11,7 +11,7 @@ need_folder
 setup=$SRC/scripts/host-setup.sh
 real=$DEB
 # Beside the real cache, where links work.
-tmp=$(mktemp -d "$CACHE/setup-test.XXXXXX")
+tmp=$(run_dir setup-test "$CACHE")
 pids=()
 finish() {
 	[ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null

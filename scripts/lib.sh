@@ -62,15 +62,15 @@ bound() {
 	exec setpriv --pdeathsig KILL -- unshare --pid --fork --kill-child -- "$@"
 }
 
-# A directory of this run's own in build/, when those of runs that were killed are gone.
-run_dir() { # NAME
-	local d pid
-	mkdir -p "$SRC/build"
-	for d in "$SRC/build/$1".*.*; do
-		pid=${d#"$SRC/build/$1."}
+# A directory of this run's own in build/ (or DIR), when those of runs that were killed are gone.
+run_dir() { # NAME, [DIR]
+	local d pid in=${2:-$SRC/build}
+	mkdir -p "$in"
+	for d in "$in/$1".*.*; do
+		pid=${d#"$in/$1."}
 		[ ! -d "$d" ] || kill -0 "${pid%%.*}" 2>/dev/null || rm -rf --one-file-system "$d"
 	done
-	mktemp -d "$SRC/build/$1.$$.XXXXXX"
+	mktemp -d "$in/$1.$$.XXXXXX"
 }
 
 # A build that is killed may leave half a file that is newer than its sources, or one that objtool has
