@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 # What host-setup.sh does when things go wrong: no network, no space, interrupted, twice at
 # once; and that the next run recovers. Which kernel it takes when the archive has moved on. What
-# build.sh and run.sh do without space, and after a build that was killed. TAP. The slow step is
+# build.sh and run.sh do without space, and after a build that was killed. Whose source
+# kernel-rust.sh takes. TAP. The slow step is
 # made up: it links the folder that is there already, so nothing is downloaded.
 # scripts/host-setup-faults.sh does the same to the real steps.
 set -u
@@ -146,6 +147,71 @@ says "make modules after it: says so" 'was interrupted'
 if [ ! -e "$tmp/tree/new.o" ] && [ -s "$tmp/kernel/log" ]; then ok "make modules after it: makes all again"; else
 	not_ok "make modules after it: makes all again"
 fi
+
+# kernel-rust.sh with made-up headers, packages, source and make: the source is that of the version
+# that is installed, also after a run for another that was killed; and runs for two kernels wait for
+# each other. dpkg-query says what is in `version`; make notes what it was given, and waits for `on`.
+mkdir -p "$tmp"/rust/{bin,src,run,work}
+rustc='rustc 1.85.1 (made up)'
+for k in 7.3.4-amd64 7.3.4-cloud-amd64; do
+	mkdir -p "$tmp/rust/src/linux-headers-$k/scripts"
+	printf 'CONFIG_RUST=y\nCONFIG_RUSTC_VERSION_TEXT="%s"\n' "$rustc" >"$tmp/rust/src/linux-headers-$k/.config"
+done
+(
+	tmp=$tmp/rust
+	tool rustc "echo '$rustc'"
+	tool dpkg-query "case \$* in *Status*) echo installed ;; *) cat $tmp/version ;; esac"
+	tool apt-get 'exit 1'
+	tool df 'echo Avail; echo 99000000'
+	tool tar "mkdir -p \$2/linux-source-7.3 && cp $tmp/version \$2/linux-source-7.3/of"
+	tool make "echo \$PPID >$tmp/pid; cat \$2/of >>$tmp/made; touch $tmp/begun
+while [ ! -e $tmp/on ]; do sleep 0.1; done
+o=\${3#O=} && mkdir -p \$o/rust \$o/scripts && touch \$o/rust/libkernel.rmeta \$o/rust/m.so \$o/scripts/target.json"
+)
+kernel_rust() { # kernel
+	unshare -m --propagation private sh -c "mount --bind $tmp/rust/src /usr/src && mount --bind $tmp/rust/run /run &&
+		WORK=$tmp/rust/work PATH=$tmp/rust/bin:\$PATH exec '$SRC/scripts/kernel-rust.sh' $1"
+}
+made() { # sentence, version...
+	local want
+	want=$(printf '%s\n' "${@:2}")
+	if [ "$(cat "$tmp/rust/made")" = "$want" ]; then ok "$1"; else
+		not_ok "$1: made from $(tr '\n' ' ' <"$tmp/rust/made")"
+	fi
+}
+rust_begun() {
+	for _ in $(seq 100); do [ ! -e "$tmp/rust/begun" ] || break; sleep 0.1; done
+	rm "$tmp/rust/begun"
+}
+echo 7.3.4-1 >"$tmp/rust/version"
+kernel_rust 7.3.4-amd64 >"$tmp/out" 2>&1 &
+rust_begun
+kill -KILL "$(cat "$tmp/rust/pid")"
+wait $! 2>/dev/null
+touch "$tmp/rust/on"
+for _ in $(seq 50); do flock -n "$tmp/rust/run/kernel-rust.lock" true && break; sleep 0.1; done
+rm "$tmp/rust/on"
+echo 7.3.5-1 >"$tmp/rust/version"
+kernel_rust 7.3.4-amd64 >"$tmp/out" 2>&1 &
+pids=($!)
+rust_begun
+kernel_rust 7.3.4-cloud-amd64 >"$tmp/second" 2>&1 &
+pids+=($!)
+for _ in $(seq 100); do [ ! -s "$tmp/second" ] || break; sleep 0.1; done
+made "kernel-rust.sh after one that was killed: takes the source of the version installed" 7.3.4-1 7.3.5-1
+touch "$tmp/rust/on"
+if wait "${pids[0]}"; then ok "kernel-rust.sh after one that was killed: ends well"; else
+	not_ok "kernel-rust.sh after one that was killed: ends well"
+fi
+mv "$tmp/second" "$tmp/out"
+if wait "${pids[1]}"; then says "kernel-rust.sh for two kernels: the second waits" 'another run is at work'; else
+	not_ok "kernel-rust.sh for two kernels: the second ends well"
+fi
+pids=()
+made "kernel-rust.sh for two kernels: one unpacked source is used by both" 7.3.4-1 7.3.5-1 7.3.5-1
+if [ "$(grep -c unpacking "$tmp/out")" = 0 ] && [ -e "$tmp/rust/src/linux-headers-7.3.4-cloud-amd64/rust/libkernel.rmeta" ]; then
+	ok "kernel-rust.sh for two kernels: both have what they asked for"
+else not_ok "kernel-rust.sh for two kernels: both have what they asked for"; fi
 
 # A run that was killed leaves its directory, which the next one of the checkout removes.
 (exec sleep 0) &

@@ -10,8 +10,8 @@
 # with the same configuration and the same compilers, and put where a module build
 # looks: /usr/src/linux-headers-VERSION/{rust,scripts/target.json}. Nothing else of
 # the system changes. Takes 3 to 6 minutes and 2.5 GB in /var/cache, of which nothing stays,
-# and 190 MB with the headers. One that was killed is gone on with; a second one at the same
-# time waits.
+# and 190 MB with the headers. One that was killed is gone on with, with the source it unpacked if
+# that is of the version now wanted. One run at a time: others wait, whatever their kernel.
 #
 # Runs on a real Debian 13 host and, from host-setup.sh, in the Debian 13 folder.
 # WORK= works in another directory and keeps the unpacked source there.
@@ -45,9 +45,9 @@ if there; then
 	exit 0
 fi
 [ "$(id -u)" = 0 ] || die "needs root, to write into $H"
-exec 9>"$H/.rust.lock"
+exec 9>/run/kernel-rust.lock
 if ! flock -n 9; then
-	say "another run is at work on $V; waiting for it to end"
+	say "another run is at work; waiting for it to end"
 	flock 9
 	! there || exit 0
 fi
@@ -83,12 +83,13 @@ need=$((2500000 - $(du -sk "$work" | cut -f1)))
 [ "$free" -gt $need ] ||
 	die "$work has $((free / 1024)) MB free and $((need / 1000)) are needed: free some space there, or name another directory (WORK=)"
 src=$work/linux-source-$series
-if [ ! -e "$src/.unpacked" ]; then
-	say "unpacking linux-source-$series"
+# A series has one directory, whichever of its versions was unpacked there.
+if [ "$(cat "$src/.unpacked" 2>/dev/null)" != "$pkgver" ]; then
+	say "unpacking linux-source-$series ($pkgver)"
 	rm -rf "$src"
 	tar -C "$work" -xf "/usr/src/linux-source-$series.tar.xz" ||
 		die_or_full "$work" /dev/null "/usr/src/linux-source-$series.tar.xz cannot be unpacked (above)"
-	touch "$src/.unpacked"
+	printf '%s\n' "$pkgver" >"$src/.unpacked"
 fi
 say "building the kernel's Rust crates (2 to 5 minutes)"
 mkdir -p "$work/k"
