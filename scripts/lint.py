@@ -42,8 +42,14 @@ def files():
     if "--files" in sys.argv:  # the Debian 13 folder has no git: test.sh makes the list outside
         names = Path(sys.argv[sys.argv.index("--files") + 1]).read_text().splitlines()
     else:
-        names = subprocess.run(["git", "-C", TOP, "ls-files", "-co", "--exclude-standard"],
-                               capture_output=True, text=True, check=True).stdout.splitlines()
+        try:
+            names = subprocess.run(["git", "-C", TOP, "ls-files", "-co", "--exclude-standard"],
+                                   capture_output=True, text=True, check=True).stdout.splitlines()
+        except (FileNotFoundError, subprocess.CalledProcessError) as e:
+            why = getattr(e, "stderr", None) or "there is no git here"
+            sys.exit(f"lint.py: git does not say which files there are ({why.strip()}): make the list "
+                     "where it does,\n  git ls-files -co --exclude-standard >build/files\n"
+                     "and add --files build/files")
     return sorted(n for n in set(names) if (TOP / n).is_file())
 
 
