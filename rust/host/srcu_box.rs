@@ -3,9 +3,10 @@
 //! [`SrcuBox`]: a value that is read without locks and replaced as a whole.
 //!
 //! Several boxes share one [`SrcuDomain`]: a reader enters the domain once, for as long as it
-//! likes (it may sleep), and reads any of its boxes. A writer publishes a new value and waits until
-//! every reader that may see the old one has left. Never wait inside the domain's own read side:
-//! that wait does not end.
+//! likes (it may sleep), and reads any of its boxes. A writer publishes a new value and gets the old
+//! one as [`Retired`], which is dropped when every reader that may see it has left: the writer waits
+//! for that, or begins the wait, keeps the value and drops it once that wait is over. Never wait
+//! inside the domain's own read side: that wait does not end.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};

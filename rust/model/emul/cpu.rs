@@ -288,8 +288,8 @@ pub trait Bus {
     /// Replaces `old` by `new` (equal lengths: 1, 2, 4, 8 or 16) in one atomic step; `Ok(false)`
     /// if memory held something else. On MMIO it is a plain write of `new`.
     ///
-    /// What does not go in one step (16 bytes, or across pages) writes no byte that stays the same
-    /// ([`changed`]): another CPU may be writing it. With `new` the same as `old`, the write cycle
+    /// What does not go in one step (16 bytes, or across pages) writes no byte outside the range that
+    /// changes ([`changed`]): another CPU may be writing it. With `new` the same as `old`, the write cycle
     /// of a comparison that failed, memory only has to be writable.
     fn cmpxchg(&mut self, at: Gva, old: &[u8], new: &[u8], access: Access) -> Result<bool, Stop>;
 
