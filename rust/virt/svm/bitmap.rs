@@ -143,6 +143,11 @@ impl Vcpu {
             write: a.write && may.write && exists,
         };
         self.msrpm.set(index, a);
+        match msr {
+            PassthroughMsr::SysenterEsp => self.sysenter_esp_hi.pass(a.read || a.write),
+            PassthroughMsr::SysenterEip => self.sysenter_eip_hi.pass(a.read || a.write),
+            _ => {}
+        }
         if msr == PassthroughMsr::SpecCtrl {
             let save = a.write && !self.m.v_spec_ctrl;
             self.entry.set_flag(flags::SAVE_SPEC_CTRL, save);

@@ -56,6 +56,35 @@ mod msr {
     pub(super) const VIRT_SPEC_CTRL: u32 = 0xc001_011f;
 }
 
+/// The upper half of SYSENTER_ESP or SYSENTER_EIP. Intel's processors have one, and so have guests
+/// that take theirs for one of those; the registers of an AMD processor keep 32 bits.
+#[derive(Debug, Default)]
+pub(super) struct UpperHalf {
+    value: u32,
+    /// The guest reaches the register itself: there is no upper half.
+    passed: bool,
+}
+
+impl UpperHalf {
+    fn of(&self, low: u64) -> u64 {
+        low | u64::from(self.value) << 32
+    }
+
+    /// Keeps the upper half of a value; the rest of it.
+    fn split(&mut self, v: u64) -> u64 {
+        self.value = if self.passed { 0 } else { (v >> 32) as u32 };
+        v & 0xffff_ffff
+    }
+
+    /// The guest's accesses do not exit any more, or do again.
+    pub(super) fn pass(&mut self, on: bool) {
+        self.passed = on;
+        if on {
+            self.value = 0;
+        }
+    }
+}
+
 /// SPEC_CTRL.SSBD.
 const SSBD: u64 = 1 << 2;
 
@@ -257,8 +286,8 @@ impl Vcpu {
             msr::GS_BASE => s.gs.base,
             msr::KERNEL_GS_BASE => s.kernel_gs_base,
             msr::SYSENTER_CS => s.sysenter_cs,
-            msr::SYSENTER_ESP => s.sysenter_esp,
-            msr::SYSENTER_EIP => s.sysenter_eip,
+            msr::SYSENTER_ESP => self.sysenter_esp_hi.of(s.sysenter_esp),
+            msr::SYSENTER_EIP => self.sysenter_eip_hi.of(s.sysenter_eip),
             msr::PAT => s.g_pat,
             msr::DEBUGCTL => s.dbgctl,
             msr::LAST_BRANCH_FROM => s.br_from,
@@ -292,6 +321,11 @@ impl Vcpu {
             }
             _ => {}
         }
+        let low = match index {
+            msr::SYSENTER_ESP => self.sysenter_esp_hi.split(v),
+            msr::SYSENTER_EIP => self.sysenter_eip_hi.split(v),
+            _ => v,
+        };
         let s = &mut self.vmcb_mut().save;
         match index {
             msr::STAR => s.star = v,
@@ -302,8 +336,8 @@ impl Vcpu {
             msr::GS_BASE => s.gs.base = v,
             msr::KERNEL_GS_BASE => s.kernel_gs_base = v,
             msr::SYSENTER_CS => s.sysenter_cs = v,
-            msr::SYSENTER_ESP => s.sysenter_esp = v,
-            msr::SYSENTER_EIP => s.sysenter_eip = v,
+            msr::SYSENTER_ESP => s.sysenter_esp = low,
+            msr::SYSENTER_EIP => s.sysenter_eip = low,
             msr::PAT => {
                 s.g_pat = v;
                 self.dirty(clean::NPT);

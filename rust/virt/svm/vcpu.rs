@@ -8,6 +8,7 @@ use super::caps::TSC_RATIO_ONE;
 use super::check::Checked;
 use super::inject::Nmi;
 use super::inject::Soft;
+use super::state::UpperHalf;
 use super::Svm;
 use crate::entry::Entry;
 use crate::presence::Presence;
@@ -88,6 +89,8 @@ pub struct Vcpu {
     pub(super) db_dr6: u64,
     pub(super) tsc_ratio: u64,
     pub(super) tsc_aux: u32,
+    pub(super) sysenter_esp_hi: UpperHalf,
+    pub(super) sysenter_eip_hi: UpperHalf,
     pub(super) nmi: Nmi,
     pub(super) soft: Soft,
     /// EXITINTINFO of the last exit.
@@ -136,6 +139,8 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
         db_dr6: dr6::INIT,
         tsc_ratio: TSC_RATIO_ONE,
         tsc_aux: 0,
+        sysenter_esp_hi: UpperHalf::default(),
+        sysenter_eip_hi: UpperHalf::default(),
         nmi: Nmi::default(),
         soft: Soft::default(),
         aborted_info: 0,
@@ -260,6 +265,8 @@ impl Vcpu {
             Some(k) => self.put_back(&k),
             None => {
                 self.tsc_aux = 0;
+                self.sysenter_esp_hi = UpperHalf::default();
+                self.sysenter_eip_hi = UpperHalf::default();
                 self.tsc_ratio = TSC_RATIO_ONE;
             }
         }

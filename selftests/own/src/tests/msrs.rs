@@ -10,6 +10,7 @@ use crate::guest_code;
 use crate::sys;
 use crate::sys::Answer;
 use crate::sys::Fd;
+use crate::table;
 use crate::tap::Tap;
 use crate::uapi as k;
 use kvm_bindings::*;
@@ -271,4 +272,67 @@ pub fn spec_ctrl(t: &mut Tap) {
     // Whatever the guest leaves there, the host's is not touched: another vCPU starts with 0.
     let g = Guest::long(control());
     t.same("a new one has 0", g.cpus[0].msr(0x48).unwrap_or(0), 0);
+}
+
+guest_code! {
+    reads_entry,
+    "mov ecx, 0x176",
+    "rdmsr",
+    "mov esi, edx",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov eax, esi",
+    "out dx, eax",
+    "mov ecx, 0x175",
+    "mov eax, 0x2345678",
+    "mov edx, 0xffff8881",
+    "wrmsr",
+    "rdmsr",
+    "mov esi, edx",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov eax, esi",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// A guest that takes its processor for one of Intel's.
+fn of_intel() -> Guest {
+    let g = Guest::long(reads_entry());
+    let mut list = supported_cpuid(&g.dev);
+    boot::set_apic_id(&mut list, 0);
+    for e in list[8..].chunks_exact_mut(size_of::<kvm_cpuid_entry2>()) {
+        if e[..4] == [0; 4] {
+            e[16..20].copy_from_slice(b"Genu");
+            e[24..28].copy_from_slice(b"ineI");
+            e[20..24].copy_from_slice(b"ntel");
+        }
+    }
+    g.cpus[0]
+        .fd
+        .bytes(k::SET_CPUID2, &mut list)
+        .ok()
+        .expect("KVM_SET_CPUID2");
+    g
+}
+
+/// SYSENTER_EIP and SYSENTER_ESP have 64 bits on Intel's processors, which guests on others may have
+/// been promised, and 32 on AMD's.
+pub fn sysenter_halves(t: &mut Tap) {
+    let (eip, esp) = (0xffff_ffff_8123_4567, 0xffff_8881_0234_5678);
+    let g = Guest::long(reads_entry());
+    t.same("set", g.cpus[0].set_msr(0x176, eip), true);
+    let bits = if table::intel() { eip } else { 0x8123_4567 };
+    t.same("the host's own kind", g.cpus[0].msr(0x176), Some(bits));
+
+    let g = of_intel();
+    let v = &g.cpus[0];
+    t.same("set for Intel's", v.set_msr(0x176, eip), true);
+    t.same("all of it", v.msr(0x176), Some(eip));
+    let halves = |x: u64| [x as u32, (x >> 32) as u32];
+    let want = [halves(eip), halves(esp)].concat();
+    t.same("the guest reads and writes it", g.values(), Some(want));
+    t.same("and so it stays", v.msr(0x175), Some(esp));
+    t.same("that, too", v.msr(0x176), Some(eip));
 }
