@@ -220,8 +220,9 @@ impl Entry {
         self.spec_ctrl = 0;
         self.virt_spec_ctrl = 0;
         self.debugctl = 0;
-        self.set_flag(flags::SAVE_SPEC_CTRL, false);
         if !init {
+            // INIT leaves the register passed through, so that it has to be read back.
+            self.set_flag(flags::SAVE_SPEC_CTRL, false);
             self.set_xcr0(xcr0::FP);
             self.set_xss(0);
             self.pkru = 0;
