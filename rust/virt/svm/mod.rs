@@ -382,6 +382,10 @@ impl Vendor for Svm {
     }
 
     fn set_msr(l: &mut Loaded<'_, Self>, index: u32, value: u64) -> bool {
+        if index == state::TSC_AUX {
+            // The guest reads the register of the CPU.
+            l.cpu.presence.refresh();
+        }
         l.hw.set_msr(index, value)
     }
 
@@ -390,7 +394,11 @@ impl Vendor for Svm {
     }
 
     fn set_trap(l: &mut Loaded<'_, Self>, t: Trap, on: bool) {
-        l.hw.set_trap(t, on)
+        l.hw.set_trap(t, on);
+        if t == Trap::Rdtscp {
+            // TSC_AUX goes with it.
+            l.cpu.presence.refresh();
+        }
     }
 
     fn set_exception_exits(l: &mut Loaded<'_, Self>, bitmap: u32) {

@@ -33,6 +33,8 @@ use model::x86::state::Segment;
 use model::x86::state::SHADOW_MOV_SS;
 use model::x86::state::SHADOW_STI;
 
+pub(super) use msr::TSC_AUX;
+
 /// MSRs that live here.
 mod msr {
     pub(super) const SPEC_CTRL: u32 = 0x48;
@@ -52,7 +54,7 @@ mod msr {
     pub(super) const FS_BASE: u32 = 0xc000_0100;
     pub(super) const GS_BASE: u32 = 0xc000_0101;
     pub(super) const KERNEL_GS_BASE: u32 = 0xc000_0102;
-    pub(super) const TSC_AUX: u32 = 0xc000_0103;
+    pub(crate) const TSC_AUX: u32 = 0xc000_0103;
     pub(super) const VIRT_SPEC_CTRL: u32 = 0xc001_011f;
 }
 

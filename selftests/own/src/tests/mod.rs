@@ -163,6 +163,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("emulated_msrs", msrs::emulated_msrs),
     ("machine_checks", msrs::machine_checks),
     ("spec_ctrl", msrs::spec_ctrl),
+    ("tsc_aux", msrs::tsc_aux),
     ("sysenter_halves", msrs::sysenter_halves),
     ("pic", chips::pic),
     ("ioapic", chips::ioapic),

@@ -275,6 +275,36 @@ pub fn spec_ctrl(t: &mut Tap) {
 }
 
 guest_code! {
+    numbers_itself,
+    "mov ecx, 0xc0000103",
+    "xor edx, edx",
+    "mov eax, 0x1234",
+    "wrmsr",
+    "rdtscp",
+    "mov r8d, ecx",
+    "mov ecx, 0xc0000103",
+    "xor edx, edx",
+    "mov eax, 0x5678",
+    "wrmsr",
+    "rdtscp",
+    "mov edx, 0xe0",
+    "mov eax, r8d",
+    "out dx, eax",
+    "mov eax, ecx",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// TSC_AUX: what the guest writes is what RDTSCP reads, at once and not only after the next exit
+/// to user space.
+pub fn tsc_aux(t: &mut Tap) {
+    let g = Guest::long(numbers_itself());
+    t.same("RDTSCP", g.values(), Some(vec![0x1234, 0x5678]));
+    t.same("outside", g.cpus[0].msr(0xc000_0103), Some(0x5678));
+}
+
+guest_code! {
     reads_entry,
     "mov ecx, 0x176",
     "rdmsr",
