@@ -92,6 +92,8 @@ pub mod code {
     pub const SKINIT: u64 = 0x86;
     /// RDTSCP.
     pub const RDTSCP: u64 = 0x87;
+    /// INT1.
+    pub const ICEBP: u64 = 0x88;
     /// WBINVD or WBNOINVD.
     pub const WBINVD: u64 = 0x89;
     /// MONITOR or MONITORX.
@@ -301,6 +303,12 @@ fn decode_rare(w: &Words, assists: bool) -> Exit {
         code::VMMCALL => Exit::Hypercall,
         code::VMRUN | code::VMLOAD..=code::SKINIT | code::INVLPGA => Exit::VirtInstruction,
         code::RDTSCP => Exit::Rdtscp,
+        // DR6 does not tell of it.
+        code::ICEBP => Exit::Int1(Exception {
+            vector: exception::DB,
+            error_code: None,
+            payload: 0,
+        }),
         code::WBINVD => Exit::Wbinvd,
         code::MONITOR => Exit::Monitor,
         code::MWAIT | code::MWAIT_ARMED => Exit::Mwait,
@@ -359,6 +367,14 @@ mod tests {
             (code::VMLOAD, Exit::VirtInstruction),
             (code::SKINIT, Exit::VirtInstruction),
             (code::INVLPGA, Exit::VirtInstruction),
+            (
+                code::ICEBP,
+                Exit::Int1(Exception {
+                    vector: exception::DB,
+                    error_code: None,
+                    payload: 0,
+                }),
+            ),
             (code::RSM, Exit::Undefined),
             (code::INVPCID, Exit::Undefined),
             (code::MWAIT_ARMED, Exit::Mwait),

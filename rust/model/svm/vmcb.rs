@@ -86,6 +86,8 @@ pub mod intercept {
     pub const SKINIT: u32 = 134;
     /// RDTSCP.
     pub const RDTSCP: u32 = 135;
+    /// INT1.
+    pub const ICEBP: u32 = 136;
     /// WBINVD and WBNOINVD.
     pub const WBINVD: u32 = 137;
     /// MONITOR and MONITORX.

@@ -36,6 +36,7 @@ use model::svm::vmcb::intercept;
 use model::svm::vmcb::INT_STATE_SHADOW;
 use model::x86::ctrl::dr6;
 use model::x86::ctrl::rflags;
+use model::x86::exception;
 
 /// Bits of [`Vcpu::work`].
 pub(super) mod work {
@@ -67,6 +68,8 @@ pub(super) struct Soft {
     len: u8,
     /// Hardware does not know the next RIP: RIP has to be moved.
     by_rip: bool,
+    /// It is INT1, which hardware calls an exception like any other.
+    int1: bool,
     /// RIP was moved from here to there for the entry.
     moved: Option<(u64, u64)>,
 }
@@ -103,6 +106,7 @@ impl Vcpu {
         self.soft = Soft {
             len: e.insn_len,
             by_rip,
+            int1: e.kind == EventKind::PrivilegedSoftException,
             moved: None,
         };
         self.work |= work::SOFT;
@@ -124,11 +128,16 @@ impl Vcpu {
 
     #[cold]
     fn aborted_event(&mut self, mut e: Event) -> Option<Event> {
-        let soft = matches!(e.kind, EventKind::SoftInterrupt | EventKind::SoftException);
-        if !soft {
-            return Some(e);
+        // What was under way is this one or is given up for it.
+        let ours = core::mem::take(&mut self.soft);
+        match e.kind {
+            EventKind::SoftInterrupt | EventKind::SoftException => {}
+            EventKind::Exception if e.vector == exception::DB && ours.int1 => {
+                e.kind = EventKind::PrivilegedSoftException;
+            }
+            _ => return Some(e),
         }
-        e.insn_len = core::mem::take(&mut self.soft.len);
+        e.insn_len = ours.len;
         // Without a length it is the guest's own: RIP is at the instruction, which will raise it
         // again.
         (e.insn_len != 0).then_some(e)

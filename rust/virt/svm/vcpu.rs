@@ -160,7 +160,7 @@ pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
 
 /// What exits always: the host relies on it, or hardware insists, or a guest that was not given the
 /// instruction must not have it.
-const ALWAYS: [u32; 25] = [
+const ALWAYS: [u32; 26] = [
     intercept::CR0_SEL_WRITE,
     intercept::CR4_READ,
     intercept::CR4_WRITE,
@@ -184,6 +184,8 @@ const ALWAYS: [u32; 25] = [
     intercept::STGI,
     intercept::CLGI,
     intercept::SKINIT,
+    // Through a task gate hardware would save the RIP of the instruction, which is a trap.
+    intercept::ICEBP,
     intercept::WBINVD,
     intercept::XSETBV,
 ];
