@@ -145,9 +145,9 @@ struct kvmrs_svm_cpu {
 };
 
 /* The kernel switched SVM on here: registers the save page of this CPU. */
-void kvmrs_svm_online(u64 save_pa, bool tsc_ratio);
+void kvmrs_svm_online(u64 save_pa);
 /* Undoes it. */
-void kvmrs_svm_offline(bool tsc_ratio);
+void kvmrs_svm_offline(void);
 /* The same on the way out of the kernel, maybe in an NMI. */
 void kvmrs_svm_emergency(void);
 

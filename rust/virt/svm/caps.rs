@@ -200,13 +200,13 @@ impl Module {
         let page = self.save_pages.get(cpu.cpu_id() as usize).ok_or(ENODEV)?;
         // SAFETY: The page lives as long as the module part, whose owner switches the extension off
         // on all CPUs before dropping it; no other CPU uses it. The kernel has switched SVM on here.
-        unsafe { c::kvmrs_svm_online(page.hw_pa(), self.features.tsc_scaling) };
+        unsafe { c::kvmrs_svm_online(page.hw_pa()) };
         Ok(())
     }
 
     pub(super) fn cpu_offline(&self, _: &PinnedCpu<'_>) {
         // SAFETY: No vCPU runs on a CPU that goes offline.
-        unsafe { c::kvmrs_svm_offline(self.features.tsc_scaling) };
+        unsafe { c::kvmrs_svm_offline() };
     }
 }
 

@@ -81,7 +81,7 @@ void kvmrs_svm_set_tsc_ratio(u64 ratio)
 	this_cpu_write(kvmrs_svm_cpu.tsc_ratio, ratio);
 }
 
-void kvmrs_svm_online(u64 save_pa, bool tsc_ratio)
+void kvmrs_svm_online(u64 save_pa)
 {
 	struct kvmrs_svm_cpu *cpu = this_cpu_ptr(&kvmrs_svm_cpu);
 
@@ -93,7 +93,8 @@ void kvmrs_svm_online(u64 save_pa, bool tsc_ratio)
 	if (boot_cpu_has(X86_FEATURE_RDTSCP))
 		rdmsrq(MSR_TSC_AUX, cpu->tsc_aux);
 	wrmsrq(MSR_VM_HSAVE_PA, save_pa);
-	if (tsc_ratio)
+	/* It acts on all guests, and who knows what a kernel before this one left there. */
+	if (boot_cpu_has(X86_FEATURE_TSCRATEMSR))
 		kvmrs_svm_set_tsc_ratio(SVM_TSC_RATIO_DEFAULT);
 	amd_pmu_enable_virt();
 	/* Erratum 383 of family 10h: the most that can be done against it beforehand. */
@@ -122,10 +123,10 @@ bool kvmrs_svm_tlb_multimatch(void)
 	return true;
 }
 
-void kvmrs_svm_offline(bool tsc_ratio)
+void kvmrs_svm_offline(void)
 {
 	amd_pmu_disable_virt();
-	if (tsc_ratio)
+	if (boot_cpu_has(X86_FEATURE_TSCRATEMSR))
 		kvmrs_svm_set_tsc_ratio(SVM_TSC_RATIO_DEFAULT);
 	if (this_cpu_read(spec_reduced)) {
 		this_cpu_write(spec_reduced, false);
