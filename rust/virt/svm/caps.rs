@@ -22,6 +22,9 @@ use model::tdp::Config;
 /// TSC multiplier of 1: 8 integer bits, 32 fraction bits (`APM: vol 2, 15.30.5`).
 pub(super) const TSC_RATIO_ONE: u64 = 1 << 32;
 
+/// Bytes of a large page of the host.
+const LARGE: u64 = 2 << 20;
+
 /// What was found, and what all vCPUs share. Constant after the probe.
 pub struct Module {
     /// The parameters it was probed with.
@@ -83,6 +86,28 @@ fn pause_filter(caps: u32, asked: &Params) -> Option<PauseFilter> {
     })
 }
 
+/// A page that the processor takes for itself while a guest runs: a control block, or where the
+/// host's state is saved.
+///
+/// None that begins 2 MiB. On processors with SEV-SNP switched on, be it by a module that was loaded
+/// before, such a page makes others' writes through the kernel's large mapping of it fault (KVM:
+/// `snp_safe_alloc_page()`).
+///
+/// # Errors
+///
+/// `ENOMEM`.
+pub(super) fn own_page() -> Result<HwPage> {
+    // Held until there is a better one, else they would come again.
+    let mut refused = KVec::new();
+    loop {
+        let page = HwPage::new()?;
+        if page.hw_pa() & (LARGE - 1) != 0 {
+            return Ok(page);
+        }
+        refused.push(page, GFP_KERNEL)?;
+    }
+}
+
 /// Is there anything to work with?
 fn usable(caps: u32, asked: &Params) -> Result {
     if caps & c::SVM_CAP_SVM == 0 {
@@ -127,7 +152,7 @@ impl Module {
         let cpus = unsafe { kernel::bindings::nr_cpu_ids } as usize;
         let mut save_pages = KVec::with_capacity(cpus, GFP_KERNEL)?;
         for _ in 0..cpus {
-            save_pages.push(HwPage::new()?, GFP_KERNEL)?;
+            save_pages.push(own_page()?, GFP_KERNEL)?;
         }
 
         Ok(Self {

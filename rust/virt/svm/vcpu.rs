@@ -3,6 +3,7 @@
 //! The two halves of a vCPU, and its state after RESET and INIT.
 
 use super::bitmap::MsrMap;
+use super::caps::own_page;
 use super::caps::Module;
 use super::caps::TSC_RATIO_ONE;
 use super::check::Checked;
@@ -119,7 +120,7 @@ impl HasEntry for Vcpu {
 pub(super) fn new(m: &'static Module) -> Result<(Vcpu, Cpu)> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let id = NEXT.fetch_add(1, Relaxed);
-    let page = HwPage::new()?;
+    let page = own_page()?;
     let mut vcpu = Vcpu {
         entry: Entry::new(page.as_ptr().cast(), page.hw_pa()),
         page,
