@@ -253,6 +253,11 @@ fn breakpoint_behind(t: &mut Tap) {
         (b"GenuineIntel", vec![0xffff_0ff0, 1]),
         (b"AuthenticAMD", vec![0xffff_0ff1, 0]),
     ] {
+        if sys::host("ryzen") && name == b"GenuineIntel" {
+            // Bochs's SVM does not say of an exit for #UD that it is in a shadow, to the in-tree
+            // module either.
+            continue;
+        }
         let g = Guest::long(breaks_behind());
         let mut c = supported_cpuid(&g.dev);
         for e in c[8..].chunks_exact_mut(size_of::<kvm_cpuid_entry2>()) {
