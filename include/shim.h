@@ -158,6 +158,8 @@ struct pid *kvmrs_current_pid(void);
 
 /* Reads an MSR: 0, or -EIO if it does not exist. */
 int kvmrs_rdmsr_safe(u32 msr, u64 *value);
+/* The same of some CPU; -ENXIO if it is not online. May sleep. */
+int kvmrs_rdmsr_on(unsigned int cpu, u32 msr, u64 *value);
 /* Writes an MSR: 0, or -EIO if it or the value is refused. */
 int kvmrs_wrmsr_safe(u32 msr, u64 value);
 /* Whether the current task's FPU registers are a guest's (fpu_swap_kvm_fpstate). */

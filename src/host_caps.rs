@@ -98,6 +98,22 @@ impl HostCpuid for Cpu {
     }
 }
 
+/// What a CPU tells of its errata; `None` if it is not online.
+fn osvw(cpu: u32, raw: &FeatureSet) -> Option<[u64; 2]> {
+    if !raw.has(Feature::OSVW) {
+        return Some([0, 0]);
+    }
+    let read = |msr| host::msr::rdmsr_on(cpu, msr);
+    match (
+        read(model::x86::msr::OSVW_ID_LENGTH),
+        read(model::x86::msr::OSVW_STATUS),
+    ) {
+        (Ok(length), Ok(status)) => Some([length, status]),
+        (Err(e), _) | (_, Err(e)) if e == ENXIO => None,
+        _ => Some([0, 0]),
+    }
+}
+
 /// X86_FEATURE_LS_CFG_SSBD.
 const LS_CFG_SSBD: u32 = 7 * 32 + 24;
 /// X86_BUG_SPEC_STORE_BYPASS.
@@ -278,6 +294,10 @@ pub(crate) fn probe<V: Backend>() -> Result {
         HostMsrs::offered_arch_capabilities(host_arch, immunities(f.l1d_flushed));
     msrs.tsx_ctrl =
         V::EXTENSION == X86Virt::Vmx && msrs.arch_capabilities & arch_cap::TSX_CTRL != 0;
+    if msrs.svm {
+        let cpus = (0..host::percpu::nr_cpu_ids()).filter_map(|cpu| osvw(cpu, &raw));
+        msrs.osvw = HostMsrs::offered_osvw(cpus, host::cpu::family());
+    }
     // The upper half on Intel (`SDM: vol 4, table 2-2`).
     let half = if V::EXTENSION == X86Virt::Vmx { 32 } else { 0 };
     msrs.microcode = u64::from(host::cpu::microcode()) << half;

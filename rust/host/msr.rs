@@ -24,6 +24,18 @@ pub fn rdmsr_safe(msr: u32) -> Result<u64> {
     Ok(value)
 }
 
+/// Reads an MSR of some CPU, which it interrupts; may sleep.
+///
+/// # Errors
+///
+/// `ENXIO` if the CPU is not online, `EIO` if the MSR does not exist there.
+pub fn rdmsr_on(cpu: u32, msr: u32) -> Result<u64> {
+    let mut value = 0;
+    // SAFETY: As above; a number that is no CPU's is refused.
+    to_result(unsafe { shim::kvmrs_rdmsr_on(cpu, msr, &mut value) })?;
+    Ok(value)
+}
+
 /// Writes an MSR of this CPU; slow.
 ///
 /// # Safety

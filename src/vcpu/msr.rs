@@ -61,6 +61,13 @@ impl Msrs {
         }
     }
 
+    /// Gives a new vCPU what the host's processors tell of their errata.
+    pub(crate) fn tell_errata(&mut self) {
+        if let Some(h) = host_caps::get() {
+            self.state.osvw = h.msrs.osvw;
+        }
+    }
+
     /// Presets the registers that describe the processor.
     pub(crate) fn stuff_features(&mut self) {
         if let Some(h) = host_caps::get() {

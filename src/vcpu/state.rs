@@ -277,6 +277,7 @@ impl State {
             heard_eois: [0; 4],
         }? Error);
         let mut st = KBox::try_init(init, GFP_KERNEL_ACCOUNT)?;
+        st.msrs.tell_errata();
         if quirk {
             st.msrs.stuff_features();
         }

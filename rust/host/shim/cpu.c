@@ -17,6 +17,11 @@
 
 #include "shim.h"
 
+int kvmrs_rdmsr_on(unsigned int cpu, u32 msr, u64 *value)
+{
+	return rdmsrq_safe_on_cpu(cpu, msr, value);
+}
+
 int kvmrs_rdmsr_safe(u32 msr, u64 *value)
 {
 	return rdmsrq_safe(msr, value) ? -EIO : 0;

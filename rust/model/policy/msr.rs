@@ -336,7 +336,7 @@ pub struct MsrState {
     pub smi_count: u64,
     /// HWCR.
     pub hwcr: u64,
-    /// OSVW_ID_LENGTH and OSVW_STATUS.
+    /// OSVW_ID_LENGTH and OSVW_STATUS; [`HostMsrs::osvw`] at first.
     pub osvw: [u64; 2],
     /// DE_CFG.
     pub de_cfg: u64,
@@ -383,8 +383,7 @@ impl MsrState {
         smbase: 0x3_0000,
         smi_count: 0,
         hwcr: 0,
-        // KVM: all errata of the list's first three entries are fixed.
-        osvw: [4, 0],
+        osvw: [0, 0],
         de_cfg: 0,
         vm_cr: 0,
         vm_hsave: 0,

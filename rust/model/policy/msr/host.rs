@@ -38,6 +38,8 @@ pub struct HostMsrs {
     pub arch_capabilities: u64,
     /// DE_CFG bits as offered (AMD).
     pub de_cfg: u64,
+    /// OSVW_ID_LENGTH and OSVW_STATUS as guests begin with (AMD): [`HostMsrs::offered_osvw`].
+    pub osvw: [u64; 2],
     /// The processor's microcode revision.
     pub microcode: u64,
     /// Machine-check capabilities as offered.
@@ -58,7 +60,7 @@ pub struct Immunities {
 
 impl HostMsrs {
     /// What the processor's features say. Left to the backend are `svm`, `tsc_aux`, `tsx_ctrl`,
-    /// `debugctl`, `lbr`, `smm`, `steal_time`, `arch_capabilities`, `microcode`.
+    /// `debugctl`, `lbr`, `smm`, `steal_time`, `arch_capabilities`, `osvw`, `microcode`.
     pub fn new(sup: &Supported, raw: &FeatureSet) -> Self {
         Self {
             svm: false,
@@ -80,9 +82,29 @@ impl HostMsrs {
             } else {
                 0
             },
+            osvw: [0, 0],
             microcode: 0,
             mcg_cap: msr::mcg_cap::CTL_P | msr::mcg_cap::SER_P,
         }
+    }
+
+    /// Which errata an operating system has to work around (`APM: vol 2, appendix on OSVW`), from
+    /// the length and the status that each CPU of the host reports, 0 where it has none. A guest
+    /// must know of what one CPU has, and may rely on what all CPUs tell.
+    ///
+    /// KVM: those with the numbers 1 and 2 (400 and 415) are no guest's concern, as HLT and port
+    /// accesses exit. Number 0 (298) is there, too, if family 10h tells nothing.
+    pub fn offered_osvw(cpus: impl Iterator<Item = [u64; 2]>, family: u8) -> [u64; 2] {
+        // What is known of the list.
+        let (mut length, mut status) = (4u64, 0u64);
+        for [l, s] in cpus {
+            length = length.min(l);
+            status |= s;
+        }
+        // CAST: 4 at most.
+        let told = !u64::MAX.wrapping_shl(length as u32);
+        let mute = u64::from(length == 0 && family == 0x10);
+        [length.max(3), status & told & !6 | mute]
     }
 
     fn spec_ctrl_bits(raw: &FeatureSet) -> u64 {

@@ -645,3 +645,18 @@ fn init_keeps_what_reset_clears() {
 
 #[path = "msr_props.rs"]
 mod props;
+
+#[test]
+fn errata_of_all_cpus() {
+    let offered = |cpus: &[[u64; 2]], family| HostMsrs::offered_osvw(cpus.iter().copied(), family);
+    // What one CPU has, guests have, but for numbers 1 and 2.
+    assert_eq!(offered(&[[4, 0], [4, 0xf]], 0x10), [4, 9]);
+    assert_eq!(offered(&[[4, 6]], 0x10), [4, 0]);
+    // What one CPU does not tell is not told, and what is beyond the list neither.
+    assert_eq!(offered(&[[3, 8], [4, 8]], 0x10), [3, 0]);
+    assert_eq!(offered(&[[5, 0x19]], 0x17), [4, 9]);
+    assert_eq!(offered(&[[1, 1], [64, 0]], 0x11), [3, 1]);
+    // Nothing is told: erratum 298 may be there on family 10h.
+    assert_eq!(offered(&[[0, 8], [4, 9]], 0x10), [3, 1]);
+    assert_eq!(offered(&[[0, 0]], 0x17), [3, 0]);
+}
