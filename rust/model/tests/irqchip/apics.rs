@@ -16,7 +16,7 @@ use model::irqchip::lapic::{ApicWords, Config, Effects, LocalApic, Lvt, Mode, No
 use model::irqchip::lapic::{Eoi, STATE_SIZE};
 use model::irqchip::pending::{Pending, VcpuMode, Wake};
 use model::irqchip::targets::{resolve, Census, Peers};
-use model::x86::apic::{base, reg, Ipi, Message, Shorthand, DEFAULT_BASE};
+use model::x86::apic::{base, reg, Ipi, Message, Shorthand, BROADCAST, DEFAULT_BASE};
 use model::x86::msi::Msi;
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU32;
@@ -309,7 +309,9 @@ impl Machine {
             a.matches(v, m, ipi.shorthand, from, self.rules)
         };
         let addressed: Vec<u32> = (0..4).filter(matches).collect();
-        if m.picks_one() {
+        // KVM: what goes to one of all CPUs goes to all of them.
+        let everyone = !m.logical && m.dest == BROADCAST && !m.redirection_hint;
+        if m.picks_one() && !everyone {
             assert!(to.iter().all(|v| addressed.contains(v)));
             let accepts = |&v: &u32| self.published[v as usize].accepts_fixed();
             assert_eq!(to.len(), usize::from(addressed.iter().any(|v| accepts(v))));
