@@ -55,11 +55,19 @@ pub(super) struct Batch {
     pub(super) write: bool,
 }
 
+/// An instruction of a guest: another program has others at the same address.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct At {
+    linear: u64,
+    cr3: u64,
+    cpl: u8,
+}
+
 /// The emulator's workspace of one vCPU.
 pub(crate) struct Emul {
     pub(super) log: KBox<IoLog>,
-    /// The linear address of the instruction that it is of.
-    at: u64,
+    /// Which instruction it is of.
+    at: At,
     /// Its bytes, as long as the log has something of it or user space has an access of it.
     code: Code,
     /// Taken while an instruction is emulated.
@@ -73,7 +81,7 @@ impl Emul {
     pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             log: KBox::new(IoLog::new(), GFP_KERNEL_ACCOUNT)?,
-            at: 0,
+            at: At::default(),
             code: Code::new(),
             state: Some(KBox::new(CpuState::reset(), GFP_KERNEL_ACCOUNT)?),
             batch: None,
@@ -131,7 +139,11 @@ fn emulate<V: Backend>(
     given: &[u8],
     unknown: fn(&mut Cx<'_, '_, V>, [u8; 15], u8) -> Flow,
 ) -> Flow {
-    let at = cx.linear_rip();
+    let at = At {
+        linear: cx.linear_rip(),
+        cr3: V::cr3(cx.l),
+        cpl: V::cpl(cx.l),
+    };
     if cx.st.emul.at != at {
         // An interrupt or user space came in between: what another instruction read is not this one's.
         cx.st.emul.at = at;
@@ -185,7 +197,7 @@ fn emulate<V: Backend>(
 
 /// Keeps the bytes of an instruction that stopped halfway, as long as what it read is kept or user
 /// space has an access of it: it goes on with this instruction, whatever the guest writes there
-/// meanwhile. Of another nothing is kept, which hardware may complete by itself.
+/// meanwhile. Of others nothing is kept: hardware may complete them by itself.
 fn keep<V: Backend>(cx: &mut Cx<'_, '_, V>, code: Code) {
     let e = &mut cx.st.emul;
     let waits = !matches!(cx.st.pending, Pending::None);

@@ -29,8 +29,8 @@
 //! A [`Flush`] other than `None` is carried out before the lock is dropped. Otherwise a second
 //! thread could find the entry already in the state it wants, conclude that no flush is due, and
 //! proceed while a vCPU still uses the old translation. For the same reason no mapper takes the
-//! write permission of a page that is logged: only those who make the next write noticeable do, one
-//! at a time. [`flush`] has the protocol that makes a
+//! write permission of a page that the host lets be written: of one that is logged only those who
+//! make the next write noticeable do, one at a time. [`flush`] has the protocol that makes a
 //! vCPU that was out of the guest at the time flush before it enters.
 //!
 //! # Dirty logging
