@@ -131,6 +131,8 @@ pub enum Exit {
     Exception(Exception),
     /// INT1, which raises this trap; RIP is still at the instruction.
     Int1(Exception),
+    /// INT1, which is about to raise the trap.
+    Int1Ahead,
     /// CPUID.
     Cpuid,
     /// HLT.

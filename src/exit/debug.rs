@@ -166,12 +166,30 @@ fn is_users<V: Backend>(cx: &Cx<'_, '_, V>) -> bool {
 /// KVM: user space sees RIP at the instruction.
 pub(crate) fn int1<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &Exception) -> Flow {
     if !is_users(cx) {
-        if let Some(next) = cx.next_rip() {
-            V::set_rip(cx.l, next);
-            V::set_shadow(cx.l, 0);
-        }
+        step_over(cx);
     }
     db(cx, e)
+}
+
+/// INT1 where the instruction exits, not its trap.
+///
+/// KVM: that is the guest's, whoever debugs it.
+pub(crate) fn int1_ahead<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    step_over(cx);
+    // DR6 does not tell of it.
+    let db = Exception {
+        vector: exception::DB,
+        error_code: None,
+        payload: 0,
+    };
+    raise(cx, db)
+}
+
+fn step_over<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    if let Some(next) = cx.next_rip() {
+        V::set_rip(cx.l, next);
+        V::set_shadow(cx.l, 0);
+    }
 }
 
 /// `#DB` in the guest.

@@ -85,6 +85,7 @@ fn any<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         Exit::Hypercall => hypercall::handle(cx),
         Exit::Exception(e) => exception::handle(cx, &e),
         Exit::Int1(e) => debug::int1(cx, &e),
+        Exit::Int1Ahead => debug::int1_ahead(cx),
         Exit::Cr(a) => control::cr(cx, &a),
         Exit::Dr(a) => debug::dr_access(cx, &a),
         Exit::Xsetbv => control::xsetbv(cx),

@@ -303,12 +303,7 @@ fn decode_rare(w: &Words, assists: bool) -> Exit {
         code::VMMCALL => Exit::Hypercall,
         code::VMRUN | code::VMLOAD..=code::SKINIT | code::INVLPGA => Exit::VirtInstruction,
         code::RDTSCP => Exit::Rdtscp,
-        // DR6 does not tell of it.
-        code::ICEBP => Exit::Int1(Exception {
-            vector: exception::DB,
-            error_code: None,
-            payload: 0,
-        }),
+        code::ICEBP => Exit::Int1Ahead,
         code::WBINVD => Exit::Wbinvd,
         code::MONITOR => Exit::Monitor,
         code::MWAIT | code::MWAIT_ARMED => Exit::Mwait,
@@ -367,14 +362,7 @@ mod tests {
             (code::VMLOAD, Exit::VirtInstruction),
             (code::SKINIT, Exit::VirtInstruction),
             (code::INVLPGA, Exit::VirtInstruction),
-            (
-                code::ICEBP,
-                Exit::Int1(Exception {
-                    vector: exception::DB,
-                    error_code: None,
-                    payload: 0,
-                }),
-            ),
+            (code::ICEBP, Exit::Int1Ahead),
             (code::RSM, Exit::Undefined),
             (code::INVPCID, Exit::Undefined),
             (code::MWAIT_ARMED, Exit::Mwait),
