@@ -252,6 +252,8 @@ fi
 first=$!
 pids+=("$first")
 begun
+# What the run before said is not what this one says.
+: >"$tmp/out"
 (KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/out" 2>&1) &
 second=$!
 pids+=("$second")
