@@ -7,9 +7,11 @@ use super::vmcs;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use kernel::prelude::*;
+use model::vmx::ctrl::interruptibility;
 use model::vmx::ctrl::pin;
 use model::vmx::exit::basic;
 use model::vmx::exit::entry_failure;
+use model::vmx::exit::info;
 use model::vmx::exit::instruction_error;
 use model::vmx::exit::reason;
 use model::vmx::exit::ENTRY_FAILED;
@@ -139,6 +141,10 @@ fn gather(hw: &Vcpu, s: &mut GuestState) {
     s.proc2_controls = w(field::PROC2_CONTROLS);
     s.virtual_nmis = w(field::PIN_CONTROLS) & pin::VIRTUAL_NMIS != 0;
     s.intr_info = w(field::ENTRY_INTR_INFO);
+    if s.virtual_nmis && s.intr_info & (info::VALID | info::TYPE) == info::VALID | info::NMI {
+        // The entry found none blocked. Taking the event back has blocked them since.
+        s.interruptibility &= !interruptibility::NMI;
+    }
 }
 
 #[inline(never)]
