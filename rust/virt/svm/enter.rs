@@ -80,7 +80,7 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
     }
     hw.asid_new = false;
     if hw.work != 0 || is_rare(code) {
-        hw.after_exit(code);
+        hw.after_exit(code, irqs);
     }
     if hw.checked.is_some() {
         hw.remember();

@@ -25,6 +25,7 @@
 use super::vcpu::Vcpu;
 use crate::c;
 use crate::vendor::Window;
+use host::pin::IrqsOff;
 use model::exit::Event;
 use model::exit::EventKind;
 use model::svm::exit::code;
@@ -186,7 +187,7 @@ impl Vcpu {
     /// What follows from an exit. `code` is its code.
     #[cold]
     #[inline(never)]
-    pub(super) fn after_exit(&mut self, code: u64) {
+    pub(super) fn after_exit(&mut self, code: u64, irqs: &IrqsOff<'_>) {
         if self.work & work::SOFT != 0 {
             self.after_soft();
         } else {
@@ -205,7 +206,7 @@ impl Vcpu {
                 self.set_intercept(intercept::IRET, false);
             }
             code::PAUSE => self.grow_pause_window(),
-            code::SHUTDOWN => self.after_shutdown(),
+            code::SHUTDOWN => self.after_shutdown(irqs),
             DB_EXIT => self.after_debug(),
             _ => {}
         }
@@ -221,14 +222,17 @@ impl Vcpu {
         self.update_nmi_work();
     }
 
-    /// The control block is undefined (APM: vol 2, 15.14.3): it gets the state after INIT. What the
-    /// code above asked to be told of stays, as it does not know of the reset; debug registers trap.
-    fn after_shutdown(&mut self) {
+    /// The control block is undefined (APM: vol 2, 15.14.3): it is made anew, with the state after
+    /// INIT. What the code above asked to be told of stays, as it does not know of the reset; debug
+    /// registers trap.
+    fn after_shutdown(&mut self, irqs: &IrqsOff<'_>) {
         let intercepts = self.vmcb().control.intercepts;
         let window = self.vmcb().control.intercepts(intercept::VINTR);
         let wanted = self.nmi.wanted;
         let hide_caching = self.hide_caching;
         self.reset(true);
+        // Whose the ASID is that it says now is not to be relied on.
+        self.take_asid(irqs);
         let mut words = self.mandatory();
         for (i, (word, old)) in words.iter_mut().zip(intercepts).enumerate() {
             if i != intercept::WORD_DR {

@@ -250,7 +250,8 @@ impl Vcpu {
     /// (`APM: vol 2, 14.1.3`), which keeps the MSRs and the caching bits of CR0.
     pub(super) fn reset(&mut self, init: bool) {
         let kept = init.then(|| self.kept());
-        self.reset_control(init);
+        self.clear();
+        self.reset_control();
         self.reset_save();
         self.entry.reset(init);
         self.work = 0;
@@ -267,6 +268,7 @@ impl Vcpu {
         match kept {
             Some(k) => self.put_back(&k),
             None => {
+                self.msrpm.close();
                 self.tsc_aux = 0;
                 self.sysenter_esp_hi = UpperHalf::default();
                 self.sysenter_eip_hi = UpperHalf::default();
@@ -292,7 +294,18 @@ impl Vcpu {
         words
     }
 
-    fn reset_control(&mut self, init: bool) {
+    /// Makes the control block zeros but for what belongs to the CPU where it was entered last.
+    fn clear(&mut self) {
+        let c = &self.vmcb().control;
+        let (asid, tlb_ctl) = (c.asid, c.tlb_ctl);
+        // SAFETY: As in `vmcb_mut`, and zeros are a control block like any bytes.
+        unsafe { self.page.as_ptr().cast::<Vmcb>().write_bytes(0, 1) };
+        let c = &mut self.vmcb_mut().control;
+        (c.asid, c.tlb_ctl) = (asid, tlb_ctl);
+    }
+
+    /// Sets what is not 0 after RESET and INIT. To be called after [`clear`](Self::clear).
+    fn reset_control(&mut self) {
         let mut words = self.mandatory();
         for i in AT_FIRST {
             set_bit(&mut words, i);
@@ -317,23 +330,11 @@ impl Vcpu {
         c.iopm_base = iopm;
         c.msrpm_base = msrpm;
         c.int_ctl = int;
-        c.int_vector = 0;
-        c.int_state = 0;
         c.misc_ctl = MISC_NP;
-        c.misc_ctl2 = 0;
-        c.event_inj = 0;
-        c.exit_int_info = 0;
-        c.next_rip = 0;
-        c.insn_len = 0;
         c.nested_cr3 = root;
-        c.bus_lock_count = 0;
-        c.clean = 0;
-        if !init {
-            c.tsc_offset = 0;
-            self.msrpm.close();
-        }
     }
 
+    /// As [`reset_control`](Self::reset_control).
     fn reset_save(&mut self) {
         let data = VmcbSeg::pack(&Segment::real_mode(0, false));
         let table = VmcbSeg {
@@ -357,29 +358,21 @@ impl Vcpu {
             ..table
         };
         (s.gdtr, s.idtr) = (table, table);
-        s.cpl = 0;
         s.efer = efer::SVME;
-        s.cr2 = 0;
-        s.cr3 = 0;
         s.dr6 = dr6::INIT;
         s.dr7 = dr7::INIT;
         s.rflags = rflags::FIXED;
         s.rip = 0xfff0;
-        s.rsp = 0;
-        s.rax = 0;
-        (s.star, s.lstar, s.cstar, s.sfmask, s.kernel_gs_base) = (0, 0, 0, 0, 0);
-        (s.sysenter_cs, s.sysenter_esp, s.sysenter_eip) = (0, 0, 0);
         s.g_pat = PAT_RESET;
-        s.dbgctl = 0;
-        (s.br_from, s.br_to, s.last_excp_from, s.last_excp_to) = (0, 0, 0, 0);
-        s.spec_ctrl = 0;
-        (s.s_cet, s.ssp, s.isst_addr) = (0, 0, 0);
     }
 
     /// What INIT keeps.
     fn kept(&self) -> Kept {
-        let s = &self.vmcb().save;
+        let Vmcb {
+            control, save: s, ..
+        } = self.vmcb();
         Kept {
+            tsc_offset: control.tsc_offset,
             cr0: self.cr0(),
             sys: [
                 s.star,
@@ -396,6 +389,7 @@ impl Vcpu {
     }
 
     fn put_back(&mut self, k: &Kept) {
+        self.vmcb_mut().control.tsc_offset = k.tsc_offset;
         let s = &mut self.vmcb_mut().save;
         [
             s.star,
@@ -418,6 +412,7 @@ impl Vcpu {
 }
 
 struct Kept {
+    tsc_offset: u64,
     cr0: u64,
     sys: [u64; 8],
     pat: u64,
