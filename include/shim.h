@@ -21,6 +21,7 @@
 #include <linux/user-return-notifier.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
+#include <asm/cpufeature.h>
 
 #include "vendor_params.h"
 
@@ -176,10 +177,49 @@ int kvmrs_fpu_x87(int op, u16 *word);
 void hw_breakpoint_restore(void);
 /* Whether the CPU has a bug or feature number, and alternatives have not disabled it. */
 bool kvmrs_cpu_has(unsigned int bit);
+/* The kernel's numbers for that, of which many are macros that bindgen does not see. */
+enum {
+	KVMRS_CPU_APERFMPERF = X86_FEATURE_APERFMPERF,
+	KVMRS_CPU_ARAT = X86_FEATURE_ARAT,
+	KVMRS_CPU_ARCH_CAPABILITIES = X86_FEATURE_ARCH_CAPABILITIES,
+	KVMRS_CPU_LS_CFG_SSBD = X86_FEATURE_LS_CFG_SSBD,
+	KVMRS_CPU_RTM = X86_FEATURE_RTM,
+	KVMRS_CPU_SELFSNOOP = X86_FEATURE_SELFSNOOP,
+	KVMRS_CPU_SPLIT_LOCK_DETECT = X86_FEATURE_SPLIT_LOCK_DETECT,
+	KVMRS_CPU_TSA_FILL_NO = X86_FEATURE_TSA_FILL_NO,
+	KVMRS_CPU_TSA_L1_NO = X86_FEATURE_TSA_L1_NO,
+	KVMRS_CPU_TSA_SQ_NO = X86_FEATURE_TSA_SQ_NO,
+	KVMRS_CPU_BUG_EIBRS_PBRSB = X86_BUG_EIBRS_PBRSB,
+	KVMRS_CPU_BUG_GDS = X86_BUG_GDS,
+	KVMRS_CPU_BUG_ITS = X86_BUG_ITS,
+	KVMRS_CPU_BUG_MDS = X86_BUG_MDS,
+	KVMRS_CPU_BUG_MELTDOWN = X86_BUG_CPU_MELTDOWN,
+	KVMRS_CPU_BUG_MONITOR = X86_BUG_MONITOR,
+	KVMRS_CPU_BUG_NULL_SEG = X86_BUG_NULL_SEG,
+	KVMRS_CPU_BUG_RFDS = X86_BUG_RFDS,
+	KVMRS_CPU_BUG_SMT_RSB = X86_BUG_SMT_RSB,
+	KVMRS_CPU_BUG_SPEC_STORE_BYPASS = X86_BUG_SPEC_STORE_BYPASS,
+	KVMRS_CPU_BUG_TAA = X86_BUG_TAA,
+};
+/* And for the words that features are in, 32 each. */
+enum {
+	KVMRS_WORD_1_EDX = CPUID_1_EDX,
+	KVMRS_WORD_1_ECX = CPUID_1_ECX,
+	KVMRS_WORD_7_EBX = CPUID_7_0_EBX,
+	KVMRS_WORD_7_ECX = CPUID_7_ECX,
+	KVMRS_WORD_7_EDX = CPUID_7_EDX,
+	KVMRS_WORD_7_1_EAX = CPUID_7_1_EAX,
+	KVMRS_WORD_D_1_EAX = CPUID_D_1_EAX,
+	KVMRS_WORD_80000001_ECX = CPUID_8000_0001_ECX,
+	KVMRS_WORD_80000001_EDX = CPUID_8000_0001_EDX,
+	KVMRS_WORD_80000008_EBX = CPUID_8000_0008_EBX,
+	KVMRS_WORD_8000000A_EDX = CPUID_8000_000A_EDX,
+	KVMRS_WORD_80000021_EAX = CPUID_8000_0021_EAX,
+};
 /* Number of CPUs online now. */
 unsigned int kvmrs_num_online_cpus(void);
-/* Whether several threads of one core are online. */
-bool kvmrs_smt_active(void);
+/* Whether several threads of one core are, or may come, online. */
+bool kvmrs_smt_possible(void);
 /* The CPU's local APIC id. */
 u32 kvmrs_cpu_apicid(int cpu);
 /* The NUMA node of a CPU. */

@@ -3,6 +3,8 @@
 //! What this host can give to guests, worked out when the backend has been probed.
 
 use crate::backend::Backend;
+use host::cpu::bit;
+use host::cpu::word;
 use host::hwvirt::X86Virt;
 use host::kept::Kept;
 use host::kept::UntilUnload;
@@ -72,30 +74,46 @@ impl HostCpuid for Cpu {
     }
 
     fn kernel(&self, word: Word) -> Option<u32> {
-        // The kernel's numbering of words: `enum cpuid_leafs`.
         let n = match word {
-            Word::L1Edx => 0,
-            Word::X1Edx => 1,
-            Word::L1Ecx => 4,
-            Word::X1Ecx => 6,
-            Word::L7Ebx => 9,
-            Word::LdS1Eax => 10,
-            Word::L7S1Eax => 12,
-            Word::X8Ebx => 13,
-            Word::XaEdx => 15,
-            Word::L7Ecx => 16,
-            Word::L7Edx => 18,
-            Word::X21Eax => 20,
+            Word::L1Edx => word::L1_EDX,
+            Word::X1Edx => word::X1_EDX,
+            Word::L1Ecx => word::L1_ECX,
+            Word::X1Ecx => word::X1_ECX,
+            Word::L7Ebx => word::L7_EBX,
+            Word::LdS1Eax => word::LD_S1_EAX,
+            Word::L7S1Eax => word::L7_S1_EAX,
+            Word::X8Ebx => word::X8_EBX,
+            Word::XaEdx => word::XA_EDX,
+            Word::L7Ecx => word::L7_ECX,
+            Word::L7Edx => word::L7_EDX,
+            Word::X21Eax => word::X21_EAX,
+            Word::X21Ecx => return Some(immune_to_tsa()),
             _ => return None,
         };
         let mut bits = 0u32;
         for b in 0..32u32 {
-            if host::cpu::has(n * 32 + b) {
+            if host::cpu::has(n.wrapping_mul(32).wrapping_add(b)) {
                 bits |= 1 << b;
             }
         }
         Some(bits)
     }
+}
+
+/// ECX of leaf 0x80000021, whose bits the kernel knows one by one. Processors from before the leaf
+/// had them are told to be immune by the kernel alone.
+fn immune_to_tsa() -> u32 {
+    let mut bits = 0;
+    for (bit, feature) in [
+        (bit::TSA_SQ_NO, Feature::TSA_SQ_NO),
+        (bit::TSA_L1_NO, Feature::TSA_L1_NO),
+        (bit::TSA_FILL_NO, Feature::TSA_FILL_NO),
+    ] {
+        if host::cpu::has(bit) {
+            bits |= feature.mask;
+        }
+    }
+    bits
 }
 
 /// What a CPU tells of its errata; `None` if it is not online.
@@ -114,54 +132,20 @@ fn osvw(cpu: u32, raw: &FeatureSet) -> Option<[u64; 2]> {
     }
 }
 
-/// X86_FEATURE_LS_CFG_SSBD.
-const LS_CFG_SSBD: u32 = 7 * 32 + 24;
-/// X86_BUG_SPEC_STORE_BYPASS.
-const BUG_SPEC_STORE_BYPASS: u32 = 22 * 32 + 17;
-/// X86_BUG_CPU_MELTDOWN.
-const BUG_CPU_MELTDOWN: u32 = 22 * 32 + 14;
-/// X86_BUG_MDS.
-const BUG_MDS: u32 = 22 * 32 + 19;
-/// X86_BUG_TAA.
-const BUG_TAA: u32 = 22 * 32 + 22;
-/// X86_BUG_GDS.
-const BUG_GDS: u32 = 22 * 32 + 30;
-/// X86_BUG_RFDS.
-const BUG_RFDS: u32 = 23 * 32 + 2;
-/// X86_BUG_ITS.
-const BUG_ITS: u32 = 23 * 32 + 7;
-/// X86_FEATURE_RTM.
-const RTM: u32 = 9 * 32 + 11;
-/// X86_FEATURE_ARCH_CAPABILITIES.
-const ARCH_CAPABILITIES: u32 = 18 * 32 + 29;
-/// X86_FEATURE_SPLIT_LOCK_DETECT.
-const SPLIT_LOCK_DETECT: u32 = 11 * 32 + 6;
-/// X86_BUG_NULL_SEG.
-const BUG_NULL_SEG: u32 = 22 * 32 + 10;
-
-/// X86_FEATURE_APERFMPERF.
-const APERFMPERF: u32 = 3 * 32 + 28;
-/// X86_FEATURE_ARAT.
-const ARAT: u32 = 14 * 32 + 2;
-/// X86_BUG_MONITOR.
-const BUG_MONITOR: u32 = 22 * 32 + 12;
-/// X86_BUG_SMT_RSB.
-const BUG_SMT_RSB: u32 = 22 * 32 + 29;
-
 /// The exits that user space may disable: KVM_X86_DISABLE_EXITS_*.
 ///
 /// Where return predictions cross threads of a core and the administrator wants that mitigated, a
 /// guest must not reach idle states by itself (module parameter `mitigate_smt_rsb`).
 pub(crate) fn disabled_exits(f: &Features) -> u64 {
     let mut r = abi::KVM_X86_DISABLE_EXITS_PAUSE;
-    if host::cpu::has(APERFMPERF) {
+    if host::cpu::has(bit::APERFMPERF) {
         r |= abi::KVM_X86_DISABLE_EXITS_APERFMPERF;
     }
     let mitigate =
-        host::params::mitigate_smt_rsb() && host::cpu::has(BUG_SMT_RSB) && host::cpu::smt_active();
+        host::params::mitigate_smt_rsb() && host::cpu::has(bit::BUG_SMT_RSB) && host::cpu::smt_possible();
     if !mitigate {
         r |= abi::KVM_X86_DISABLE_EXITS_HLT | abi::KVM_X86_DISABLE_EXITS_CSTATE;
-        if f.mwait && host::cpu::has(ARAT) && !host::cpu::has(BUG_MONITOR) {
+        if f.mwait && host::cpu::has(bit::ARAT) && !host::cpu::has(bit::BUG_MONITOR) {
             r |= abi::KVM_X86_DISABLE_EXITS_MWAIT;
         }
     }
@@ -177,7 +161,7 @@ fn offer_of(caps: &Caps) -> Result<KBox<Supported>> {
 
 /// Does the host get an exception for a locked access that splits a cache line?
 pub(crate) fn traps_split_locks() -> bool {
-    host::cpu::has(SPLIT_LOCK_DETECT)
+    host::cpu::has(bit::SPLIT_LOCK_DETECT)
 }
 
 /// What CPUID may offer, on the heap.
@@ -207,7 +191,7 @@ pub(crate) fn until_unload() -> UntilUnload<HostCaps> {
 
 /// The host's IA32_ARCH_CAPABILITIES; 0 if it has none.
 fn arch_capabilities() -> u64 {
-    if !host::cpu::has(ARCH_CAPABILITIES) {
+    if !host::cpu::has(bit::ARCH_CAPABILITIES) {
         return 0;
     }
     host::msr::rdmsr_safe(model::x86::msr::ARCH_CAPABILITIES).unwrap_or(0)
@@ -217,13 +201,13 @@ fn arch_capabilities() -> u64 {
 fn immunities(flushes_l1d: bool) -> Immunities {
     let mut no_bug = 0;
     for (bug, bit) in [
-        (BUG_CPU_MELTDOWN, arch_cap::RDCL_NO),
-        (BUG_SPEC_STORE_BYPASS, arch_cap::SSB_NO),
-        (BUG_MDS, arch_cap::MDS_NO),
-        (BUG_TAA, arch_cap::TAA_NO),
-        (BUG_GDS, arch_cap::GDS_NO),
-        (BUG_RFDS, arch_cap::RFDS_NO),
-        (BUG_ITS, arch_cap::ITS_NO),
+        (bit::BUG_MELTDOWN, arch_cap::RDCL_NO),
+        (bit::BUG_SPEC_STORE_BYPASS, arch_cap::SSB_NO),
+        (bit::BUG_MDS, arch_cap::MDS_NO),
+        (bit::BUG_TAA, arch_cap::TAA_NO),
+        (bit::BUG_GDS, arch_cap::GDS_NO),
+        (bit::BUG_RFDS, arch_cap::RFDS_NO),
+        (bit::BUG_ITS, arch_cap::ITS_NO),
     ] {
         if !host::cpu::has(bug) {
             no_bug |= bit;
@@ -235,7 +219,7 @@ fn immunities(flushes_l1d: bool) -> Immunities {
     Immunities {
         no_bug,
         flushes_l1d,
-        rtm: host::cpu::has(RTM),
+        rtm: host::cpu::has(bit::RTM),
     }
 }
 
@@ -247,14 +231,17 @@ pub(crate) fn probe<V: Backend>() -> Result {
         return Ok(());
     }
     let f = V::host_features();
-    let mut facts = host_fact::NO_EIBRS_PBRSB;
-    if !host::cpu::has(BUG_NULL_SEG) {
+    let mut facts = 0;
+    if !host::cpu::has(bit::BUG_EIBRS_PBRSB) {
+        facts |= host_fact::NO_EIBRS_PBRSB;
+    }
+    if !host::cpu::has(bit::BUG_NULL_SEG) {
         facts |= host_fact::NULL_SEGMENT_CLEARS_BASE;
     }
-    if !host::cpu::has(BUG_SPEC_STORE_BYPASS) {
+    if !host::cpu::has(bit::BUG_SPEC_STORE_BYPASS) {
         facts |= host_fact::NO_SPEC_STORE_BYPASS;
     }
-    if host::cpu::has(LS_CFG_SSBD) {
+    if host::cpu::has(bit::LS_CFG_SSBD) {
         facts |= host_fact::LS_CFG_SSBD;
     }
     let raw = raw_features(&Cpu);

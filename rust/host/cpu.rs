@@ -2,8 +2,8 @@
 
 //! What this machine's CPUs are and can do.
 //!
-//! Feature and bug numbers are the kernel's (`kernel::bindings::X86_FEATURE_*`): what the kernel
-//! turned off by command line or for a missing dependency is not there, although CPUID may say so.
+//! Feature and bug numbers are the kernel's ([`bit`]): what the kernel turned off by command line or
+//! for a missing dependency is not there, although CPUID may say so.
 
 use core::arch::asm;
 use core::arch::x86_64::__cpuid_count;
@@ -52,6 +52,35 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
         ecx: r.ecx,
         edx: r.edx,
     }
+}
+
+/// Numbers for [`has`], from the headers that the module is built with.
+pub mod bit {
+    pub use crate::shim::{
+        KVMRS_CPU_APERFMPERF as APERFMPERF, KVMRS_CPU_ARAT as ARAT,
+        KVMRS_CPU_ARCH_CAPABILITIES as ARCH_CAPABILITIES,
+        KVMRS_CPU_BUG_EIBRS_PBRSB as BUG_EIBRS_PBRSB, KVMRS_CPU_BUG_GDS as BUG_GDS,
+        KVMRS_CPU_BUG_ITS as BUG_ITS, KVMRS_CPU_BUG_MDS as BUG_MDS,
+        KVMRS_CPU_BUG_MELTDOWN as BUG_MELTDOWN, KVMRS_CPU_BUG_MONITOR as BUG_MONITOR,
+        KVMRS_CPU_BUG_NULL_SEG as BUG_NULL_SEG, KVMRS_CPU_BUG_RFDS as BUG_RFDS,
+        KVMRS_CPU_BUG_SMT_RSB as BUG_SMT_RSB,
+        KVMRS_CPU_BUG_SPEC_STORE_BYPASS as BUG_SPEC_STORE_BYPASS, KVMRS_CPU_BUG_TAA as BUG_TAA,
+        KVMRS_CPU_LS_CFG_SSBD as LS_CFG_SSBD, KVMRS_CPU_RTM as RTM,
+        KVMRS_CPU_SELFSNOOP as SELFSNOOP, KVMRS_CPU_SPLIT_LOCK_DETECT as SPLIT_LOCK_DETECT,
+        KVMRS_CPU_TSA_FILL_NO as TSA_FILL_NO, KVMRS_CPU_TSA_L1_NO as TSA_L1_NO,
+        KVMRS_CPU_TSA_SQ_NO as TSA_SQ_NO,
+    };
+}
+
+/// The kernel's words of features, whose numbers for [`has`] are 32 times this and on.
+pub mod word {
+    pub use crate::shim::{
+        KVMRS_WORD_1_ECX as L1_ECX, KVMRS_WORD_1_EDX as L1_EDX, KVMRS_WORD_7_1_EAX as L7_S1_EAX,
+        KVMRS_WORD_7_EBX as L7_EBX, KVMRS_WORD_7_ECX as L7_ECX, KVMRS_WORD_7_EDX as L7_EDX,
+        KVMRS_WORD_80000001_ECX as X1_ECX, KVMRS_WORD_80000001_EDX as X1_EDX,
+        KVMRS_WORD_80000008_EBX as X8_EBX, KVMRS_WORD_8000000A_EDX as XA_EDX,
+        KVMRS_WORD_80000021_EAX as X21_EAX, KVMRS_WORD_D_1_EAX as LD_S1_EAX,
+    };
 }
 
 /// Whether the kernel uses or would let a guest use a feature (`X86_FEATURE_*`), or the CPU has a
@@ -170,10 +199,10 @@ pub fn node(cpu: u32) -> Option<i32> {
     (cpu < crate::percpu::nr_cpu_ids()).then(|| unsafe { shim::kvmrs_cpu_node(cpu as i32) })
 }
 
-/// Whether several threads of one core are online.
-pub fn smt_active() -> bool {
+/// Whether several threads of one core are online, or may come online.
+pub fn smt_possible() -> bool {
     // SAFETY: Reads a flag.
-    unsafe { shim::kvmrs_smt_active() }
+    unsafe { shim::kvmrs_smt_possible() }
 }
 
 /// Whether large executable pages must be avoided (ITLB_MULTIHIT).

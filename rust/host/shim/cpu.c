@@ -147,9 +147,9 @@ unsigned int kvmrs_num_online_cpus(void)
 	return num_online_cpus();
 }
 
-bool kvmrs_smt_active(void)
+bool kvmrs_smt_possible(void)
 {
-	return sched_smt_active();
+	return cpu_smt_possible();
 }
 
 u32 kvmrs_cpu_apicid(int cpu)

@@ -31,8 +31,6 @@ use model::x86::msr::feat_ctl;
 
 /// Fraction bits of the TSC multiplier (`SDM: vol 3, 25.6.5`).
 pub(super) const TSC_FRAC_BITS: u8 = 48;
-/// X86_FEATURE_SELFSNOOP.
-const SELF_SNOOP: u32 = 27;
 
 /// What was found, and what all vCPUs share. Constant after the probe.
 pub struct Module {
@@ -177,7 +175,7 @@ impl Module {
                 write_log: cfg.proc2(proc2::PML),
                 deadline_timer: cfg.pin(pin::PREEMPTION_TIMER),
                 pause_exits: cfg.proc2(proc2::PAUSE_LOOP_EXITING),
-                guest_pat: host::cpu::has(SELF_SNOOP),
+                guest_pat: host::cpu::has(host::cpu::bit::SELFSNOOP),
                 mwait: has(c::VMX_CAP_MWAIT),
                 rdtscp: cfg.proc2(proc2::RDTSCP),
                 invpcid: cfg.proc2(proc2::INVPCID),
