@@ -67,7 +67,14 @@ load kvm
 load $thin
 rmmod $name kvm
 check "both unloaded by one rmmod" [ ! -e /dev/kvm ]
+load kvm nx_huge_pages=never
+Q=/sys/module/kvm/parameters
+for p in nx_huge_pages nx_huge_pages_recovery_ratio nx_huge_pages_recovery_period_ms; do
+	refused "$p after nx_huge_pages=never" 'not permitted' sh -c "echo 1 | dd of=$Q/$p"
+done
+rmmod kvm
 load kvm
+check "nx_huge_pages_recovery_ratio without it" sh -c "echo 50 >$Q/nx_huge_pages_recovery_ratio"
 refused "$other on this processor" 'not supported' load $other
 check "$other is not loaded, VMs can be made" vm_works
 check "one line says why" [ "$(lines 'for another vendor')" = 1 ]

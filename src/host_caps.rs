@@ -141,8 +141,9 @@ pub(crate) fn disabled_exits(f: &Features) -> u64 {
     if host::cpu::has(bit::APERFMPERF) {
         r |= abi::KVM_X86_DISABLE_EXITS_APERFMPERF;
     }
-    let mitigate =
-        host::params::mitigate_smt_rsb() && host::cpu::has(bit::BUG_SMT_RSB) && host::cpu::smt_possible();
+    let mitigate = host::params::mitigate_smt_rsb()
+        && host::cpu::has(bit::BUG_SMT_RSB)
+        && host::cpu::smt_possible();
     if !mitigate {
         r |= abi::KVM_X86_DISABLE_EXITS_HLT | abi::KVM_X86_DISABLE_EXITS_CSTATE;
         if f.mwait && host::cpu::has(bit::ARAT) && !host::cpu::has(bit::BUG_MONITOR) {

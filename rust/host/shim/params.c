@@ -34,8 +34,6 @@ PARAM(uint, halt_poll_ns, 200000, 0644, "longest polling before a halted vCPU sl
 PARAM(uint, halt_poll_ns_grow, 2, 0644, "factor by which polling grows");
 PARAM(uint, halt_poll_ns_grow_start, 10000, 0644, "polling to start from, ns");
 PARAM(uint, halt_poll_ns_shrink, 2, 0644, "divisor by which polling shrinks, 0: to nothing");
-PARAM(uint, nx_huge_pages_recovery_ratio, 60, 0644, "1/N of split pages is made whole per period");
-PARAM(uint, nx_huge_pages_recovery_period_ms, 0, 0644, "that period, 0: derived from the ratio");
 
 int kvmrs_param_pi_inject_timer = -1;
 module_param_named(pi_inject_timer, kvmrs_param_pi_inject_timer, bint, 0644);
@@ -90,6 +88,26 @@ static const struct kernel_param_ops nx_ops = {
 };
 module_param_cb(nx_huge_pages, &nx_ops, NULL, 0644);
 __MODULE_PARM_TYPE(nx_huge_pages, "bool");
+
+/* Off for good is off for these, too. */
+static int nx_recovery_set(const char *val, const struct kernel_param *kp)
+{
+	return kvmrs_param_nx_huge_pages == 2 ? -EPERM : param_set_uint(val, kp);
+}
+
+static const struct kernel_param_ops nx_recovery_ops = {
+	.set = nx_recovery_set,
+	.get = param_get_uint,
+};
+
+#define NX_RECOVERY(name, init, text)					\
+	unsigned int kvmrs_param_##name = init;				\
+	module_param_cb(name, &nx_recovery_ops, &kvmrs_param_##name, 0644);	\
+	__MODULE_PARM_TYPE(name, "uint");				\
+	MODULE_PARM_DESC(name, text)
+
+NX_RECOVERY(nx_huge_pages_recovery_ratio, 60, "1/N of split pages is made whole per period");
+NX_RECOVERY(nx_huge_pages_recovery_period_ms, 0, "that period, 0: derived from the ratio");
 
 /* What the thin modules hand over. */
 struct kvmrs_svm_params kvmrs_svm_params = { KVMRS_SVM_PARAMS(KVMRS_INIT) };
