@@ -39,7 +39,12 @@ grep -q '^CONFIG_RUST=y' "$H/.config" ||
 	die "kernel $V is built without CONFIG_RUST: use Debian 13's backports kernel (7.3.x)"
 
 want=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' "$H/.config")
-there() { [ -e "$H/rust/libkernel.rmeta" ] && [ "$(cat "$H/rust/.made-with" 2>/dev/null)" = "$want" ]; }
+pkgver=$(dpkg-query -W -f '${Version}' "linux-headers-$V" 2>/dev/null) || pkgver=
+# A new version of the package leaves what was made for the one before where it is.
+there() {
+	[ -e "$H/rust/libkernel.rmeta" ] && [ "$(cat "$H/rust/.made-with" 2>/dev/null)" = "$want" ] &&
+		[ "$(cat "$H/rust/.made-for" 2>/dev/null || echo "$pkgver")" = "$pkgver" ]
+}
 if there; then
 	say "the artefacts for $V are there already"
 	exit 0
@@ -53,8 +58,7 @@ if ! flock -n 9; then
 fi
 
 series=$(printf '%s' "$V" | cut -d. -f1-2)
-pkgver=$(dpkg-query -W -f '${Version}' "linux-headers-$V" 2>/dev/null) ||
-	die "linux-headers-$V is not installed as a package"
+[ -n "$pkgver" ] || die "linux-headers-$V is not installed as a package"
 need=()
 for p in rustc rust-src bindgen gcc-14 make flex bison bc libelf-dev libssl-dev openssl \
 	pahole python3 xz-utils; do
@@ -107,7 +111,8 @@ rm -rf "$H/.rust.new"
 mkdir "$H/.rust.new"
 cp -a "$work"/k/rust/*.rmeta "$work"/k/rust/*.so "$H/.rust.new/" &&
 	cp "$work/k/scripts/target.json" "$H/scripts/.target.json.new" &&
-	printf '%s\n' "$want" >"$H/.rust.new/.made-with" ||
+	printf '%s\n' "$want" >"$H/.rust.new/.made-with" &&
+	printf '%s\n' "$pkgver" >"$H/.rust.new/.made-for" ||
 	die "cannot write to $H: 190 MB are needed there"
 mv "$H/scripts/.target.json.new" "$H/scripts/target.json"
 rm -rf "$H/rust"

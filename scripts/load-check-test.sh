@@ -72,6 +72,8 @@ good && tool rustc "echo 'rustc 1.95.0'" && stops build "another rustc" "rustc h
 good && tool rustc 'exit 127' && stops build "no rustc" "rustc here is 'none'"
 good && rm "$H/rust/libkernel.rmeta" && stops build "no Rust artefacts" 'sudo make rust-artefacts'
 good && echo other >"$H/rust/.made-with" && stops build "artefacts of another rustc" 'made with another rustc.*remove'
+good && tool dpkg-query 'echo 7.3.4-2' && echo 7.3.4-1 >"$H/rust/.made-for" &&
+	stops build "artefacts of another version of the headers" 'another version of the headers.*make rust-artefacts'
 good && rm "$R/kvm.ko" && stops load "nothing built" "run 'make' first"
 good && tool modinfo "echo '7.3.2+deb13-amd64 SMP'" && stops load "built for another kernel" 'built for kernel 7.3.2.*make clean && make'
 good && echo 'kvm 1 1 kvm_amd, Live 0x0' >>"$R/proc/modules" && mkdir -p "$R/sys/module/kvm_amd" &&

@@ -43,12 +43,15 @@ if [ "$mode" = build ] && [ $bad = 0 ]; then
 	else
 		want=$(sed -n 's/^CONFIG_RUSTC_VERSION_TEXT="\(.*\)"/\1/p' "$H/.config")
 		have=$(rustc --version 2>/dev/null || echo none)
+		pkgver=$(dpkg-query -W -f '${Version}' "linux-headers-$V" 2>/dev/null || true)
 		if [ "$have" != "$want" ]; then
 			no "Kernel $V was built with '$want' and rustc here is '$have': install trixie's rustc (apt-get install rustc rust-src bindgen) and put it first in PATH, before any rustup one."
 		elif [ ! -e "$H/rust/libkernel.rmeta" ] || [ ! -e "$H/scripts/target.json" ]; then
 			no "The headers package lacks the kernel's Rust artefacts: run 'sudo make rust-artefacts' once (about 5 minutes)."
 		elif [ "$(cat "$H/rust/.made-with" 2>/dev/null || echo "$want")" != "$want" ]; then
 			no "The Rust artefacts in $H/rust were made with another rustc: remove that directory and run 'sudo make rust-artefacts'."
+		elif [ "$(cat "$H/rust/.made-for" 2>/dev/null || echo "$pkgver")" != "$pkgver" ]; then
+			no "The Rust artefacts in $H/rust were made for another version of the headers package: run 'sudo make rust-artefacts'."
 		fi
 		command -v bindgen >/dev/null || no "bindgen is missing: apt-get install bindgen"
 		command -v x86_64-linux-gnu-gcc-14 >/dev/null || no "gcc-14 is missing: apt-get install gcc-14"
