@@ -98,16 +98,18 @@ const _: () = {
 // together with this.
 unsafe impl Send for Entry {}
 
-/// Reads what of the host's state the entry code restores. Once, from `Vendor::probe`.
+/// Reads what of the host's state the entry code restores. From `Vendor::probe`; the first call does
+/// it.
 pub(crate) fn probe() {
-    // SAFETY: No guest runs yet.
+    // SAFETY: The first call is the module's init, before there is a device to ask; later ones do
+    // nothing.
     unsafe { c::kvmrs_entry_probe() };
 }
 
 /// XCR0 of the host.
 #[inline]
 pub fn host_xcr0() -> u64 {
-    // SAFETY: Written once, before any other use.
+    // SAFETY: Written once, by the first `probe`, before any other use.
     unsafe { c::kvmrs_host_xcr0 }
 }
 

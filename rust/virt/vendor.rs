@@ -4,8 +4,8 @@
 //!
 //! [`Vendor`] is implemented by `svm::Svm` and `vmx::Vmx`. The module chooses one when it is loaded;
 //! everything above is generic over it and compiled once for each, so that no indirect call lies
-//! between an exit and the next entry. No function exists for one vendor only: what a vendor cannot
-//! do it says in a value ([`Features`], `Option`), never by an empty body.
+//! between an exit and the next entry. What a vendor cannot do it says in a value ([`Features`],
+//! `Option`, `bool`); what would follow from having it then does nothing.
 //!
 //! A function that reaches hardware state takes [`Loaded`]: that the vCPU is loaded on this CPU. The
 //! scheduler may move the task at any time; the hook reloads the vCPU where it lands, so `Loaded`
@@ -260,8 +260,8 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// Entry format of the nested page tables.
     type Format: Format;
 
-    /// Looks at the CPU. EOPNOTSUPP with a line in the log when it cannot be used. Called once, before
-    /// [`Vendor::cpu_online`] runs anywhere.
+    /// Looks at the CPU. EOPNOTSUPP with a line in the log when it cannot be used. Called for each set
+    /// of parameters, while the extension is off on all CPUs.
     fn probe() -> Result<Self::Module>;
     /// What the hardware offers.
     fn features(m: &Self::Module) -> &Features;

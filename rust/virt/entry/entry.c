@@ -14,6 +14,12 @@ static DEFINE_PER_CPU(u64, last_vcpu);
 
 void kvmrs_entry_probe(void)
 {
+	static bool probed;
+
+	/* Others may be reading by the second time. */
+	if (probed)
+		return;
+	probed = true;
 	if (boot_cpu_has(X86_FEATURE_XSAVE))
 		kvmrs_host_xcr0 = xgetbv(XCR_XFEATURE_ENABLED_MASK);
 	if (boot_cpu_has(X86_FEATURE_XSAVES))
