@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# Entry points. Each target is one script; what it does is said there.
+# Entry points. Most targets are one script; what it does is said there.
 # The module itself is described in Kbuild.
 
 SHELL := /bin/bash

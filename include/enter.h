@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The way into a guest and back that is the same for both vendors: the host's FPU, debug registers
- * and clocks. Included by rust/virt/{svm,vmx}/enter.c alone, and inlined there: it is the hottest
- * code of the module.
+ * and clocks. Inlined in rust/virt/{svm,vmx}/enter.c alone, as it is the hottest code of the module;
+ * other files take declarations from here.
  */
 #ifndef KVM_RS_ENTER_H
 #define KVM_RS_ENTER_H

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
-# Sourced by every script here: where things are, and how a script speaks.
+# Sourced by the scripts that need the cache: where things are, and how a script speaks.
 #
 #   SRC    the checkout this script belongs to
 #   CACHE  what set-up keeps between runs (KVM_RS_CACHE, default ~/.cache/kvm-rs)

@@ -275,7 +275,8 @@ life_hotplug() {
 life_nmi() {
 	local args
 	life_args
-	scripts/vm.sh -q -t "${LIMIT:-300}" -l 'Call Trace:' -e WHAT=nmi "${args[@]+"${args[@]}"}" selftests/lifetime-job.sh
+	scripts/vm.sh -q -t "${LIMIT:-300}" -l 'Call Trace:' -e WHAT=nmi -e MODULE_PARAMS="${MODULE_PARAMS:-}" \
+		"${args[@]+"${args[@]}"}" selftests/lifetime-job.sh
 	verdict "${HOST:+$HOST: }lifetime: NMIs while guests run, and a clean log" $?
 }
 # Jobs that take the host down, and what it says then.
@@ -285,7 +286,7 @@ last_words() { # WHAT|PATTERN, ...
 	for row; do
 		rc=0
 		APPEND=no_console_suspend scripts/vm.sh -q -t "${LIMIT:-200}" -x "${row#*|}" -e WHAT="${row%%|*}" \
-			"${args[@]+"${args[@]}"}" selftests/lifetime-job.sh >build/test/lifetime.txt 2>&1 || rc=$?
+			-e MODULE_PARAMS="${MODULE_PARAMS:-}" "${args[@]+"${args[@]}"}" selftests/lifetime-job.sh >build/test/lifetime.txt 2>&1 || rc=$?
 		[ $rc = 0 ] || cat build/test/lifetime.txt
 		verdict "${HOST:+$HOST: }lifetime: ${row%%|*} under running guests" $rc
 	done

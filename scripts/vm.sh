@@ -6,7 +6,7 @@
 #   scripts/vm.sh [OPTION]... -c CMD    CMD is a shell command
 #   scripts/vm.sh -i                    interactive shell (also: SHELL=1)
 #
-#   -t SECONDS   give up after that long (default 300; Bochs 900)
+#   -t SECONDS   give up after that long (default 300; debug 600, Bochs 900)
 #   -e NAME=VAL  set a variable for the job (repeatable)
 #   -f FILE      put FILE into the job's run directory, /build/run (repeatable)
 #   -a PATH      Bochs hosts: also put PATH (as seen in the host) into the image
@@ -33,7 +33,7 @@
 #
 # In the host the checkout is at /build/src (read-only), the upstream selftests at
 # /build/kselftests, the run directory at /build/run: writable, shared with this
-# machine, gone afterwards. KVER, SRC, RUN and HOST are set for the job.
+# machine, gone afterwards. KVER, SRC, RUN, HOST and DEBUG are set for the job.
 #
 # Exit code: the job's own; 124 timeout; 125 the host died or did not come up;
 # 99 the job passed, but the host's kernel log has a line that must not be there.

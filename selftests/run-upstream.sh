@@ -5,9 +5,10 @@
 #
 #   selftests/run-upstream.sh [--update] [GROUP|TEST]...   default: m0 m1
 #
-# A GROUP is a milestone of the list (m0 to m9) or "all". MODULE=stock runs them on
-# the in-tree module instead, HOST=intel or ryzen on Bochs. --update takes verdicts
-# better than expected over into the list. VERBOSE=1 shows what else the host prints.
+# A GROUP is one of the list's (m0 to m9, long, timed, slow), or "all", which leaves slow
+# out. MODULE=stock runs them on the in-tree module instead, HOST=intel or ryzen on Bochs.
+# --update takes verdicts better than expected over into the list. VERBOSE=1 shows what
+# else the host prints.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd -P)
 . "$here/../scripts/lib.sh"

@@ -71,7 +71,8 @@ impl<T> Deref for IrqSpinGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: The lock is held.
+        // SAFETY: A guard is made by `lock` alone and releases in `drop`: in between nobody else has
+        // one, and only guards reach the data.
         unsafe { &*self.lock.data.get() }
     }
 }
@@ -79,7 +80,7 @@ impl<T> Deref for IrqSpinGuard<'_, T> {
 impl<T> DerefMut for IrqSpinGuard<'_, T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: The lock is held, and this guard is borrowed mutably.
+        // SAFETY: As in `deref`, and this guard, the only one, is borrowed mutably.
         unsafe { &mut *self.lock.data.get() }
     }
 }

@@ -54,7 +54,7 @@ impl<T> KillableMutex<T> {
     pub fn lock_killable(&self) -> Result<MutexGuard<'_, T>> {
         // `Lock` is `repr(C)` with its state first, a `struct mutex` for this backend.
         let raw = (&raw const self.inner).cast::<bindings::mutex>().cast_mut();
-        // SAFETY: The mutex is initialised and pinned.
+        // SAFETY: `new` initialises it in place, nothing else makes one, and `inner` is pinned.
         #[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
         check(unsafe { bindings::mutex_lock_killable(raw) })?;
         // SAFETY: As above; it is nested in no other lock of its class.

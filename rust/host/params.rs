@@ -36,8 +36,6 @@ params! {
     vector_hashing: bool = kvmrs_param_vector_hashing;
     /// Split large pages when dirty logging starts.
     eager_page_split: bool = kvmrs_param_eager_page_split;
-    /// Enable the extension when the module is loaded, not with the first VM.
-    enable_virt_at_load: bool = kvmrs_param_enable_virt_at_load;
     /// Longest polling before a halted vCPU sleeps, nanoseconds.
     halt_poll_ns: u32 = kvmrs_param_halt_poll_ns;
     /// Factor by which polling grows.

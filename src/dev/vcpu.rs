@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The vCPU descriptor. Unknown commands get EINVAL; a process that did not create the VM gets EIO.
-//! Every command but one takes the vCPU mutex, so that they serialise with KVM_RUN; EINTR if the
-//! caller is killed while it waits.
+//! Commands take the vCPU mutex, so that they serialise with KVM_RUN (EINTR if the caller is killed
+//! while it waits), but for those that only post something or ask for what never changes.
 
 use crate::backend::Backend;
 use crate::exit::debug;

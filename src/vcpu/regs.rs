@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! General-purpose and debug registers, events and MP state as ioctls exchange them.
+//! General-purpose and debug registers and events as ioctls exchange them.
 
 use super::event;
 use super::mp;

@@ -2,7 +2,7 @@
 
 //! The part of a vCPU that other threads reach: the mailbox, requests, and how to wake it.
 //!
-//! Everything here is atomic; there is no lock. See Documentation/locking.rst, "Mailbox".
+//! Everything here but `thread` is atomic. See Documentation/locking.rst, "The mailbox".
 
 use crate::pv::clock;
 use crate::pv::steal;

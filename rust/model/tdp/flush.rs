@@ -4,16 +4,16 @@
 //!
 //! # Generations
 //!
-//! [`FlushGen`] belongs to a VM and counts flush requests. Each vCPU owns a [`TlbState`] that holds
+//! [`FlushGen`] belongs to a tree and counts flush requests. Each vCPU owns a [`TlbState`] that holds
 //! the last generation it has acted on, on the CPU and with the address-space tag it uses now.
 //!
 //! ```text
 //!   requester (mmu lock held)              vCPU, interrupts off
 //!   -------------------------              --------------------
-//!   change entries                         mode = IN_GUEST      (full barrier)
+//!   change entries                         this CPU is in the tree  (full barrier)
 //!   gen.bump()          (full barrier)     if let Some(g) = tlb.pending(&gen):
-//!   for each vCPU:                             flush in hardware
-//!     if mode == IN_GUEST: send IPI            tlb.acknowledge(g)
+//!   for each CPU in the tree:                  flush in hardware
+//!     send IPI                                 tlb.acknowledge(g)
 //!   wait for the IPIs                      enter the guest
 //! ```
 //!

@@ -13,6 +13,7 @@
 //! | `bitmap` | the permission maps |
 //! | `params` | the parameters of kvm-amd.ko |
 //! | `pause` | the PAUSE filter |
+//! | `dump` | the control block in the log |
 //! | `check` | clean bits and flushes checked against the truth |
 //!
 //! Hardware reads and writes the control block during VMRUN only, which happens inside one C

@@ -7,7 +7,7 @@
 //! | [`caps`] | what the processor offers; each CPU's part |
 //! | [`vcpu`] | the two halves of a vCPU; RESET |
 //! | `vmcs` | the VMCS: residency, fields; `cpu.c` is its inside |
-//! | `enter` | into the guest and back; `enter.c`, `vmenter.S` and `l1d.c` are its inside |
+//! | `enter` | into the guest and back; `enter.c`, `vmenter.S`, `l1d.c` and `perf.c` are its inside |
 //! | `vpid` | translation tags and their flushing |
 //! | `state` | registers |
 //! | `mode` | control registers; guests that hardware cannot run |
@@ -17,6 +17,7 @@
 //! | `pml` | the log of written pages |
 //! | `inject` | events and windows |
 //! | `bitmap` | the MSR bitmap |
+//! | `params` | the parameters of kvm-intel.ko |
 //! | `dump` | the VMCS in the log |
 //! | `check` | what is kept beside the VMCS checked against it |
 //!

@@ -392,7 +392,8 @@ impl Vcpu {
         // SAFETY: The VMCS is current, and cleared: nothing of it was ever used.
         unsafe { c::kvmrs_vmx_init_host(&mut self.run) };
         if let Some(p) = &self.perf {
-            // SAFETY: The VMCS is current, and not entered any more when the page is gone.
+            // SAFETY: The VMCS is current. It and the page go together, with this vCPU, and entries
+            // take `&mut` of it.
             unsafe { c::kvmrs_vmx_perf_init(&mut self.run, p.as_ptr().cast()) };
         }
         let w = vmcs::write::<field::W32>;
