@@ -242,10 +242,12 @@ done
 start "$tmp/out"
 first=$!
 begun
+for _ in $(seq 20); do [ -z "$(processes "$tmp/other")" ] || break; sleep 0.1; done
+if [ -n "$(processes "$tmp/other")" ]; then ok "killed alone: its step was there"; else not_ok "killed alone: its step was there"; fi
 kill -KILL "$first"
 wait "$first" 2>/dev/null
-for _ in $(seq 20); do pgrep -f "$tmp/other" >/dev/null || break; sleep 0.1; done
-if pgrep -f "$tmp/other|$tmp/bin/mmdebstrap"; then not_ok "killed alone: its step ends, too"; else
+for _ in $(seq 20); do [ -n "$(processes "$tmp/other")" ] || break; sleep 0.1; done
+if [ -n "$(processes "$tmp/other|$tmp/bin/mmdebstrap")" ]; then not_ok "killed alone: its step ends, too"; else
 	ok "killed alone: its step ends, too, and what that has started in a session of its own"
 fi
 (KVM_RS_CACHE=$tmp/cache PATH=$tmp/bin:$PATH "$setup" >"$tmp/first" 2>&1) &

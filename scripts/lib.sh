@@ -62,6 +62,18 @@ bound() {
 	exec setpriv --pdeathsig KILL -- unshare --pid --fork --kill-child -- "$@"
 }
 
+# Processes, from /proc: procps may not be there.
+children() { # PID
+	sed -n "s/^\([0-9]*\) (.*) [A-Za-z] $1 .*/\1/p" /proc/[0-9]*/stat 2>/dev/null || :
+}
+processes() { # PATTERN of the command line
+	local f words
+	for f in /proc/[0-9]*/cmdline; do
+		{ mapfile -d '' -t words <"$f"; } 2>/dev/null || continue
+		[[ ! "${words[*]}" =~ $1 ]] || printf '%s\n' "${f//[!0-9]/}"
+	done
+}
+
 # A directory of this run's own in build/ (or DIR), when those of runs that were killed are gone.
 run_dir() { # NAME, [DIR]
 	local d pid in=${2:-$SRC/build}

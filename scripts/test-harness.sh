@@ -110,6 +110,14 @@ task_seed-run() {
 		! forgivable $d/both
 		verdict "no second try: $line" $? | sed 's/: not ok/:/'
 	done
+	bash -c "sleep 1000.$$; :" &
+	line=$!
+	until [ -n "$(processes "^sleep 1000.$$")" ]; do sleep 0.1; done
+	end_all $line
+	wait $line || :
+	for _ in $(seq 50); do [ -n "$(processes "sleep 1000.$$")" ] || break; sleep 0.1; done
+	[ -z "$(processes "sleep 1000.$$")" ]
+	verdict "Ctrl-C ends what a task has started, too" $?
 	rm -r $d
 }
 

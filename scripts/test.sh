@@ -595,6 +595,15 @@ run_tasks() {
 		unset name
 	done
 }
+# What runs in the background is deaf to Ctrl-C, and so is all that it starts.
+end_all() { # PID...
+	local p
+	for p; do
+		# shellcheck disable=SC2046
+		end_all $(children "$p")
+		kill "$p" 2>/dev/null
+	done
+}
 cp build/test/queue build/test/all
 echo "# $(grep -c . build/test/all) tasks, kernel $KVER"
 pids=()
@@ -602,15 +611,6 @@ for ((i = 0; i < ${TEST_JOBS:-2}; i++)); do
 	run_tasks &
 	pids+=($!)
 done
-# What runs in the background is deaf to Ctrl-C, and so is all that it starts.
-end_all() { # PID...
-	local p
-	for p; do
-		# shellcheck disable=SC2046
-		end_all $(pgrep -P "$p")
-		kill "$p" 2>/dev/null
-	done
-}
 trap 'end_all "${pids[@]}"; echo "test.sh: interrupted"; exit 130' INT TERM
 wait
 summary build/test $((SECONDS - started))
