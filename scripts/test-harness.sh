@@ -35,10 +35,20 @@ task_seed-mod() {
 	rc=0
 	scripts/vm.sh -q -c 'insmod /build/src/selftests/seed/seed.ko' >build/test/seed-vm.log 2>&1 || rc=$?
 	if [ $rc = 99 ]; then ok "host log check turns red"; else not_ok "host log check: exit code $rc, not 99"; fi
+	# The host's init opens its console when the log has been read: a pipe, which only the last one writes to.
+	red "a host that hangs when its log has been read" 'the host did not end well' \
+		scripts/vm.sh -q -s 15 -c 'rm /dev/console && mkfifo /dev/console'
+	red "a host that panics when its log has been read" 'the host did not end well' \
+		scripts/vm.sh -q -c 'rm /dev/console && mkfifo /dev/console; (: >/dev/console; echo c >/proc/sysrq-trigger) &'
 }
 
 task_seed-boot() {
 	red "boot check, stale nonce" 'the guest says nonce stale' env SEED_STALE=1 selftests/run-boots.sh --stock first
+	local out
+	out=$(SEED_RAISE=1 selftests/run-boots.sh --stock q35-1 pause 2>&1) || :
+	printf '%s\n' "$out" >build/test/seed-raise.txt
+	red "boot job, an exception of its own" "^not ok 1 - boots/q35-1 .*RuntimeError" said build/test/seed-raise.txt
+	red "boot job, the guest after an exception" "^not ok 2 - boots/pause .*RuntimeError" said build/test/seed-raise.txt
 }
 
 said() {
@@ -110,6 +120,7 @@ task_seed-run() {
 		! forgivable $d/both
 		verdict "no second try: $line" $? | sed 's/: not ok/:/'
 	done
+	seed_hosts $d
 	bash -c "sleep 1000.$$; :" &
 	line=$!
 	until [ -n "$(processes "^sleep 1000.$$")" ]; do sleep 0.1; done
@@ -121,11 +132,33 @@ task_seed-run() {
 	rm -r $d
 }
 
+# What runner.sh makes of hosts, which are played: two tests, the last marks, the exit code of vm.sh.
+seed_hosts() { # directory
+	local made=$1
+	local a='@START\tguest_print_test\n@RESULT\tguest_print_test\t0\t1\t2\t\n'
+	local b='@START\tx86/set_sregs_test\n@RESULT\tx86/set_sregs_test\t0\t2\t3\t\n'
+	printf '#!/bin/bash\nprintf %%b "$PLAY"\nexit "$CODE"\n' >$1/vm
+	chmod +x $1/vm
+	play() { # exit code, what the job prints
+		env VM="$SRC/$made/vm" CODE="$1" PLAY="$2" selftests/run-upstream.sh guest_print_test set_sregs_test
+	}
+	play 0 "$a$b@DONE\n" >$1/out
+	verdict "a host that ends well" $?
+	red "a test of which the job said nothing" '^not ok 2 - upstream/x86/set_sregs_test \(not-run' play 0 "$a@DONE\n"
+	red "a test that began and did not end" '^not ok 2 - upstream/x86/set_sregs_test \(not-run' play 0 "$a${b%%@R*}@DONE\n"
+	red "a host that is silent after the last test" '^not ok 3 - upstream: the host died or hung after' play 124 "$a$b@DONE\n"
+	red "a host that dies after the last test" '^not ok 3 - upstream: the host died or hung after' play 125 "$a$b@DONE\n"
+	red "a job that fails after the last test" '^not ok 3 - upstream: the job ended with exit code 1 ' play 1 "$a$b@DONE\n"
+	red "a job that gives up" '^Bail out! no reason$' play 1 "$a@BAIL\tno reason\n"
+}
+
 task_seed-own() {
 	local out green
 	red "host log check of the runners" "not ok .* the host's kernel log is clean" \
 		env SEED_LOG=1 selftests/run-own.sh port_io
 	red "a host that hangs" 'own/port_io .*: the host died' env SEED_HANG=1 SILENCE=20 selftests/run-own.sh port_io
+	red "a host that dies after the last test" 'not ok 2 - own: the host died or hung after the last test' \
+		env SEED_DIE=1 selftests/run-own.sh port_io
 	out=$(SEED=1 selftests/run-own.sh all 2>&1)
 	# Names of the tests that did not fail for the seeded reason, without those that this host
 	# cannot run; one may say it twice.

@@ -242,6 +242,7 @@ watch() {
 	while sleep 5 && kill -0 "$child" 2>/dev/null; do
 		[ $(($(date +%s) - $(stat -c %Y "$serial"))) -ge "$silence" ] || continue
 		echo "vm.sh: nothing on the console for $silence s: the host is ended" >&2
+		: >"$RUN_DIR/silent"
 		kill "$child"
 		return
 	done
@@ -321,5 +322,11 @@ if [ "$job" = 0 ] && [ "$clean" != 0 ]; then
 	echo "vm.sh: the job passed, but the host's kernel log is not clean" >&2
 	job=99
 fi
+# What it says when its log has been read, and whether it ends by itself.
+sed '1,/^DMESG-END/d' "$serial" | grep -vE "${allowed:-^\$}" >"$RUN_DIR/end.txt" || :
+"$SRC/scripts/log-check.sh" "$RUN_DIR/end.txt" && [ "$rc" != 124 ] && [ "$rc" != 137 ] && [ ! -e "$RUN_DIR/silent" ] || {
+	echo "vm.sh: the host did not end well after the job (emulator's exit code $rc, $seconds s)" >&2
+	case $job in 0 | 99) job=125 ;; esac
+}
 [ -n "$quiet" ] || echo "JOB-EXIT:$job ($HOST host, $KVER, $seconds s)"
 exit "$job"

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 
 from account import Leaked, steady
 from gdb_remote import EFLAGS, RIP, Gdb, GdbError
@@ -42,6 +43,8 @@ class Guest:
     count = 0
 
     def __init__(self, row, do, extra=(), end=None):
+        if os.environ.get("SEED_RAISE"):
+            raise RuntimeError("seeded")
         Guest.count += 1
         self.row, self.end = row, end or time.monotonic() + row["limit"]
         base = f"{RUN}/{row['name']}-{Guest.count}"
@@ -426,6 +429,11 @@ def main():
             guest, what = globals()[row["scenario"]](row)
         except (Failed, Leaked, GdbError, OSError, ValueError, subprocess.CalledProcessError) as e:
             rc, what = 1, str(e) or type(e).__name__
+        except Exception as e:
+            # A fault of this program's own fails its row, and not those after it.
+            rc, what = 1, repr(e)
+            for line in traceback.format_exc().splitlines():
+                print(f"@OUT\t{line[:160]}", flush=True)
         finally:
             subprocess.run(["busybox", "killall", "-9", "qemu-system-x86_64"], stderr=subprocess.DEVNULL)
             if params:

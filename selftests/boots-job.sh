@@ -23,7 +23,7 @@ else
 	insmod $K/arch/x86/kvm/$thin.ko.xz || fail "the in-tree module does not load"
 fi
 [ -c /dev/kvm ] || fail "there is no /dev/kvm"
-python3 /build/src/selftests/boots-job.py
+python3 /build/src/selftests/boots-job.py || fail "boots-job.py ended with exit code $?"
 if [ "$MODULE" != stock ]; then
 	[ ! -d /sys/module/kvm_amd ] || rmmod kvm_amd
 	[ ! -d /sys/module/kvm_intel ] || rmmod kvm_intel

@@ -5,7 +5,7 @@
 #   selftests/run-boots.sh [--update] [NAME]...   default: all; "first" is the first one
 #
 # HOST=intel and ryzen boot those of boots-bochs.tsv. MODULE=stock runs them on the in-tree module. SEED_STALE=1 tells the guests another
-# nonce than the one expected: every boot must then fail (make test-harness).
+# nonce than the one expected, SEED_RAISE=1 is a fault of the job's: every boot must then fail (make test-harness).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd -P)
 . "$here/../scripts/lib.sh"
@@ -46,6 +46,7 @@ trap 'rm -rf "$stage"' EXIT
 RUN_DIR=$stage "$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" guest "$IN_RUN/guest.gz"
 vm_args=(-f "$stage/guest.gz" -e NONCE="$nonce" -e TOLD="$told")
 [ -z "${KILLS:-}" ] || vm_args+=(-e KILLS="$KILLS")
+[ -z "${SEED_RAISE:-}" ] || vm_args+=(-e SEED_RAISE="$SEED_RAISE")
 if printf '%s\n' "${row[@]}" | grep -qP '\t(iso|ovmf)\t'; then
 	RUN_DIR=$stage "$SRC/scripts/in-host.sh" "$IN_SRC/scripts/vm-image.sh" iso "$IN_RUN/guest.iso" \
 		"$IN_RUN/guest.gz" "/boot/vmlinuz-$KVER" "console=ttyS0 quiet panic=-1 nonce=$told do=poweroff"
@@ -65,7 +66,7 @@ else
 	while IFS= read -r f; do vm_args+=(-a "$f"); done < <(
 		guest_paths
 		printf '%s\n' "$IN_SRC"/selftests/{boots-job.py,gdb_remote.py,account.py}
-		python_paths json,os,re,signal,socket,subprocess,sys,time
+		python_paths json,os,re,signal,socket,subprocess,sys,time,traceback
 	)
 fi
 run_hosts boots "$here/boots-job.sh"

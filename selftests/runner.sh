@@ -7,7 +7,10 @@
 #   @START name | @OUT text | @RESULT name code t0 t1 note | @KLOG name line | @DONE | @BAIL why
 # code: 0 pass, 4 skip, 124 or 137 timeout, else fail. A test that takes the host down
 # has failed, and the rest go on in a new host. What vm.sh finds in the host's kernel log
-# when the job has ended counts as one more test.
+# when the job has ended counts as one more test, and so does a host that does not end well
+# after @DONE. A test that has no result by then has failed.
+#
+# VM= is another vm.sh: that of scripts/test-harness.sh, which plays hosts.
 
 HOST=${HOST:-amd} MODULE=${MODULE:-ours} update=''
 declare -A expect=() baseline=() limit=() reason=() row=() better=() klog=() again=()
@@ -49,6 +52,10 @@ verdict() { # name, verdict, seconds, note
 		tap not "$text: the host died"
 		failed=$((failed + 1))
 		;;
+	*:not-run)
+		tap not "$text"
+		failed=$((failed + 1))
+		;;
 	pass:* | skip:fail | skip:timeout)
 		tap not "$text: expected to ${expect[$name]}"
 		failed=$((failed + 1))
@@ -65,14 +72,29 @@ verdict() { # name, verdict, seconds, note
 	esac
 }
 
+# Takes a test off the list of those to do.
+drop() { # name
+	local t left=() gone=''
+	for t in "${todo[@]}"; do
+		if [ "$t" = "$1" ] && [ -z "$gone" ]; then gone=1; else left+=("$t"); fi
+	done
+	todo=("${left[@]+"${left[@]}"}")
+}
+
 flush_pending() {
 	[ ${#pending[@]} = 0 ] || verdict "${pending[@]}"
 	pending=()
 }
 
+# A failure that is no test's.
+bad_end() { # text
+	tap not "$1"
+	failed=$((failed + 1))
+}
+
 run_hosts() { # prefix, job
 	prefix=$1
-	local job=$2 boots=0 total most t v line tag a b c d e current bail done_ left work code after
+	local job=$2 boots=0 total most t v line tag a b c d e current bail done_ work code after
 	work=$(mktemp -d)
 	echo "# $prefix, HOST=$VM_HOST MODULE=$MODULE, ${#todo[@]} tests"
 	while [ ${#todo[@]} != 0 ]; do
@@ -88,7 +110,7 @@ run_hosts() { # prefix, job
 			total=$((total + limit[$t] + 5))
 			[ "$most" -ge "${limit[$t]}" ] || most=${limit[$t]}
 		done
-		current='' bail='' done_='' left=() code='' after=()
+		current='' bail='' done_='' code=0 after=()
 		while IFS= read -r line; do
 			IFS=$'\t' read -r tag a b c d e <<<"$line"
 			case $tag in
@@ -112,7 +134,7 @@ run_hosts() { # prefix, job
 				# The verdict waits: a complaint of the kernel's may follow.
 				pending=("$a" "$v" "$(awk -v a="$c" -v b="$d" 'BEGIN { printf "%.1f", b - a }')" "$e")
 				current=''
-				todo=("${todo[@]:1}")
+				drop "$a"
 				;;
 			@DONE)
 				flush_pending
@@ -124,25 +146,29 @@ run_hosts() { # prefix, job
 				[ -z "$done_" ] || after+=("$line")
 				;;
 			esac
-		done < <(HOST=$VM_HOST "$SRC/scripts/vm.sh" -q -t "$total" -s "${SILENCE:-$((most + 300 * SLOW))}" -e MODULE="$MODULE" \
+		done < <(HOST=$VM_HOST "${VM:-$SRC/scripts/vm.sh}" -q -t "$total" -s "${SILENCE:-$((most + 300 * SLOW))}" -e MODULE="$MODULE" \
 			-e MODULE_PARAMS="${MODULE_PARAMS:-}" -e VENDOR_PARAMS="${VENDOR_PARAMS:-}" \
-			-e SEED_LOG="${SEED_LOG:-}" -e SEED_HANG="${SEED_HANG:-}" -e LOADS="${LOADS:-}" -f "$work/tests" "${vm_args[@]+"${vm_args[@]}"}" \
+			-e SEED_LOG="${SEED_LOG:-}" -e SEED_HANG="${SEED_HANG:-}" -e SEED_DIE="${SEED_DIE:-}" -e LOADS="${LOADS:-}" -f "$work/tests" "${vm_args[@]+"${vm_args[@]}"}" \
 			"$job" 2>"$work/vm.err" || printf '@CODE\t%s\n' $?)
 		flush_pending
 		if [ -n "${klog[-]:-}" ]; then
-			verdict_text="$prefix: the module unloads after the tests"
-			tap not "$verdict_text"
-			failed=$((failed + 1))
+			bad_end "$prefix: the module unloads after the tests"
 		fi
-		if [ -n "$done_" ] && [ "$code" = 99 ]; then
+		if [ -n "$done_" ] && [ "$code" != 0 ]; then
 			printf '#   %s\n' "${after[@]+"${after[@]}"}"
+			case $code in
 			# A test that was blamed for it has failed already.
-			if [ ${#klog[@]} = 0 ]; then
-				tap not "$prefix: the host's kernel log is clean"
-				failed=$((failed + 1))
-			fi
+			99) [ ${#klog[@]} != 0 ] || bad_end "$prefix: the host's kernel log is clean" ;;
+			124 | 125) bad_end "$prefix: the host died or hung after the last test" ;;
+			*) bad_end "$prefix: the job ended with exit code $code after the last test" ;;
+			esac
 		fi
-		[ -z "$done_" ] || break
+		if [ -n "$done_" ]; then
+			# Of these the job said nothing, and yet that it was done.
+			for t in "${todo[@]+"${todo[@]}"}"; do verdict "$t" not-run 0 'the job ended without it'; done
+			[ "$code" = 0 ] || sed 's/^/#   /' "$work/vm.err"
+			break
+		fi
 		sed 's/^/#   /' "$work/vm.err"
 		if [ -n "$bail" ] || [ -z "$current" ]; then
 			echo "Bail out! ${bail:-the host did not come up, or died between two tests}"
@@ -156,8 +182,7 @@ run_hosts() { # prefix, job
 			continue
 		fi
 		verdict "$current" died 0 ''
-		for t in "${todo[@]}"; do [ "$t" = "$current" ] || left+=("$t"); done
-		todo=("${left[@]+"${left[@]}"}")
+		drop "$current"
 	done
 	rm -rf "$work"
 	echo "1..$n"

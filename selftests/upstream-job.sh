@@ -146,3 +146,5 @@ fi
 # A complaint that belongs to no test: only the check of the whole log can find it.
 [ -z "$SEED_LOG" ] || echo '<7>refcount_t: seeded' >/dev/kmsg
 printf '@DONE\n'
+# A host that dies when all has been said.
+[ -z "$SEED_DIE" ] || echo c >/proc/sysrq-trigger
