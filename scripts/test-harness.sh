@@ -23,7 +23,7 @@ task_seed-mod() {
 	red "panic check" 'main::indexes: .*panic_bounds_check' object_check panic selftests/seed/seed.ko
 	red "stack check" 'big_frame: 1[0-9]* bytes' object_check stack selftests/seed/seed.ko 1024
 	local out rc=0
-	out=$(object_check panic selftests/seed/seed.ko)
+	out=$(object_check panic selftests/seed/seed.ko) || :
 	printf '%s\n' "$out" | grep -q 'unreached: ' && rc=1
 	verdict "panic check leaves an unreached panic alone" $rc
 	printf 'nothing_like_it\tpanic\treason\nindexes\tpanic_bounds_check\treason\n' >build/test/allow.tsv
@@ -57,7 +57,7 @@ said() {
 }
 task_seed-load() {
 	seed_module || return
-	SEED=1 selftests/run-jobs.sh leak load kill >build/test/seed-load.txt 2>&1
+	SEED=1 selftests/run-jobs.sh leak load kill >build/test/seed-load.txt 2>&1 || :
 	red "leak check, a page with each load" 'leak: after .* loads and unloads: [0-9]+ KiB' said build/test/seed-load.txt
 	red "leak check, an object with each load" 'leak: after .* loads and unloads: .*objects of kmalloc' said build/test/seed-load.txt
 	red "leak check, a vCPU with every tenth VMM" 'leak: after .* killed VMMs: [0-9]+ KiB' said build/test/seed-load.txt
@@ -120,6 +120,7 @@ task_seed-run() {
 		! forgivable $d/both
 		verdict "no second try: $line" $? | sed 's/: not ok/:/'
 	done
+	seed_tasks $d
 	seed_hosts $d
 	bash -c "sleep 1000.$$; :" &
 	line=$!
@@ -130,6 +131,46 @@ task_seed-run() {
 	[ -z "$(processes "sleep 1000.$$")" ]
 	verdict "Ctrl-C ends what a task has started, too" $?
 	rm -r $d
+}
+
+# Tasks that die, or whose runners do; their other points are green.
+seed_tasks() { # directory
+	local tap=$1/tap
+	task_made-whole() { printf '%s\n' 'ok 1 - own/a (pass, 1.0 s)' 1..1 'ok 1 - boots/a (pass, 1.0 s)' 1..1; }
+	task_made-red() { printf '%s\n' 'ok 1 - own/a (pass, 1.0 s)' 'not ok 2 - own/b (fail, 1.0 s)' 1..2 && false; }
+	task_made-quiet() { :; }
+	task_made-killed() {
+		bash -c 'echo "ok 1 - own/a (pass, 1.0 s)"; kill -9 $$'
+		ok "what came after it"
+	}
+	task_made-unknown() {
+		ok "what came before it"
+		selftests/run-boots.sh nosuch
+		ok "what came after it"
+	}
+	task_made-short() { printf '%s\n' 'ok 1 - own/a (pass, 1.0 s)' 1..2; }
+	task_made-gap() { printf '%s\n' 'ok 1 - own/a (pass, 1.0 s)' 'ok 3 - own/c (pass, 1.0 s)' 1..3; }
+	made() (
+		trap - ERR
+		attempt "made-$1" $tap
+	)
+	made whole
+	! grep '^not ok' $tap
+	verdict "a task that ends well is left alone" $?
+	made red
+	[ "$(grep -c '^not ok' $tap)" = 1 ]
+	verdict "a task in which one point failed has one failure" $?
+	made quiet
+	red "a task without a result" '^not ok - made-quiet: no result \(exit code 0\)$' said $tap
+	made killed
+	red "a task whose runner is killed" '^not ok - made-killed: exit code 137$' said $tap
+	red "a runner without its plan" '^not ok - made-killed: no plan after point 1$' said $tap
+	made unknown
+	red "a task whose runner does not begin" '^not ok - made-unknown: exit code 1$' said $tap
+	made short
+	red "a runner with fewer points than planned" '^not ok - made-short: the plan is 1..2, and there are 1 points$' said $tap
+	made gap
+	red "a runner with a point that got lost" '^not ok - made-gap: point 3 comes after point 1$' said $tap
 }
 
 # What runner.sh makes of hosts, which are played: two tests, the last marks, the exit code of vm.sh.
@@ -159,7 +200,7 @@ task_seed-own() {
 	red "a host that hangs" 'own/port_io .*: the host died' env SEED_HANG=1 SILENCE=20 selftests/run-own.sh port_io
 	red "a host that dies after the last test" 'not ok 2 - own: the host died or hung after the last test' \
 		env SEED_DIE=1 selftests/run-own.sh port_io
-	out=$(SEED=1 selftests/run-own.sh all 2>&1)
+	out=$(SEED=1 selftests/run-own.sh all 2>&1) || :
 	# Names of the tests that did not fail for the seeded reason, without those that this host
 	# cannot run; one may say it twice.
 	green=$(awk '

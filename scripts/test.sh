@@ -542,8 +542,47 @@ forgivable() {
 		grep -qvE '^not ok [0-9]+ - (boots|own|upstream)/[^ ]+ \((fail|timeout),' &&
 		! grep '^not ok' "$1" | grep -qE 'kernel log|leak|checked|the host died'
 }
+# One task. Its exit code is that of what failed in it last, wherever that was: a runner that was
+# killed, or did not know what it was asked for, has told of nothing. What may fail is part of a list
+# (cmd || :) or of a condition in the tasks.
+run_task() ( # name
+	failed_with=0
+	set -E
+	trap 'failed_with=$? failed_what=$BASH_COMMAND' ERR
+	"task_$1"
+	[ $failed_with = 0 ] || echo "# exit code $failed_with: $failed_what"
+	exit $failed_with
+)
+# What a task's output lacks of a whole run, as failures of its own.
+lacks() { # task, FILE, exit code
+	grep -qE '^(not )?ok |^#count ' "$2" || not_ok "$1: no result (exit code $3)"
+	! grep -q '^Bail out!' "$2" || not_ok "$1: bailed out"
+	[ "$3" = 0 ] || grep -qE '^(not ok|Bail out!) |^#count [0-9]+ [1-9]' "$2" || not_ok "$1: exit code $3"
+	# A runner numbers its points, and ends with how many they are.
+	awk -v task="$1" '
+		/^Bail out!/ { told = 1 }
+		/^(not )?ok [0-9]+ / {
+			n = $1 == "ok" ? $2 : $3
+			if (n != last + 1) say("point " n " comes after " (last ? "point " last : "none"))
+			last = n
+		}
+		/^1\.\.[0-9]+$/ {
+			if (substr($0, 4) != last + 0) say("the plan is " $0 ", and there are " last + 0 " points")
+			last = 0
+		}
+		END { if (last && !told) say("no plan after point " last) }
+		function say(what) { print "not ok - " task ": " what }
+	' "$2"
+}
+# A task, with all that it says and lacks in FILE.
+attempt() { # task, FILE
+	local lack
+	run_task "$1" >"$2" 2>&1 </dev/null
+	lack=$(lacks "$1" "$2" $?)
+	[ -z "$lack" ] || printf '%s\n' "$lack" >>"$2"
+}
 run_tasks() {
-	local name ko t0 rc
+	local name ko t0
 	while :; do
 		# Take the first task that can run now: one that needs kvm.ko waits for the build.
 		read -r name ko < <(
@@ -566,7 +605,7 @@ run_tasks() {
 			sleep 1
 			continue
 		fi
-		t0=$SECONDS rc=0
+		t0=$SECONDS
 		(
 			flock 5
 			echo "# $name starts"
@@ -574,18 +613,14 @@ run_tasks() {
 		if [ "$ko" = ko ] && [ ! -e kvm.ko ]; then
 			not_ok "$name: there is no kvm.ko to test" >"build/test/.$name"
 		else
-			("task_$name") >"build/test/.$name" 2>&1 </dev/null || rc=$?
+			attempt "$name" "build/test/.$name"
 			if [ "${AGAIN:-}" = 1 ] && ! clean "build/test/.$name" && forgivable "build/test/.$name"; then
 				mv "build/test/.$name" "build/test/$name.first"
-				rc=0
-				("task_$name") >"build/test/.$name" 2>&1 </dev/null || rc=$?
+				attempt "$name" "build/test/.$name"
 				grep -E '^(not ok|Bail out)' "build/test/$name.first" |
 					sed 's/^/# failed at first: /' >>"build/test/.$name"
 			fi
 		fi
-		# A task that dies without a word must not pass for one that ran.
-		grep -qE '^(not )?ok |^#count ' "build/test/.$name" || not_ok "$name: no result (exit code $rc)" >>"build/test/.$name"
-		grep -q '^Bail out!' "build/test/.$name" && not_ok "$name: bailed out" >>"build/test/.$name"
 		mv "build/test/.$name" "build/test/$name.tap"
 		(
 			flock 5

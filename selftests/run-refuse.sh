@@ -74,5 +74,6 @@ for case; do
 		failed=$((failed + 1))
 	fi
 done
+echo "1..$n"
 echo "$((n - failed)) passed, $failed failed, 0 skipped"
 [ $failed = 0 ]
