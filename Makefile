@@ -19,7 +19,7 @@ export KVM_RS_INTERACTIVE := $(interactive)
 export KVM_RS_CACHE
 
 .PHONY: all modules host-setup host-modules run test test-harness bench fuzz lint check \
-	selftests load install rust-artefacts clean help run-options test-options
+	selftests load install rust-artefacts clean help run-options build-options bench-options test-options
 .NOTPARALLEL:
 
 all: modules
@@ -51,7 +51,7 @@ install: ## put the modules where modprobe prefers them over the in-tree ones (a
 host-setup: ## prepare the test host in the cache
 	scripts/host-setup.sh
 
-host-modules: test-options host-setup ## build kvm.ko for the test host
+host-modules: build-options host-setup ## build kvm.ko for the test host
 	scripts/build.sh
 
 run: run-options host-modules ## boot the test host, load kvm.ko, boot a Linux guest on it
@@ -60,28 +60,38 @@ run: run-options host-modules ## boot the test host, load kvm.ko, boot a Linux g
 # What cannot be meant is said before anything is prepared.
 run-options:
 	@scripts/run.sh --check
+build-options:
+	@scripts/build.sh --check
+bench-options:
+	@scripts/bench.sh --check
 test-options:
-	@scripts/test.sh --check $(T)
+	@scripts/test.sh --check $(tasks)
 
+test: tasks = $(T)
 test: test-options host-setup ## everything; last line: N passed, N failed, N skipped
-	scripts/test.sh $(T)
+	scripts/test.sh $(tasks)
 
-test-harness: host-setup ## seed faults: each harness must turn red
-	scripts/test.sh harness
+test-harness: tasks = harness
+test-harness: test-options host-setup ## seed faults: each harness must turn red
+	scripts/test.sh $(tasks)
 
-lint: host-setup ## rustfmt, clippy, scripts/lint.py
-	scripts/test.sh lint
+lint: tasks = lint
+lint: test-options host-setup ## rustfmt, clippy, scripts/lint.py
+	scripts/test.sh $(tasks)
 
-check: host-modules ## look at kvm.ko: panics, stack, dependencies
-	scripts/test.sh object
+check: tasks = object
+check: test-options host-modules ## look at kvm.ko: panics, stack, dependencies
+	scripts/test.sh $(tasks)
 
-selftests: host-modules ## own and upstream selftests in the test host
-	scripts/test.sh selftests
+selftests: tasks = selftests
+selftests: test-options host-modules ## own and upstream selftests in the test host
+	scripts/test.sh $(tasks)
 
+fuzz: tasks = fuzz
 fuzz: test-options host-setup ## run the fuzz targets (TIME= seconds each)
-	scripts/test.sh fuzz
+	scripts/test.sh $(tasks)
 
-bench: host-modules ## our module and the in-tree one, instructions per exit
+bench: bench-options host-modules ## our module and the in-tree one, instructions per exit
 	scripts/bench.sh
 
 clean: ## remove what builds made here (the cache stays: KVM_RS_CACHE)
@@ -93,4 +103,4 @@ clean: ## remove what builds made here (the cache stays: KVM_RS_CACHE)
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  \1\t/' | expand -t 18
-	@echo 'T="GROUP TASK..." chooses tests (scripts/test.sh --list), HOST= the host; see README.md'
+	@echo 'T="GROUP TASK..." chooses tests (scripts/test.sh --list), HOST= the host of run and bench; see README.md'

@@ -3,12 +3,15 @@
 # Build kvm.ko for the test host's kernel, with the folder's own toolchain.
 #
 #   scripts/build.sh [MAKE-ARG]...
+#   scripts/build.sh --check        only looks at HOST=, for which nothing has to be there yet
 #
 # HOST=debug builds for the debug kernel (scripts/debug-kernel.sh), in build/debug: a tree
 # of its own, because objects of the two kernels must not mix.
 # The log stays in build/module.log; test.sh looks for warnings in it.
 set -eu
 . "$(dirname "$0")/lib.sh"
+one_of HOST "${HOST:-amd}" amd intel ryzen debug
+[ "${1:-}" != --check ] || exit 0
 need_folder
 mkdir -p "$SRC/build"
 exec 8>"$SRC/build/.lock"

@@ -8,7 +8,7 @@ task_options() {
 	cache=$(mktemp -du)
 	while IFS='|' read -r what pattern; do
 		# shellcheck disable=SC2086
-		red "make $what" "^(run|test|host-setup).sh: $pattern" \
+		red "make $what" "^(run|test|host-setup|build).sh: $pattern" \
 			timeout 60 make --no-print-directory "KVM_RS_CACHE=$cache" $what
 	done <<-'END'
 		run HOST=foo|HOST=foo: there is amd, intel, ryzen
@@ -29,15 +29,26 @@ task_options() {
 		run INITRD=/tmp|INITRD=/tmp: no such file
 		run DISK=/nonexistent|DISK=/nonexistent: no such file
 		bench HOST=foo|HOST=foo: there is
+		bench HOST=debug|HOST=debug: there is amd, intel, ryzen
+		bench TIMEOUT=x|TIMEOUT=x: a number
 		host-modules HOST=foo|HOST=foo: there is
 		test T=foo|no such group or task: foo
-		test HOST=foo|HOST=foo: there is
+		test HOST=foo|HOST=foo: there is amd, debug
+		test HOST=intel|HOST=intel: there is amd, debug; the tests .* T=intel
+		test HOST=ryzen T=upstream|HOST=ryzen: there is amd, debug; the tests .* T=ryzen
 		test HOST=debug T=fmt|HOST=debug has its own tests
+		lint HOST=foo|HOST=foo: there is amd, debug
+		check HOST=debug|HOST=debug has its own tests
+		selftests HOST=intel|HOST=intel: there is amd, debug; the tests
+		test-harness HOST=foo|HOST=foo: there is amd, debug
+		fuzz HOST=debug|HOST=debug has its own tests
 		test TEST_JOBS=0|TEST_JOBS=0: a number
 		fuzz TIME=x|TIME=x: a number
 		host-setup KVM_RS_CACHE=here|KVM_RS_CACHE=here: a path from / is needed
 		host-setup KVM_RS_CACHE=/proc/none|cannot write to /proc/none
 	END
+	red "make bench, while another is at work here" '^run.sh: another benchmark is at work in .*: wait' \
+		flock build/.bench.lock timeout 60 make --no-print-directory "KVM_RS_CACHE=$cache" bench
 	[ ! -e "$cache" ]
 	verdict "options that are refused: nothing has been prepared" $?
 }

@@ -4,6 +4,7 @@
 #
 #   selftests/bench/run.sh            HOST=amd|intel|ryzen
 #   selftests/bench/run.sh --build    only build the program
+#   selftests/bench/run.sh --check    only look at the options, for which nothing has to be there yet
 #
 # The figures stay in build/bench-$HOST.tsv; selftests/bench/report.py makes the table
 # of them and fails where a target of selftests/bench/targets.tsv is missed.
@@ -11,6 +12,13 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd -P)
 . "$here/../../scripts/lib.sh"
 HOST=${HOST:-amd}
+one_of HOST "$HOST" amd intel ryzen
+number TIMEOUT "${TIMEOUT:-900}" 1 1000000
+# Two would write the same figures.
+mkdir -p "$SRC/build"
+exec 4>"$SRC/build/.bench.lock"
+flock -n 4 || die "another benchmark is at work in $SRC: wait until it and its host have ended, or use a clone of its own"
+[ "${1:-}" != --check ] || exit 0
 need_folder
 
 target=x86_64-unknown-linux-gnu
