@@ -16,8 +16,10 @@
 #
 # run.sh --check only looks at the options, for which nothing has to be there yet.
 #
-# The guest counts as up when its console repeats this run's nonce. The last line says
-# what ran, on which kernel and how long; exit code 0 only if the guest came up.
+# The guest counts as up when its console repeats this run's nonce, also with a KERNEL= of your
+# own. With an INITRD= or from a DISK= of your own nobody knows what it says when it is up: it
+# passes if it ends by itself. A panic that its console shows is a failure of every guest. The
+# last line says what ran, on which kernel and how long; the exit code is 0 only if that is well.
 set -eu -o pipefail
 . "$(dirname "$0")/lib.sh"
 started=${RUN_STARTED:-$EPOCHREALTIME}
@@ -71,7 +73,6 @@ nonce=$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
 own='' direct=1
 args=()
 if [ -n "${KERNEL:-}" ]; then
-	own=1
 	cp "$KERNEL" "$stage/vmlinuz"
 	args+=(-f "$stage/vmlinuz")
 fi
@@ -83,8 +84,7 @@ else
 fi
 args+=(-f "$stage/guest.gz")
 if [ -n "${DISK:-}" ]; then
-	[ -n "$own" ] || direct=0
-	own=1
+	[ -n "${KERNEL:-}${INITRD:-}" ] || own=1 direct=0
 	# Never write to the user's file: QEMU gets a copy.
 	cp --sparse=always "$DISK" "$stage/disk.img"
 	args+=(-f "$stage/disk.img")
@@ -103,21 +103,34 @@ rc=0 booted=1
 	"$SRC/scripts/run-job.sh" | tee "$stage/out" || rc=$?
 far=$(sed -n 's/^RUN: //p' "$stage/out" | tail -n 1)
 up=$(sed -n "s/.*GUEST-UP nonce=$nonce kernel=\([^ ]*\).*/\1/p" "$stage/out" | tail -n 1)
-if [ -n "$up" ] && [ $rc = 0 ]; then
-	echo "make run: Linux $up reached its user space as a guest of $module (${MACHINE:-q35}, ${CPUS:-1} CPU(s)) on $HOST host kernel $KVER, $(elapsed) s"
-	exit 0
+what="$module (${MACHINE:-q35}, ${CPUS:-1} CPU(s))" where="on $HOST host kernel $KVER, $(elapsed) s"
+# With 125 it was the host's own.
+panic=$(grep -m 1 -aoE '^(\[ *[0-9.]+\] )?Kernel panic - not syncing.*' "$stage/out") || :
+if [ -n "$panic" ] && [ $rc != 125 ]; then
+	echo "make run: the guest's kernel panicked on $what: ${panic#*] } ($where)"
+	exit 1
 fi
-if [ -n "$own" ] && [ $rc = 0 ]; then
-	echo "make run: your guest ran on $module (${MACHINE:-q35}, ${CPUS:-1} CPU(s)) and ended by itself, host kernel $KVER, $(elapsed) s"
-	exit 0
+unclean=''
+[ $rc != 99 ] || unclean=", but the host's kernel log is not clean (exit code 99)"
+if [ -n "$up" ] && { [ $rc = 0 ] || [ $rc = 99 ]; }; then
+	echo "make run: Linux $up reached its user space as a guest of $what$unclean $where"
+	exit $rc
+fi
+if [ -n "$own" ] && { [ $rc = 0 ] || [ $rc = 99 ]; }; then
+	echo "make run: your guest ran on $what and ended by itself$unclean, $where"
+	exit $rc
 fi
 if [ -n "$own" ] && [ $rc = 124 ]; then
-	echo "make run: your guest ran on $module and had not ended after $timeout s (another limit: TIMEOUT=), host kernel $KVER"
+	echo "make run: your guest ran on $what and had not ended after $timeout s (another limit: TIMEOUT=), $where"
 	exit $rc
 fi
 if [ -n "$up" ]; then
-	echo "make run: Linux $up reached its user space as a guest of $module, but then: $far (exit code $rc, 99: the host's kernel log is not clean; host kernel $KVER, $(elapsed) s)"
+	echo "make run: Linux $up reached its user space as a guest of $what, but then: $far (exit code $rc, $where)"
 	exit $rc
+fi
+if [ -n "${KERNEL:-}" ] && [ $rc = 0 ]; then
+	echo "make run: your kernel ended by itself on $what, without the user space it was given (INITRD= is for one of your own), $where"
+	exit 1
 fi
 echo "make run: no guest yet. It got this far: ${far:-the host did not come up} (exit code $rc, host kernel $KVER, $(elapsed) s)"
 [ $rc != 0 ] || rc=1

@@ -56,23 +56,41 @@ task_options() {
 # What a user types; the last line is what counts.
 task_run() {
 	local out=build/test/run.txt rc
-	runs() { # sentence, pattern of the last line, options of make
-		local what=$1 pattern=$2
-		shift 2
-		timeout 900 make --no-print-directory -o host-modules run "$@" >$out 2>&1 </dev/null
-		tail -n 1 $out | grep -qE "$pattern"
+	runs() { # sentence, pattern of the last line but for make's own, exit code of make, options of make
+		local what=$1 pattern=$2 want=$3
+		shift 3
+		rc=0
+		timeout 900 make --no-print-directory -o host-modules run "$@" >$out 2>&1 </dev/null || rc=$?
+		grep -vE '^make(\[[0-9]+\])?: ' $out | tail -n 1 | grep -qE "$pattern" && [[ $rc =~ ^$want$ ]]
 		rc=$?
 		[ $rc = 0 ] || tail -n 30 $out
 		verdict "make run $what" $rc
 	}
-	runs "" '^make run: Linux [^ ]* reached its user space as a guest of our kvm.ko \(q35, 1 CPU\(s\)\) on amd host kernel [^ ]*, [0-9]+ s$'
-	runs "with a machine, CPUs and a kernel" '^make run: Linux [^ ]* reached its user space as a guest of our kvm.ko \(microvm, 2 CPU' \
+	runs "" '^make run: Linux [^ ]* reached its user space as a guest of our kvm.ko \(q35, 1 CPU\(s\)\) on amd host kernel [^ ]*, [0-9]+ s$' 0
+	runs "with a machine, CPUs and a kernel" '^make run: Linux [^ ]* reached its user space as a guest of our kvm.ko \(microvm, 2 CPU' 0 \
 		MACHINE=microvm CPUS=2 IRQCHIP=split MEMORY=300 "KERNEL=$DEB/boot/vmlinuz-$KVER"
 	in_host sh -ec "cd build/test; gcc -c -o sector.o ../../selftests/boot-sector.S
 		ld -Ttext 0x7c00 -e _start --oformat binary -o disk.img sector.o; echo 'A DISK OF MY OWN' >>disk.img; truncate -s 1M disk.img"
-	runs "with a disk" '^make run: your guest ran on our kvm.ko .* and (ended by itself|had not ended)' DISK=build/test/disk.img TIMEOUT=60
+	runs "with a disk" '^make run: your guest ran on our kvm.ko .* and (ended by itself|had not ended)' '(0|2)' DISK=build/test/disk.img TIMEOUT=60
 	grep -q 'A DISK OF MY OWN' $out
 	verdict "make run with a disk: the firmware has started it" $?
+	# A user space of one's own, which ends well, or which the kernel cannot do without.
+	in_host sh -ec 'cd build/test; mkdir -p own/bin; cp /bin/busybox own/bin/
+		for end in "exec /bin/busybox poweroff -f" "exit 3"; do
+			printf "#!/bin/busybox sh\n/bin/busybox echo A USER SPACE OF MY OWN on \$(/bin/busybox uname -r)\n%s\n" "$end" >own/init
+			chmod +x own/init; (cd own && find . | cpio --quiet -o -H newc | gzip -1) >"own-${end%% *}.gz"
+		done; rm -r own'
+	runs "with a kernel and an initrd" '^make run: your guest ran on our kvm.ko \(pc, 1 CPU\(s\)\) and ended by itself, on amd host' 0 \
+		MACHINE=pc "KERNEL=$DEB/boot/vmlinuz-$KVER" INITRD=build/test/own-exec.gz
+	grep -q "^A USER SPACE OF MY OWN on $KVER" $out
+	verdict "make run with a kernel and an initrd: its line is shown" $?
+	runs "with a guest that panics" '^make run: the guest.s kernel panicked on the in-tree kvm .*: Kernel panic - not syncing: Attempted to kill init!' 2 \
+		MODULE=stock INITRD=build/test/own-exit.gz
+	# A kernel that resets the machine with its first instructions.
+	in_host sh -ec "cd build/test; printf '.code16\n.org 0x1f1; .byte 1\n.org 0x1fe; .word 0xaa55; jmp 1f; .ascii \"HdrS\"; .word 0x202
+		.org 0x211; .byte 1\n.org 0x240; 1: mov \$0xfe, %%al; out %%al, \$0x64; 2: hlt; jmp 2b\n.org 0x800\n' | as -o kernel.o -
+		objcopy -O binary -j .text kernel.o kernel.bin"
+	runs "with a kernel that gets nowhere" '^make run: your kernel ended by itself on our kvm.ko .*, without the user space' 2 KERNEL=build/test/kernel.bin
 	red "make run without time for it" 'no guest yet.*the host did not come up \(exit code 124' make -o host-modules run TIMEOUT=3
 	# Typed once there is somebody who reads it.
 	rm -f build/test/keys
