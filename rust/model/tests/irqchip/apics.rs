@@ -417,8 +417,12 @@ impl Machine {
         let mut again = [0; STATE_SIZE];
         let mut twin = image;
         let e = cpu.apic.save(&mut again, &cpu.mailbox, now);
-        // A one-shot countdown that was over fires once more.
-        let vector = image[reg::LVT_TIMER as usize];
+        // A one-shot countdown that was over fires once more. An illegal vector is an error, which
+        // has an interrupt of its own.
+        let mut vector = image[reg::LVT_TIMER as usize];
+        if vector < 16 {
+            vector = image[reg::LVT_ERROR as usize];
+        }
         if vector >= 16 {
             let word =
                 reg::IRR as usize + usize::from(vector >> 5) * 16 + usize::from(vector >> 3 & 3);
