@@ -172,6 +172,8 @@ pub mod dr6 {
     pub const FIXED_1: u64 = 0xffff_0ff0;
     /// Bits that can be 1.
     pub const VOLATILE: u64 = 0x0001_e80f;
+    /// Bits that exist. Hardware does not take others.
+    pub const EXISTING: u64 = FIXED_1 | VOLATILE;
 }
 
 /// DR7 bits.

@@ -25,6 +25,7 @@ use model::svm::vmcb::pat_valid;
 use model::svm::vmcb::VmcbSeg;
 use model::svm::vmcb::INT_STATE_SHADOW;
 use model::x86::ctrl::cr0;
+use model::x86::ctrl::dr6;
 use model::x86::ctrl::dr7;
 use model::x86::ctrl::efer;
 use model::x86::state::DescTable;
@@ -247,6 +248,7 @@ impl Vcpu {
     }
 
     pub(super) fn set_dr6(&mut self, v: u64) {
+        let v = v & dr6::EXISTING;
         self.dr6 = v;
         if !self.debug_registers_trap() {
             self.vmcb_mut().save.dr6 = v;

@@ -29,6 +29,7 @@ use model::vmx::exit::reason;
 use model::vmx::field;
 use model::x86::ctrl::cr0;
 use model::x86::ctrl::cr4;
+use model::x86::ctrl::dr6;
 use model::x86::ctrl::dr7;
 use model::x86::ctrl::efer;
 use model::x86::ctrl::rflags;
@@ -212,6 +213,7 @@ impl Vcpu {
     }
 
     pub(super) fn set_dr6(&mut self, v: u64) {
+        let v = v & dr6::EXISTING;
         self.dr6 = v;
         self.run.dr6 = v;
     }

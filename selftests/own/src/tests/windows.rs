@@ -15,6 +15,7 @@ use crate::guest_code;
 use crate::host;
 use crate::sys;
 use crate::sys::Answer;
+use crate::table;
 use crate::tap::Tap;
 use crate::uapi as k;
 use kvm_bindings::*;
@@ -632,4 +633,21 @@ pub fn several_events(t: &mut Tap) {
     t.same("injected and pending", r, ok);
     t.same("it is pending", exception(&g), (0, 1, 6));
     t.same("it comes", (value(&g), counts(&g)), (Ok(1), (0, 1, 0)));
+
+    // What a pending #DB has is not all in DR6: not bit 12, and nothing has an upper half.
+    let r = set(&g, &|e| {
+        e.flags = KVM_VCPUEVENT_VALID_PAYLOAD;
+        (e.exception.pending, e.exception.nr) = (1, 1);
+        (e.exception_has_payload, e.exception_payload) = (1, 1 << 32 | 1 << 14 | 1 << 12 | 1);
+    });
+    t.same("a #DB with a payload", r, ok);
+    t.same("it comes", (value(&g), count(&g, 1)), (Ok(2), 1));
+    let v = &g.cpus[0];
+    let d: kvm_debugregs = v.fd.get(k::GET_DEBUGREGS).expect("KVM_GET_DEBUGREGS");
+    t.same("DR6", d.dr6 as u32, 0xffff_4ff1);
+    if !table::stock() {
+        // It keeps the upper half, and user space cannot set what it has read.
+        t.same("its upper half", d.dr6 >> 32, 0);
+        t.same("it can be set", v.fd.set(k::SET_DEBUGREGS, &d), ok);
+    }
 }
