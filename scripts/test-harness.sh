@@ -190,6 +190,9 @@ seed_hosts() { # directory
 	red "a host that is silent after the last test" '^not ok 3 - upstream: the host died or hung after' play 124 "$a$b@DONE\n"
 	red "a host that dies after the last test" '^not ok 3 - upstream: the host died or hung after' play 125 "$a$b@DONE\n"
 	red "a job that fails after the last test" '^not ok 3 - upstream: the job ended with exit code 1 ' play 1 "$a$b@DONE\n"
+	red "a name among others that is no guest's" 'nothing in boots.tsv is called nosuch' selftests/run-boots.sh q35-1 nosuch
+	red "a name among others that is no selftest's" 'nothing in expected-svm.tsv is called nosuch' \
+		selftests/run-upstream.sh m0 nosuch
 	red "a job that gives up" '^Bail out! no reason$' play 1 "$a@BAIL\tno reason\n"
 }
 

@@ -26,7 +26,7 @@ while IFS=$'\t' read -r name machine cpus irqchip memory boot scenario l e r; do
 	want=''
 	[ $# != 0 ] || want=1
 	for w; do
-		if [ "$w" = "$name" ] || { [ "$w" = first ] && [ ${#todo[@]} = 0 ]; }; then want=1; fi
+		if [ "$w" = "$name" ] || { [ "$w" = first ] && [ ${#todo[@]} = 0 ]; }; then want=1 known[$w]=1; fi
 	done
 	[ -n "$want" ] || continue
 	[ "$MODULE" != stock ] || e=pass
@@ -35,7 +35,7 @@ while IFS=$'\t' read -r name machine cpus irqchip memory boot scenario l e r; do
 	row[$name]="$name	$machine	$cpus	$irqchip	$memory	$boot	$scenario	$l"
 	todo+=("$name")
 done <"$list"
-[ ${#todo[@]} != 0 ] || die "no boot in ${list##*/} is called $*"
+all_known "$list" "$@"
 
 need_folder
 nonce=$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')

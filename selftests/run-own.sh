@@ -85,6 +85,7 @@ while IFS=$'\t' read -r name group svm vmx l r; do
 		all | "$group" | "$name") ;;
 		*) continue ;;
 		esac
+		known[$want]=1
 		run=$name${want#"${want%@*}"}
 		[ -z "${row[$run]:-}" ] || continue
 		e=$svm
@@ -104,7 +105,7 @@ while IFS=$'\t' read -r name group svm vmx l r; do
 		todo+=("$run")
 	done
 done <"$list"
-[ ${#todo[@]} != 0 ] || die "nothing in ${list##*/} is called $*"
+all_known "$list" "$@"
 [ -z "${VERBOSE:-}" ] || vm_args+=(-e SHOW="^(not )?ok|^#")
 # A page of 1 GiB is only to be had while the host boots, from a host with more memory.
 if [ "$HOST" = amd ] && [ -n "${row[gigabyte_page]:-}" ]; then

@@ -30,6 +30,8 @@ while IFS=$'\t' read -r name group e b l r; do
 		"$group" | "$name" | "${name#x86/}") ;;
 		*) continue ;;
 		esac
+		known[$want]=1
+		[ -z "${row[$name]:-}" ] || continue
 		if [ "$MODULE" = stock ]; then
 			e=${b/timeout/fail}
 		fi
@@ -45,10 +47,10 @@ while IFS=$'\t' read -r name group e b l r; do
 		expect[$name]=$e baseline[$name]=$b limit[$name]=$l reason[$name]=$r
 		row[$name]="$name	$l"
 		todo+=("$name")
-		break
 	done
 done <"$list"
-[ ${#todo[@]} != 0 ] || die "nothing in ${list##*/} is called $*"
+all_known "$list" "$@"
+[ ${#todo[@]} != 0 ] || die "none of these is run on HOST=$VM_HOST: $*"
 
 if [ "$HOST" = amd ]; then
 	[ "$VM_HOST" = debug ] || export MEM=${MEM:-4096}

@@ -13,7 +13,7 @@
 # VM= is another vm.sh: that of scripts/test-harness.sh, which plays hosts.
 
 HOST=${HOST:-amd} MODULE=${MODULE:-ours} update=''
-declare -A expect=() baseline=() limit=() reason=() row=() better=() klog=() again=()
+declare -A expect=() baseline=() limit=() reason=() row=() better=() klog=() again=() known=()
 todo=() vm_args=() pending=()
 passed=0 failed=0 skipped=0 n=0
 
@@ -26,6 +26,13 @@ VM_HOST=$HOST
 if [ "$HOST" = debug ]; then
 	HOST=amd SLOW=$((SLOW * 4))
 fi
+
+# A name that the list does not have: a test that was renamed would be left out without a word.
+all_known() { # list, NAME...
+	local list=$1 want
+	shift
+	for want; do [ -n "${known[$want]:-}" ] || die "nothing in ${list##*/} is called $want"; done
+}
 
 tap() { # ok|not, text
 	n=$((n + 1))
