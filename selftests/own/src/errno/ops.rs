@@ -261,7 +261,8 @@ fn vm_memory(list: &mut Vec<Op>) {
             k::SET_IDENTITY_MAP_ADDR,
             |_| bytes_of(&0xfffb_c000u64),
             &[],
-        ),
+        )
+        .early(Stage::Empty),
         op(
             "GET_CLOCK",
             Vm,

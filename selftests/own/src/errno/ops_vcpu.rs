@@ -9,6 +9,7 @@ use super::op;
 use super::value;
 use super::On;
 use super::Op;
+use super::Stage;
 use crate::guest;
 use crate::sys::bytes_of;
 use crate::sys::zeroed;
@@ -249,7 +250,8 @@ pub(super) fn rest(list: &mut Vec<Op>) {
             k::INTERRUPT,
             |_| bytes_of(&0x40u32),
             &[("irq", 0, 32)],
-        ),
+        )
+        .early(Stage::Bare),
         op(
             "SET_GUEST_DEBUG",
             Vcpu,

@@ -107,6 +107,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("errno_lists", errno::counts::lists),
     ("errno_limits", errno::counts::limits),
     ("errno_slots", errno::counts::slots),
+    ("errno_vcpus", errno::vcpus::vcpus),
     ("fail_creation", faults::creation),
     ("fail_slots", faults::slots),
     ("fail_events", faults::events),
