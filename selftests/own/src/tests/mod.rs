@@ -35,6 +35,7 @@ mod preempted;
 mod random_mmio;
 mod rng;
 mod running;
+mod smi_sources;
 mod tsc;
 mod user_exits;
 mod user_pic;
@@ -149,6 +150,8 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("reset_by_registers", running::reset_by_registers),
     ("init_in_smm", running::init_in_smm),
     ("waits_in_smm", running::waits_in_smm),
+    ("smi_sources", smi_sources::sources),
+    ("smi_local", smi_sources::local),
     ("slot_moves", running::slot_moves),
     ("read_only", running::read_only),
     ("exits_off", running::exits_off),
