@@ -31,6 +31,9 @@ TRACED = ["kvm_set_ioeventfd_mmio", "virtio_notify_irqfd_deferred_fn", "virtio_p
           "virtio_mmio_write_offset"]
 # The register of virtio-mmio that a kick is written to.
 QUEUE_NOTIFY = "0x50"
+# Rounds after which a guest that churns has read back all that it had written before (guest-init.sh):
+# its four files, and one more round, as the line of the last one may not have been out yet.
+READ_BACK = 5
 
 
 class Failed(Exception):
@@ -117,12 +120,12 @@ class Guest:
         """Wait until the console has the pattern that often."""
         while True:
             text = self.console()
-            if found := list(re.finditer(pattern, text, re.M)):
-                if len(found) >= times:
-                    return found[times - 1]
             if m := re.search(r"GUEST-FAIL.*|Kernel panic.*", text):
                 if not re.match(pattern, m.group(0)) and "sysrq" not in m.group(0):
                     raise Failed(m.group(0))
+            if found := list(re.finditer(pattern, text, re.M)):
+                if len(found) >= times:
+                    return found[times - 1]
             if self.proc.poll() is not None:
                 time.sleep(0.3)
                 if len(re.findall(pattern, self.console(), re.M)) >= times:
@@ -183,8 +186,8 @@ class Guest:
         found = re.findall(r"^GUEST-TICK (\d+)$", self.console(), re.M)
         return int(found[-1]) if found else 0
 
-    def ticks_on(self, more=3):
-        """The guest makes progress from now on."""
+    def ticks_on(self, more=READ_BACK):
+        """The guest makes progress from now on, and finds what it has written."""
         now = self.ticks()
         self.wait(rf"^GUEST-TICK {now + more}$", "progress")
 
@@ -336,7 +339,9 @@ def snap(row):
     # A line may be on its way on either side of the snapshot.
     if not saved <= int(after[0]) <= saved + 4 < later:
         raise Failed(f"saved at {saved}, ran to {later}, came back at {after[0]}")
-    g.ticks_on(2) if int(after[-1]) > later else g.wait(rf"^GUEST-TICK {later + 2}$", "progress")
+    # Beyond where it was; by then it has read back all that is in the snapshot.
+    line = rf"^GUEST-TICK {later + READ_BACK}$"
+    g.wait(line, "what is in the snapshot", len(re.findall(line, g.console()[:mark], re.M)) + 1)
     return g, f"saved at {saved}, ran to {later}, came back at {after[0]}"
 
 
@@ -359,10 +364,12 @@ def migrate(row):
         left = g.ticks()
         g.stop()
         # Its console continues in the second QEMU's file.
-        target.wait(r"^GUEST-TICK \d+$", "life after migration", 3)
-        if not left - 1 <= int(re.findall(r"^GUEST-TICK (\d+)$", target.console(), re.M)[0]) <= left + 4:
+        first = int(target.wait(r"^GUEST-TICK (\d+)$", "life after migration").group(1))
+        if not left - 1 <= first <= left + 4:
             raise Failed("the guest did not go on where it was")
-        return target, f"left at {left}, now {target.ticks()}"
+        # What it wrote on this side is all found on that one.
+        target.wait(rf"^GUEST-TICK {max(left, first) + READ_BACK}$", "what was written before the migration")
+        return target, f"left at {left}, now {target.ticks()}, all read back"
     finally:
         g.stop()
 
