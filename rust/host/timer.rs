@@ -13,8 +13,8 @@ use kernel::types::Opaque;
 use crate::clock::now_ns;
 use crate::module::ModuleRef;
 
-/// What a timer does.
-pub trait TimerOps: Send + Sync {
+/// What a timer does. It borrows nothing: a timer that is forgotten fires all the same.
+pub trait TimerOps: Send + Sync + 'static {
     /// The timer expired; `now` is the monotonic time, nanoseconds. The result, if any, is when it
     /// is to fire again. In the interrupt: no sleeping, no cancelling of this timer.
     fn fired(&self, now: u64) -> Option<u64>;

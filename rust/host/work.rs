@@ -12,14 +12,14 @@ use kernel::types::Opaque;
 use crate::module::ModuleRef;
 use crate::shim;
 
-/// What a work item does.
-pub trait WorkOps: Send + Sync {
+/// What a work item does. It borrows nothing: an item that is forgotten runs all the same.
+pub trait WorkOps: Send + Sync + 'static {
     /// The work. It may be queued again meanwhile, and then runs again; never twice at a time.
     fn run(&self);
 }
 
-/// What a delayed work item does.
-pub trait DelayedOps: Send + Sync {
+/// What a delayed work item does. It borrows nothing, as above.
+pub trait DelayedOps: Send + Sync + 'static {
     /// The work. It is queued again after so many milliseconds, if any are returned, unless it is
     /// being cancelled. It may be queued meanwhile, too; never runs twice at a time.
     fn run(&self) -> Option<u32>;
