@@ -49,7 +49,7 @@ unsigned long kvmrs_page_to_pfn(struct page *page);
 bool kvmrs_pfn_is_mmio(unsigned long pfn);
 /* Accounts `pages` pages from `kva` on as secondary page tables (negative: no more). */
 void kvmrs_account_table(unsigned long kva, int pages);
-/* Level (1, 2 or 3) at which the current mm maps `hva`, 0 if it does not. */
+/* Level (1, 2 or 3) at which the current mm maps `hva`, 0 if it does not, as for the kernel's own. */
 int kvmrs_host_level(unsigned long hva);
 
 /* ---- the current process's memory (shim/user.c) ---- */

@@ -258,7 +258,8 @@ fn host_level(hva: u64, want: Want) -> u8 {
     if !want.level {
         return 1;
     }
-    // SAFETY: Walks the current mm's tables with interrupts off.
+    // SAFETY: Walks the current mm's tables, if there is one, with interrupts off; the addresses in
+    // it are user space's, or the function looks at nothing.
     match unsafe { shim::kvmrs_host_level(hva as usize) } {
         level @ 2..=3 => level as u8,
         _ => 1,
@@ -267,9 +268,6 @@ fn host_level(hva: u64, want: Want) -> u8 {
 
 /// The level (1 to 3) at which the current process maps an address now, 1 if it does not.
 pub fn level_of(hva: Hva) -> u8 {
-    if current_mm().is_null() {
-        return 1;
-    }
     let want = Want {
         level: true,
         ..Want::default()

@@ -78,12 +78,16 @@ static int mapped_level(struct mm_struct *mm, unsigned long hva)
 
 int kvmrs_host_level(unsigned long hva)
 {
+	struct mm_struct *mm = current->mm;
 	unsigned long flags;
 	int level;
 
+	/* The kernel's own tables go otherwise than the argument below has it. */
+	if (!mm || hva >= TASK_SIZE_MAX)
+		return 0;
 	/* A table is freed only after an IPI to, or an RCU grace period on, this CPU. */
 	local_irq_save(flags);
-	level = mapped_level(current->mm, hva);
+	level = mapped_level(mm, hva);
 	local_irq_restore(flags);
 	return level;
 }
