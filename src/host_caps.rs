@@ -24,9 +24,9 @@ use model::x86::cpuid::Feature;
 use model::x86::cpuid::FeatureSet;
 use model::x86::cpuid::Regs;
 use model::x86::cpuid::Word;
-use model::x86::ctrl::xcr0;
 use model::x86::msr::arch_cap;
 use model::x86::msr::mcg_cap;
+use virt::entry;
 use virt::vendor::Features;
 
 /// The paravirtual features that are offered: all but asynchronous page faults.
@@ -41,9 +41,6 @@ const PV: u32 = pv::CLOCKSOURCE
     | pv::POLL_CONTROL
     | pv::PV_SCHED_YIELD
     | pv::CLOCKSOURCE_STABLE;
-
-/// Extended state that the backends can switch.
-const XCR0: u64 = xcr0::FP | xcr0::SSE | xcr0::YMM | xcr0::AVX512 | xcr0::PKRU;
 
 /// The host.
 pub(crate) struct HostCaps {
@@ -175,8 +172,8 @@ fn offer(
 ) -> Result<KBox<Supported>> {
     let caps = Caps {
         tdp_levels,
-        xcr0: virt::entry::host_xcr0() & XCR0,
-        xss: 0,
+        xcr0: entry::host_xcr0() & entry::GUEST_XCR0,
+        xss: entry::host_xss() & entry::GUEST_XSS,
         enable,
         disable,
         host,

@@ -120,18 +120,20 @@ pub fn host_xss() -> u64 {
     unsafe { c::kvmrs_host_xss }
 }
 
-/// Can XCR0 have this value on a processor where it can have `host`? `SDM: vol 1, 13.3`.
+/// What of XCR0 a guest may have, where the host has it: the components that the swap of the FPU
+/// switches, and PKRU, which the entry does.
+pub const GUEST_XCR0: u64 = xcr0::FP | xcr0::SSE | xcr0::YMM | xcr0::AVX512 | xcr0::PKRU;
+
+/// What of IA32_XSS a guest may have, where the host has it: nothing. The swap of the FPU does not
+/// reach all that the host has there: a guest with architectural LBRs would read the host's branches.
+pub const GUEST_XSS: u64 = 0;
+
+/// Can a guest's XCR0 have this value on a processor where it can have `host`? `SDM: vol 1, 13.3`.
 fn xcr0_legal(v: u64, host: u64) -> bool {
-    let all_or_none = |bits: u64| v & bits == 0 || v & bits == bits;
-    /// The two components of MPX.
-    const MPX: u64 = 3 << 3;
-    v & !host == 0
+    v & !(host & GUEST_XCR0) == 0
         && v & xcr0::FP != 0
         && (v & xcr0::YMM == 0 || v & xcr0::SSE != 0)
-        && all_or_none(xcr0::AVX512)
-        && (v & xcr0::AVX512 == 0 || v & xcr0::YMM != 0)
-        && all_or_none(xcr0::AMX)
-        && all_or_none(MPX)
+        && (v & xcr0::AVX512 == 0 || v & xcr0::AVX512 == xcr0::AVX512 && v & xcr0::YMM != 0)
 }
 
 impl Entry {
@@ -184,7 +186,7 @@ impl Entry {
     }
 
     fn set_xss(&mut self, v: u64) -> bool {
-        let legal = v & !host_xss() == 0;
+        let legal = v & !(host_xss() & GUEST_XSS) == 0;
         if legal {
             self.xss = v;
             self.update();
@@ -247,7 +249,8 @@ impl<V: Vendor> Loaded<'_, V> {
         self.entry().xcr0
     }
 
-    /// Sets XCR0; false, and nothing changes, if the host's processor would not take the value.
+    /// Sets XCR0; false, and nothing changes, if the host's processor would not take the value, or it
+    /// has more than [`GUEST_XCR0`].
     pub fn set_xcr0(&mut self, v: u64) -> bool {
         self.entry_mut().set_xcr0(v)
     }
@@ -257,7 +260,8 @@ impl<V: Vendor> Loaded<'_, V> {
         self.entry().xss
     }
 
-    /// Sets IA32_XSS; false, and nothing changes, if it has bits that the host does not use.
+    /// Sets IA32_XSS; false, and nothing changes, if it has bits that the host does not use, or that
+    /// are not in [`GUEST_XSS`].
     pub fn set_xss(&mut self, v: u64) -> bool {
         self.entry_mut().set_xss(v)
     }
