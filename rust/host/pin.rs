@@ -65,6 +65,22 @@ fn preempt_enable() {
     }
 }
 
+/// Whether this thread may be preempted: it has no [`PinnedCpu`] and no spinlock, and this is no
+/// interrupt.
+#[inline(always)]
+pub(crate) fn preemptible() -> bool {
+    /// Without the highest bit of the lower half, which is the inverted flag of kernels whose word has
+    /// 32 bits. In others it counts NMIs, which count as interrupts besides.
+    const COUNT: u32 = !0 >> 1;
+    let word: u32;
+    // SAFETY: Reads the preemption count, which is this thread's own on whatever CPU it runs.
+    unsafe {
+        asm!("mov {:e}, dword ptr gs:[rip + {}]", out(reg) word, sym bindings::__preempt_count,
+            options(readonly, nostack, preserves_flags));
+    }
+    word & COUNT == 0
+}
+
 #[cold]
 #[inline(never)]
 fn resched() {

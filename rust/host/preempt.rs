@@ -13,8 +13,19 @@ use kernel::ffi::c_int;
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
-use crate::pin::{with_preempt_off, PinnedCpu};
+use crate::pin::{preemptible, with_preempt_off, PinnedCpu};
 use crate::shim;
+use crate::task::current;
+
+/// Whether this thread may get a hook: it has none, and it can be preempted, so that this is no
+/// interrupt either. Then no vCPU is loaded by it.
+#[inline]
+pub fn has_no_hook() -> bool {
+    // SAFETY: The current task is live. The list is changed by the thread itself alone, and only by
+    // this file: the kernel has no other user.
+    let first = unsafe { (&raw const (*current()).preempt_notifiers.first).read() };
+    first.is_null() && preemptible()
+}
 
 /// What happens when the thread comes to a CPU and leaves it. Neither may sleep or take a lock that
 /// is not a raw spinlock with interrupts off.
@@ -118,10 +129,11 @@ impl<T: SchedOps> SchedHook<T> {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if the hook is registered already.
+    /// `EBUSY` if the hook is registered already, or if this thread has one (of whatever type) or
+    /// cannot be preempted ([`has_no_hook`]).
     #[inline]
     pub fn with_loaded<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
-        if self.loaded.swap(true, Ordering::Acquire) {
+        if !has_no_hook() || self.loaded.swap(true, Ordering::Acquire) {
             return Err(EBUSY);
         }
         with_preempt_off(|cpu| {
@@ -132,9 +144,10 @@ impl<T: SchedOps> SchedHook<T> {
         });
         let result = f();
         with_preempt_off(|cpu| {
+            // Before the thread may get another hook.
+            self.node.ops.sched_out(cpu, false);
             // SAFETY: Registered above, by this thread.
             unsafe { bindings::preempt_notifier_unregister(self.node.raw.get()) };
-            self.node.ops.sched_out(cpu, false);
         });
         self.loaded.store(false, Ordering::Release);
         Ok(result)

@@ -2,6 +2,7 @@
 
 //! That a vCPU is loaded on this CPU, and the scheduler hook that keeps it so.
 
+use crate::vendor::private::Resident;
 use crate::vendor::Vendor;
 use core::marker::PhantomData;
 use host::pin::PinnedCpu;
@@ -26,16 +27,16 @@ pub struct Residency<V: Vendor, S: SchedObserver> {
 impl<V: Vendor, S: SchedObserver> SchedOps for Residency<V, S> {
     #[inline]
     fn sched_in(&self, cpu: &PinnedCpu<'_>, back: bool) {
-        V::load(&self.cpu, cpu);
-        V::presence(&self.cpu).load(back);
+        self.cpu.load(cpu);
+        self.cpu.presence().load(back);
         self.observer.sched_in(cpu);
     }
 
     #[inline]
     fn sched_out(&self, cpu: &PinnedCpu<'_>, preempted: bool) {
-        let entered = V::presence(&self.cpu).was_entered();
+        let entered = self.cpu.presence().was_entered();
         self.observer.sched_out(cpu, preempted, entered);
-        V::put(&self.cpu, cpu);
+        self.cpu.put(cpu);
     }
 }
 
@@ -59,7 +60,8 @@ impl<V: Vendor, S: SchedObserver> VcpuHook<V, S> {
         &self.hook.ops().observer
     }
 
-    /// Runs `f` with the vCPU loaded. EINVAL if `hw` is another vCPU's, EBUSY if it is loaded.
+    /// Runs `f` with the vCPU loaded. EINVAL if `hw` is another vCPU's, EBUSY if it is loaded or this
+    /// thread has one loaded: so what is loaded is the one that the CPU has.
     pub fn with_loaded<R>(
         &self,
         hw: &mut V::Vcpu,

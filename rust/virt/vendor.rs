@@ -13,7 +13,6 @@
 //! code of both vendors switches alike is on `Loaded` itself (`crate::entry`): XCR0, IA32_XSS, PKRU
 //! and the breakpoint addresses.
 
-use crate::presence::Presence;
 use crate::regs::GuestRegs;
 use crate::tdp::RootRef;
 use core::sync::atomic::AtomicU64;
@@ -35,6 +34,9 @@ use model::x86::state::SegReg;
 use model::x86::state::Segment;
 
 pub(crate) mod private {
+    use crate::presence::Presence;
+    use host::pin::PinnedCpu;
+
     /// Keeps [`super::Vendor`] to this crate.
     pub trait Sealed {}
 
@@ -50,6 +52,21 @@ pub(crate) mod private {
         fn entry_mut(&mut self) -> &mut crate::entry::Entry;
         /// What it knows of the translations its CPU may hold.
         fn tlb(&self) -> &crate::tdp::Tlb;
+    }
+
+    /// What the scheduler hook does with its half of a vCPU. Nobody else may: a VMCS that became
+    /// current would be entered and written to in the place of the one that is loaded.
+    #[expect(
+        unreachable_pub,
+        reason = "a bound of the public trait that none but us can name"
+    )]
+    pub trait Resident {
+        /// Whether the vCPU is on a CPU and has been entered there.
+        fn presence(&self) -> &Presence;
+        /// Makes the vCPU resident on this CPU. Scheduler context: preemption off, maybe IRQs off.
+        fn load(&self, cpu: &PinnedCpu<'_>);
+        /// The task leaves the CPU.
+        fn put(&self, cpu: &PinnedCpu<'_>);
     }
 }
 
@@ -256,7 +273,7 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// The control block and the registers of one vCPU.
     type Vcpu: private::HasEntry + Send + 'static;
     /// What the scheduler hook needs of a vCPU: atomics only.
-    type Cpu: Send + Sync + 'static;
+    type Cpu: private::Resident + Send + Sync + 'static;
     /// Entry format of the nested page tables.
     type Format: Format;
 
@@ -289,18 +306,11 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// whose mode is [`VirtualApic::XApic`] go to the page of [`Vendor::share_apic_page`] instead. `None`
     /// if hardware leaves such accesses to us.
     fn apic_access_page(vm: &Self::Vm) -> Option<Arc<HwPage>>;
-    /// Makes a vCPU in its reset state, not intercepting less than is safe.
+    /// Makes a vCPU in its reset state, not intercepting less than is safe. Maybe EBUSY while this
+    /// thread has one loaded.
     fn new_vcpu(m: &'static Self::Module, vm: &Self::Vm) -> Result<(Self::Vcpu, Self::Cpu)>;
     /// Do the two halves belong to the same vCPU?
     fn paired(v: &Self::Vcpu, c: &Self::Cpu) -> bool;
-
-    /// Whether the vCPU is on a CPU and has been entered there.
-    fn presence(c: &Self::Cpu) -> &Presence;
-    /// Makes the vCPU resident on this CPU. Scheduler context: preemption off, maybe IRQs off.
-    #[inline]
-    fn load(_: &Self::Cpu, _: &PinnedCpu<'_>) {}
-    /// The task leaves the CPU.
-    fn put(c: &Self::Cpu, cpu: &PinnedCpu<'_>);
 
     /// Puts registers and control block into the state of RESET (`init` false) or INIT (true).
     /// Traps and windows are then as at first, and after RESET no MSR is passed through.

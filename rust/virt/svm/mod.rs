@@ -33,7 +33,6 @@ mod pause;
 mod state;
 
 use crate::loaded::Loaded;
-use crate::presence::Presence;
 use crate::regs::GuestRegs;
 use crate::tdp::RootRef;
 use crate::vendor::private;
@@ -131,16 +130,6 @@ impl Vendor for Svm {
     #[inline]
     fn paired(v: &vcpu::Vcpu, c: &vcpu::Cpu) -> bool {
         v.id == c.id
-    }
-
-    #[inline]
-    fn presence(c: &vcpu::Cpu) -> &Presence {
-        &c.presence
-    }
-
-    #[inline]
-    fn put(c: &vcpu::Cpu, _: &PinnedCpu<'_>) {
-        c.put()
     }
 
     fn reset(l: &mut Loaded<'_, Self>, init: bool) {

@@ -16,10 +16,12 @@ use crate::presence::Presence;
 use crate::tdp::RootRef;
 use crate::tdp::Tlb;
 use crate::vendor::private::HasEntry;
+use crate::vendor::private::Resident;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 use host::page::HwPage;
+use host::pin::PinnedCpu;
 use kernel::prelude::*;
 use model::svm::vmcb::clean;
 use model::svm::vmcb::int_ctl;
@@ -50,9 +52,17 @@ pub struct Cpu {
     pub(super) tsc_aux: AtomicBool,
 }
 
-impl Cpu {
+impl Resident for Cpu {
     #[inline]
-    pub(super) fn put(&self) {
+    fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    #[inline]
+    fn load(&self, _: &PinnedCpu<'_>) {}
+
+    #[inline]
+    fn put(&self, _: &PinnedCpu<'_>) {
         if self.tsc_aux.load(Relaxed) {
             self.tsc_aux.store(false, Relaxed);
             // SAFETY: Preemption is off in the hook, and this is the CPU that was given the guest's.

@@ -43,7 +43,6 @@ mod vmcs;
 mod vpid;
 
 use crate::loaded::Loaded;
-use crate::presence::Presence;
 use crate::regs::GuestRegs;
 use crate::tdp::RootRef;
 use crate::vendor::private;
@@ -144,21 +143,6 @@ impl Vendor for Vmx {
     #[inline]
     fn paired(v: &vcpu::Vcpu, c: &vcpu::Cpu) -> bool {
         v.id == c.id
-    }
-
-    #[inline]
-    fn load(c: &vcpu::Cpu, cpu: &PinnedCpu<'_>) {
-        c.load(cpu)
-    }
-
-    #[inline]
-    fn presence(c: &vcpu::Cpu) -> &Presence {
-        &c.presence
-    }
-
-    #[inline]
-    fn put(c: &vcpu::Cpu, cpu: &PinnedCpu<'_>) {
-        c.put(cpu)
     }
 
     fn reset(l: &mut Loaded<'_, Self>, init: bool) {

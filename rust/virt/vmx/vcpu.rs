@@ -17,6 +17,7 @@ use crate::presence::Presence;
 use crate::tdp::RootRef;
 use crate::tdp::Tlb;
 use crate::vendor::private::HasEntry;
+use crate::vendor::private::Resident;
 use core::cell::Cell;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::AtomicU64;
@@ -75,16 +76,21 @@ pub struct Cpu {
     vmcs: Arc<Vmcs>,
 }
 
-impl Cpu {
+impl Resident for Cpu {
     #[inline]
-    pub(super) fn load(&self, cpu: &PinnedCpu<'_>) {
+    fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    #[inline]
+    fn load(&self, cpu: &PinnedCpu<'_>) {
         if self.vmcs.load(cpu) {
             self.moved.store(true, Relaxed);
         }
     }
 
     #[inline]
-    pub(super) fn put(&self, cpu: &PinnedCpu<'_>) {
+    fn put(&self, cpu: &PinnedCpu<'_>) {
         self.vmcs.put(cpu);
     }
 }
@@ -293,7 +299,7 @@ pub(super) fn new(m: &'static Module, vm: &Vm) -> Result<(Vcpu, Cpu)> {
     vmcs.with_current(|| {
         vcpu.init();
         vcpu.reset(false);
-    });
+    })?;
     let cpu = Cpu {
         id,
         presence: Presence::new(),

@@ -11,6 +11,7 @@ use core::cell::UnsafeCell;
 use host::page::HwPage;
 use host::pin::with_preempt_off;
 use host::pin::PinnedCpu;
+use host::preempt::has_no_hook;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use model::vmx::field::Access;
@@ -63,12 +64,16 @@ impl Vmcs {
         unsafe { c::kvmrs_vmx_load(self.raw()) }
     }
 
-    /// Runs `f` with the VMCS current, before the vCPU exists.
-    pub(super) fn with_current<R>(&self, f: impl FnOnce() -> R) -> R {
-        with_preempt_off(|cpu| {
+    /// Runs `f` with the VMCS current, before the vCPU exists. EBUSY if a vCPU is loaded: its VMCS
+    /// stays the current one.
+    pub(super) fn with_current<R>(&self, f: impl FnOnce() -> R) -> Result<R> {
+        if !has_no_hook() {
+            return Err(EBUSY);
+        }
+        Ok(with_preempt_off(|cpu| {
             self.load(cpu);
             f()
-        })
+        }))
     }
 
     /// The thread leaves the CPU.
