@@ -198,15 +198,13 @@ void kvmrs_svm_enter(struct kvmrs_entry *entry);
 
 /* What the boot CPU offers and the kernel did not switch off. */
 u32 kvmrs_vmx_caps(void);
-/* Once, before VMX is switched on anywhere. */
-void kvmrs_vmx_probe(void);
 
 /*
  * A VMCS and the CPU it is resident on. Linked there, so that the CPU can write it back to memory
  * before VMX goes off. The fields belong to that CPU, and to the vCPU's thread while it is nowhere.
  */
 struct kvmrs_vmx_vmcs {
-	struct list_head link;
+	struct hlist_node link;
 	u64 pa;
 	/* -1: nowhere; its contents are in memory. */
 	int cpu;
@@ -306,9 +304,8 @@ bool kvmrs_vmx_split_lock(u64 rip);
 void kvmrs_vmx_l1d_setup(u32 wish, void *pages);
 /* Entries flush where there is a mark. The mode can change at any time. */
 extern bool kvmrs_vmx_l1d_marks;
-/* What is in effect: an enum vmx_l1d_flush_state, of which Rust knows one. */
-#define VMX_L1D_STATE_NEVER	1
-u32 kvmrs_vmx_l1d_state(void);
+/* Would entries flush, in some mode or as the processor needs no flush, if this were chosen? */
+bool kvmrs_vmx_l1d_flushes(u32 wish);
 /* Data of the host that a guest must not see may be in the cache of this CPU. */
 void kvmrs_vmx_l1d_mark(void);
 

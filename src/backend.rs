@@ -4,10 +4,8 @@
 //! while there is no VM.
 
 use host::errno::not_supported;
-use host::hwvirt::CpuHooks;
 use host::hwvirt::X86Virt;
 use host::kept::Kept;
-use host::pin::PinnedCpu;
 use kernel::prelude::*;
 use virt::svm::Svm;
 use virt::vendor::Features;
@@ -51,33 +49,5 @@ impl Backend for Vmx {
     fn probed() -> &'static Kept<Self::Module> {
         static PROBED: Kept<<Vmx as Vendor>::Module> = Kept::new();
         &PROBED
-    }
-}
-
-/// What happens on each CPU when virtualization goes on and off there.
-pub(crate) struct Hooks<V>(core::marker::PhantomData<fn() -> V>);
-
-impl<V> Hooks<V> {
-    /// The hooks.
-    pub(crate) fn new() -> Self {
-        Self(core::marker::PhantomData)
-    }
-}
-
-impl<V: Backend> CpuHooks for Hooks<V> {
-    fn online(&self, cpu: &PinnedCpu<'_>) -> Result {
-        V::cpu_online(V::module()?, cpu)
-    }
-
-    fn offline(&self, cpu: &PinnedCpu<'_>) {
-        if let Some(m) = V::probed().get() {
-            V::cpu_offline(m, cpu);
-        }
-    }
-
-    fn emergency(&self, _cpu: &PinnedCpu<'_>) {
-        if let Some(m) = V::probed().get() {
-            V::cpu_emergency(m);
-        }
     }
 }

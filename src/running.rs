@@ -8,7 +8,6 @@
 //! keeps the two apart.
 
 use crate::backend::Backend;
-use crate::backend::Hooks;
 use crate::dev::system::System;
 use crate::host_caps;
 use crate::host_caps::HostCaps;
@@ -20,6 +19,7 @@ use host::errno::not_supported;
 use host::gtod::Gtod;
 use host::handover::HandOver;
 use host::handover::Reprobe;
+use host::hwvirt::AllOff;
 use host::hwvirt::HwVirt;
 use host::hwvirt::X86Virt;
 use host::kept::UntilUnload;
@@ -29,6 +29,7 @@ use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::sync::Mutex;
+use virt::hooks::Hooks;
 
 /// How many VMs there are; negative while the backend changes.
 static VMS: AtomicIsize = AtomicIsize::new(0);
@@ -79,16 +80,16 @@ struct Switch<V: Backend> {
 }
 
 fn on<V: Backend>() -> Result<HwVirt<Hooks<V>>> {
-    HwVirt::enable(V::EXTENSION, Arc::new(Hooks::new(), GFP_KERNEL)?)
+    HwVirt::enable(V::EXTENSION, Arc::new(Hooks::new(V::probed()), GFP_KERNEL)?)
 }
 
 /// Uses what was found out for the present parameters before, or finds it out.
-fn probe<V: Backend>() -> Result {
+fn probe<V: Backend>(off: &AllOff) -> Result {
     if V::probed().choose(V::probed_as_set).is_none() {
-        V::probed().keep(V::probe()?)?;
+        V::probed().keep(V::probe(off)?)?;
     }
     host_caps::probe::<V>()?;
-    V::install(V::module()?);
+    V::install(V::module()?, off);
     Ok(())
 }
 
@@ -107,12 +108,14 @@ impl<V: Backend> Switch<V> {
         let mut virt = self.virt.lock();
         let before: *const V::Module = V::module()?;
         *virt = None;
-        let probed = probe::<V>();
+        let off = AllOff::claim()?;
+        let probed = probe::<V>(&off);
         if probed.is_err() {
             V::probed().choose(|m| core::ptr::eq(m, before));
             host_caps::probe::<V>()?;
-            V::install(V::module()?);
+            V::install(V::module()?, &off);
         }
+        drop(off);
         *virt = Some(on::<V>()?);
         probed
     }
@@ -153,7 +156,7 @@ impl<V: Backend> Running<V> {
     pub(crate) fn start() -> Result<Self> {
         host::params::settle();
         let kept = (V::probed().until_unload(), host_caps::until_unload());
-        probe::<V>()?;
+        probe::<V>(&AllOff::claim()?)?;
         // One text patch at load instead of one at each VM.
         let hooks = HooksEnabled::new();
         let clock = Gtod::start(Arc::new(HostClock, GFP_KERNEL)?)?;

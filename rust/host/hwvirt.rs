@@ -48,7 +48,12 @@ impl X86Virt {
 }
 
 /// What the vendor does on each CPU. Nothing here may sleep.
-pub trait CpuHooks: Send + Sync + 'static {
+///
+/// # Safety
+///
+/// After [`Self::offline`] nothing of the extension is in use on the CPU, and what was loaded there
+/// cannot be entered again before [`Self::online`]. Nobody else does what these functions do.
+pub unsafe trait CpuHooks: Send + Sync + 'static {
     /// The extension was just enabled on this CPU.
     ///
     /// # Errors
@@ -71,8 +76,35 @@ struct Active<H> {
     enabled: PerCpu<AtomicBool>,
 }
 
-/// The one `Active` there is, or null. All of the kernel's hooks used here exist once.
+/// The one `Active` there is, or null, or [`OFF`]. All of the kernel's hooks used here exist once.
 static ACTIVE: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+
+/// In the place of an `Active` while there is an [`AllOff`].
+const OFF: *mut c_void = ptr::dangling_mut();
+
+/// No CPU has an extension switched on by this module, nor gets one while this exists. There is one
+/// at a time.
+pub struct AllOff(());
+
+impl AllOff {
+    /// Claims that all is off.
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` if there is a [`HwVirt`], or somebody has the claim.
+    pub fn claim() -> Result<Self> {
+        ACTIVE
+            .compare_exchange(ptr::null_mut(), OFF, Ordering::AcqRel, Ordering::Relaxed)
+            .map(|_| Self(()))
+            .map_err(|_| EBUSY)
+    }
+}
+
+impl Drop for AllOff {
+    fn drop(&mut self) {
+        ACTIVE.store(ptr::null_mut(), Ordering::Release);
+    }
+}
 
 /// A `struct syscore` that the kernel links into its list.
 struct Syscore(UnsafeCell<shim::syscore>);
@@ -118,7 +150,8 @@ impl<H: CpuHooks> HwVirt<H> {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if it is enabled already (also by another hypervisor) or the machine is going down;
+    /// `EBUSY` if it is enabled already (also by another hypervisor), somebody relies on its being off
+    /// ([`AllOff`]) or the machine is going down;
     /// `EOPNOTSUPP` if the kernel found no such extension; `EIO` if a CPU failed.
     pub fn enable(feature: X86Virt, hooks: Arc<H>) -> Result<Self> {
         let active = Active {

@@ -13,6 +13,9 @@ use crate::vendor::private::HasEntry;
 use crate::vendor::Vendor;
 use core::mem::offset_of;
 use core::mem::size_of;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
+use host::hwvirt::AllOff;
 use kernel::ffi::c_void;
 use model::x86::ctrl::cr4;
 use model::x86::ctrl::dr7;
@@ -98,26 +101,24 @@ const _: () = {
 // together with this.
 unsafe impl Send for Entry {}
 
-/// Reads what of the host's state the entry code restores. From `Vendor::probe`; the first call does
-/// it.
-pub(crate) fn probe() {
-    // SAFETY: The first call is the module's init, before there is a device to ask; later ones do
-    // nothing.
+/// Reads what of the host's state the entry code restores. The first call does it.
+pub(crate) fn probe(_: &AllOff) {
+    // SAFETY: There is one `AllOff` at a time, so that no two calls run at once; later ones do nothing.
     unsafe { c::kvmrs_entry_probe() };
 }
 
-/// XCR0 of the host.
+/// XCR0 of the host; 0 without XSAVE, and before the first probe.
 #[inline]
 pub fn host_xcr0() -> u64 {
-    // SAFETY: Written once, by the first `probe`, before any other use.
-    unsafe { c::kvmrs_host_xcr0 }
+    // SAFETY: An aligned word that lives as long as the module. C writes it once.
+    unsafe { AtomicU64::from_ptr(&raw mut c::kvmrs_host_xcr0) }.load(Relaxed)
 }
 
-/// IA32_XSS of the host.
+/// IA32_XSS of the host; 0 without XSAVES, and before the first probe.
 #[inline]
 pub fn host_xss() -> u64 {
     // SAFETY: As above.
-    unsafe { c::kvmrs_host_xss }
+    unsafe { AtomicU64::from_ptr(&raw mut c::kvmrs_host_xss) }.load(Relaxed)
 }
 
 /// What of XCR0 a guest may have, where the host has it: the components that the swap of the FPU

@@ -16,10 +16,10 @@
 use crate::regs::GuestRegs;
 use crate::tdp::RootRef;
 use core::sync::atomic::AtomicU64;
+use host::hwvirt::AllOff;
 use host::page::HwPage;
 use host::page::PageOf;
 use host::pin::IrqsOff;
-use host::pin::PinnedCpu;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use model::addr::Gfn;
@@ -36,6 +36,7 @@ use model::x86::state::Segment;
 pub(crate) mod private {
     use crate::presence::Presence;
     use host::pin::PinnedCpu;
+    use kernel::error::Result;
 
     /// Keeps [`super::Vendor`] to this crate.
     pub trait Sealed {}
@@ -52,6 +53,20 @@ pub(crate) mod private {
         fn entry_mut(&mut self) -> &mut crate::entry::Entry;
         /// What it knows of the translations its CPU may hold.
         fn tlb(&self) -> &crate::tdp::Tlb;
+    }
+
+    /// What happens on a CPU when the extension goes on and off there: `crate::hooks` alone does it.
+    #[expect(
+        unreachable_pub,
+        reason = "a bound of the public trait that none but us can name"
+    )]
+    pub trait OnCpus {
+        /// Prepares this CPU after the kernel switched the extension on.
+        fn cpu_online(&'static self, cpu: &PinnedCpu<'_>) -> Result;
+        /// Takes everything of ours off this CPU before the kernel switches the extension off.
+        fn cpu_offline(&self, cpu: &PinnedCpu<'_>);
+        /// The same in an emergency: no locks, no allocation, no log; may be in NMI context.
+        fn cpu_emergency(&self);
     }
 
     /// What the scheduler hook does with its half of a vCPU. Nobody else may: a VMCS that became
@@ -267,7 +282,7 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     const HYPERCALL: [u8; 3];
 
     /// Probed capabilities; that it exists proves that the extension can be used.
-    type Module: Send + Sync + 'static;
+    type Module: private::OnCpus + Send + Sync + 'static;
     /// What all vCPUs of a VM share.
     type Vm: Send + Sync + 'static;
     /// The control block and the registers of one vCPU.
@@ -278,23 +293,16 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     type Format: Format;
 
     /// Looks at the CPU. EOPNOTSUPP with a line in the log when it cannot be used. Called for each set
-    /// of parameters, while the extension is off on all CPUs.
-    fn probe() -> Result<Self::Module>;
+    /// of parameters.
+    fn probe(off: &AllOff) -> Result<Self::Module>;
     /// What the hardware offers.
     fn features(m: &Self::Module) -> &Features;
     /// Was it probed with the parameters as they are set now?
     fn probed_as_set(m: &Self::Module) -> bool;
     /// Makes it the one that CPUs are switched on for, and shows in the parameters what is in effect.
-    /// The extension is off on all CPUs.
-    fn install(m: &'static Self::Module);
+    fn install(m: &'static Self::Module, off: &AllOff);
     /// The shape of nested page tables with this many levels; EINVAL if the hardware cannot use it.
     fn tdp_config(m: &Self::Module, levels: u8) -> Result<model::tdp::Config>;
-    /// Prepares this CPU after the kernel switched the extension on.
-    fn cpu_online(m: &Self::Module, cpu: &PinnedCpu<'_>) -> Result;
-    /// Takes everything of ours off this CPU before the kernel switches the extension off.
-    fn cpu_offline(m: &Self::Module, cpu: &PinnedCpu<'_>);
-    /// The same in an emergency: no locks, no allocation, no log; may be in NMI context.
-    fn cpu_emergency(m: &Self::Module);
 
     /// Makes the per-VM part.
     fn new_vm(m: &'static Self::Module) -> Result<Self::Vm>;

@@ -12,6 +12,7 @@ const __LOG_PREFIX: &[u8] = b"kvm\0";
 
 mod check;
 pub mod entry;
+pub mod hooks;
 pub mod loaded;
 pub mod presence;
 pub mod regs;

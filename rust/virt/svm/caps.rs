@@ -10,8 +10,10 @@ use super::Svm;
 use crate::c;
 use crate::entry;
 use crate::tdp::RootRef;
+use crate::vendor::private::OnCpus;
 use crate::vendor::Features;
 use host::errno::not_supported;
+use host::hwvirt::AllOff;
 use host::page::encryption_mask;
 use host::page::HwPage;
 use host::pin::PinnedCpu;
@@ -130,13 +132,13 @@ fn usable(caps: u32, asked: &Params) -> Result {
 }
 
 impl Module {
-    pub(super) fn probe() -> Result<Self> {
+    pub(super) fn probe(off: &AllOff) -> Result<Self> {
         // SAFETY: Reads what the kernel knows of the processor.
         let caps = unsafe { c::kvmrs_svm_caps() };
         let has = |bit: u32| caps & bit != 0;
         let asked = Params::now();
         usable(caps, &asked)?;
-        entry::probe();
+        entry::probe(off);
 
         // SAFETY: As above.
         let phys_bits = unsafe { c::kvmrs_svm_phys_bits() };
@@ -220,22 +222,24 @@ impl Module {
     pub(super) fn accepts(&self, cfg: &Config) -> bool {
         *cfg == self.tdp
     }
+}
 
-    pub(super) fn cpu_online(&self, cpu: &PinnedCpu<'_>) -> Result {
+impl OnCpus for Module {
+    fn cpu_online(&'static self, cpu: &PinnedCpu<'_>) -> Result {
         let page = self.save_pages.get(cpu.cpu_id() as usize).ok_or(ENODEV)?;
-        // SAFETY: The page lives as long as the module part, whose owner switches the extension off
-        // on all CPUs before dropping it; no other CPU uses it. The kernel has switched SVM on here.
+        // SAFETY: The page lives as long as the module part, for good; no other CPU uses it. The kernel
+        // has switched SVM on here: `crate::hooks` alone calls this.
         unsafe { c::kvmrs_svm_online(page.hw_pa()) };
         Ok(())
     }
 
-    pub(super) fn cpu_offline(&self, _: &PinnedCpu<'_>) {
-        // SAFETY: No vCPU runs on a CPU that goes offline.
+    fn cpu_offline(&self, _: &PinnedCpu<'_>) {
+        // SAFETY: SVM is still on here, and no vCPU runs on a CPU that goes offline.
         unsafe { c::kvmrs_svm_offline() };
     }
-}
 
-pub(super) fn cpu_emergency() {
-    // SAFETY: Writes one MSR; a fault is passed over.
-    unsafe { c::kvmrs_svm_emergency() };
+    fn cpu_emergency(&self) {
+        // SAFETY: Writes one MSR; a fault is passed over.
+        unsafe { c::kvmrs_svm_emergency() };
+    }
 }

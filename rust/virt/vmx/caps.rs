@@ -10,8 +10,10 @@ use super::Vmx;
 use crate::c;
 use crate::entry;
 use crate::tdp::RootRef;
+use crate::vendor::private::OnCpus;
 use crate::vendor::Features;
 use host::errno::not_supported;
+use host::hwvirt::AllOff;
 use host::msr::rdmsr_safe;
 use host::page::encryption_mask;
 use host::page::HwPages;
@@ -110,13 +112,18 @@ fn timer_lasts(raw: &Raw) -> bool {
     per_second <= u64::from(u32::MAX / 10)
 }
 
+/// The mode of flushing the L1 data cache that the parameters ask for.
+fn wished_l1d(asked: &Params) -> u32 {
+    asked.vmentry_l1d_flush.unsigned_abs()
+}
+
 impl Module {
     /// Are guest states that hardware does not take emulated? Unrestricted guests have none.
     pub(super) fn emulates_invalid(&self) -> bool {
         self.cfg.unrestricted || self.asked.emulate_invalid_guest_state
     }
 
-    pub(super) fn probe() -> Result<Self> {
+    pub(super) fn probe(off: &AllOff) -> Result<Self> {
         // SAFETY: Reads what the kernel knows of the processor.
         let caps = unsafe { c::kvmrs_vmx_caps() };
         let has = |bit: u32| caps & bit != 0;
@@ -145,13 +152,10 @@ impl Module {
             },
         )
         .map_err(refuse)?;
-        entry::probe();
-        // SAFETY: VMX is off everywhere.
-        unsafe { c::kvmrs_vmx_probe() };
+        entry::probe(off);
 
         let phys_bits = u32::from(host::cpu::phys_bits());
         let shape = |five| TdpConfig::new(five, phys_bits, encryption_mask(), cfg.ad);
-        let pages = Self::setup_l1d(&asked, has(c::VMX_CAP_FLUSH_L1D))?;
         let scaling = cfg.proc2(proc2::TSC_SCALING);
         let tdp4 = shape(false);
         Ok(Self {
@@ -181,8 +185,8 @@ impl Module {
                 invpcid: cfg.proc2(proc2::INVPCID),
                 xsaves: cfg.proc2(proc2::XSAVES),
                 umip_by_exits: !has(c::VMX_CAP_UMIP) && cfg.proc2(proc2::DESC_EXITING),
-                // SAFETY: Reads what the set-up above decided.
-                l1d_flushed: unsafe { c::kvmrs_vmx_l1d_state() } != c::VMX_L1D_STATE_NEVER,
+                // SAFETY: Reads what the kernel knows of the processor, and its settings.
+                l1d_flushed: unsafe { c::kvmrs_vmx_l1d_flushes(wished_l1d(&asked)) },
                 bus_lock_exit: cfg.proc2(proc2::BUS_LOCK_DETECTION),
             },
             cfg,
@@ -204,27 +208,22 @@ impl Module {
             uret: UserReturnMsrs::new()?,
             vpids: Vpids::new()?,
             empty: RootRef::empty(tdp4)?,
-            l1d_pages: pages,
+            l1d_pages: if has(c::VMX_CAP_FLUSH_L1D) {
+                None
+            } else {
+                Some(HwPages::new()?)
+            },
             asked,
         })
     }
 
-    fn setup_l1d(asked: &Params, command: bool) -> Result<Option<HwPages<{ c::VMX_L1D_ORDER }>>> {
-        let pages = if command { None } else { Some(HwPages::new()?) };
-        Self::choose_l1d(asked, pages.as_ref());
-        Ok(pages)
-    }
-
-    fn choose_l1d(asked: &Params, pages: Option<&HwPages<{ c::VMX_L1D_ORDER }>>) {
+    /// Flushes the L1 data cache as this module part says. Not before it is there for good, as entries
+    /// read its pages.
+    pub(super) fn set_l1d(&'static self) {
+        let pages = self.l1d_pages.as_ref();
         let at = pages.map_or(core::ptr::null_mut(), |p| p.as_ptr().cast());
-        let wish = asked.vmentry_l1d_flush.unsigned_abs();
-        // SAFETY: The pages live as long as the module part. They are there if there is no command.
-        unsafe { c::kvmrs_vmx_l1d_setup(wish, at) }
-    }
-
-    /// Flushes the L1 data cache as this module part says: there may have been another.
-    pub(super) fn set_l1d(&self) {
-        Self::choose_l1d(&self.asked, self.l1d_pages.as_ref());
+        // SAFETY: The pages live as long as the module. They are there if there is no command.
+        unsafe { c::kvmrs_vmx_l1d_setup(wished_l1d(&self.asked), at) }
     }
 
     /// Four levels, or five where they exist.
@@ -250,8 +249,10 @@ impl Module {
     pub(super) fn revision(&self) -> u32 {
         self.raw.revision()
     }
+}
 
-    pub(super) fn cpu_online(&self, cpu: &PinnedCpu<'_>) -> Result {
+impl OnCpus for Module {
+    fn cpu_online(&'static self, cpu: &PinnedCpu<'_>) -> Result {
         if read_raw()? != self.raw {
             pr_err!(
                 "VMX of CPU {} differs from that of the first CPU\n",
@@ -259,19 +260,19 @@ impl Module {
             );
             return Err(EIO);
         }
-        // SAFETY: The kernel has switched VMX on here.
+        // SAFETY: The kernel has switched VMX on here: `crate::hooks` alone calls this.
         unsafe { c::kvmrs_vmx_online() };
         Ok(())
     }
 
-    pub(super) fn cpu_offline(&self, cpu: &PinnedCpu<'_>) {
+    fn cpu_offline(&self, cpu: &PinnedCpu<'_>) {
         // SAFETY: VMX is still on here, and no vCPU runs on a CPU that goes offline.
         unsafe { c::kvmrs_vmx_offline() };
         self.uret.leave_cpu(cpu);
     }
-}
 
-pub(super) fn cpu_emergency() {
-    // SAFETY: Walks a list that is whole at every moment; faults are passed over.
-    unsafe { c::kvmrs_vmx_emergency() };
+    fn cpu_emergency(&self) {
+        // SAFETY: Walks a list that is whole at every moment; faults are passed over.
+        unsafe { c::kvmrs_vmx_emergency() };
+    }
 }

@@ -35,7 +35,7 @@
 extern char kvmrs_vmx_vmexit[];
 
 static DEFINE_PER_CPU(bool, vmx_on);
-static DEFINE_PER_CPU(struct list_head, resident);
+static DEFINE_PER_CPU(struct hlist_head, resident);
 static DEFINE_PER_CPU(struct kvmrs_vmx_vmcs *, current_vmcs);
 
 /*
@@ -91,14 +91,6 @@ u32 kvmrs_vmx_caps(void)
 	return caps;
 }
 
-void kvmrs_vmx_probe(void)
-{
-	int cpu;
-
-	for_each_possible_cpu(cpu)
-		INIT_LIST_HEAD(&per_cpu(resident, cpu));
-}
-
 void kvmrs_vmx_access_failed(u32 field, bool write)
 {
 	if (virt_rebooting)
@@ -108,7 +100,7 @@ void kvmrs_vmx_access_failed(u32 field, bool write)
 
 void kvmrs_vmx_vmcs_init(struct kvmrs_vmx_vmcs *v, u64 pa)
 {
-	INIT_LIST_HEAD(&v->link);
+	INIT_HLIST_NODE(&v->link);
 	v->pa = pa;
 	v->cpu = -1;
 }
@@ -125,7 +117,7 @@ static void clear_here(void *info)
 	if (this_cpu_read(current_vmcs) == v)
 		this_cpu_write(current_vmcs, NULL);
 	/* As RCU would have it: whoever stands on the entry can walk on. */
-	list_del_rcu(&v->link);
+	hlist_del_rcu(&v->link);
 	v->launched = false;
 	/* Off this list before another CPU may put it on its own. */
 	smp_store_release(&v->cpu, -1);
@@ -167,7 +159,7 @@ bool kvmrs_vmx_load(struct kvmrs_vmx_vmcs *v)
 		local_irq_save(flags);
 		/* Pairs with the release in clear_here(). */
 		smp_load_acquire(&v->cpu);
-		list_add_rcu(&v->link, this_cpu_ptr(&resident));
+		hlist_add_head_rcu(&v->link, this_cpu_ptr(&resident));
 		WRITE_ONCE(v->cpu, cpu);
 		local_irq_restore(flags);
 	}
@@ -191,11 +183,12 @@ void kvmrs_vmx_online(void)
 
 void kvmrs_vmx_offline(void)
 {
-	struct kvmrs_vmx_vmcs *v, *next;
+	struct kvmrs_vmx_vmcs *v;
+	struct hlist_node *next;
 	unsigned long flags;
 
 	local_irq_save(flags);
-	list_for_each_entry_safe(v, next, this_cpu_ptr(&resident), link)
+	hlist_for_each_entry_safe(v, next, this_cpu_ptr(&resident), link)
 		clear_here(v);
 	this_cpu_write(vmx_on, false);
 	local_irq_restore(flags);
@@ -203,11 +196,10 @@ void kvmrs_vmx_offline(void)
 
 void kvmrs_vmx_emergency(void)
 {
-	struct list_head *head = this_cpu_ptr(&resident);
-	struct list_head *at;
+	struct hlist_node *at;
 
-	for (at = READ_ONCE(head->next); at != head; at = READ_ONCE(at->next))
-		vmclear(list_entry(at, struct kvmrs_vmx_vmcs, link)->pa);
+	for (at = READ_ONCE(this_cpu_ptr(&resident)->first); at; at = READ_ONCE(at->next))
+		vmclear(hlist_entry(at, struct kvmrs_vmx_vmcs, link)->pa);
 }
 
 void kvmrs_vmx_init_host(struct kvmrs_vmx_run *r)

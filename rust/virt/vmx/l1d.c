@@ -108,10 +108,9 @@ int kvmrs_l1d_choose(int wish)
 }
 EXPORT_SYMBOL_FOR_MODULES(kvmrs_l1d_choose, "kvm-intel");
 
-u32 kvmrs_vmx_l1d_state(void)
+bool kvmrs_vmx_l1d_flushes(u32 wish)
 {
-	BUILD_BUG_ON(VMX_L1D_STATE_NEVER != VMENTER_L1D_FLUSH_NEVER);
-	return l1tf_vmx_mitigation;
+	return choose(wish) != VMENTER_L1D_FLUSH_NEVER;
 }
 
 void kvmrs_vmx_l1d_mark(void)

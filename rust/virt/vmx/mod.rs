@@ -56,10 +56,10 @@ use crate::vendor::Vendor;
 use crate::vendor::VirtualApic;
 use crate::vendor::Window;
 use core::sync::atomic::AtomicU64;
+use host::hwvirt::AllOff;
 use host::page::HwPage;
 use host::page::PageOf;
 use host::pin::IrqsOff;
-use host::pin::PinnedCpu;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use model::addr::Gfn;
@@ -91,8 +91,8 @@ impl Vendor for Vmx {
     type Cpu = vcpu::Cpu;
     type Format = Ept;
 
-    fn probe() -> Result<caps::Module> {
-        caps::Module::probe()
+    fn probe(off: &AllOff) -> Result<caps::Module> {
+        caps::Module::probe(off)
     }
 
     fn features(m: &caps::Module) -> &Features {
@@ -103,25 +103,13 @@ impl Vendor for Vmx {
         m.asked.same(&params::Params::now())
     }
 
-    fn install(m: &'static caps::Module) {
+    fn install(m: &'static caps::Module, _: &AllOff) {
         m.set_l1d();
         params::show(m)
     }
 
     fn tdp_config(m: &caps::Module, levels: u8) -> Result<Config> {
         m.tdp_config(levels)
-    }
-
-    fn cpu_online(m: &caps::Module, cpu: &PinnedCpu<'_>) -> Result {
-        m.cpu_online(cpu)
-    }
-
-    fn cpu_offline(m: &caps::Module, cpu: &PinnedCpu<'_>) {
-        m.cpu_offline(cpu)
-    }
-
-    fn cpu_emergency(_: &caps::Module) {
-        caps::cpu_emergency()
     }
 
     fn new_vm(m: &'static caps::Module) -> Result<vcpu::Vm> {
