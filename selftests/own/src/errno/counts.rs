@@ -491,6 +491,13 @@ pub fn slots(tap: &mut Tap) {
         vm.set(k::SET_USER_MEMORY_REGION, &r)
     };
     let page = 0x1000u64;
+    // Five levels of page tables, if the host uses them (CR4.LA57; SDM: vol 3, 4.5), or four.
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let end = if cpu.contains(" la57") {
+        1u64 << 56
+    } else {
+        1 << 47
+    } - page;
     for (what, a) in [
         ("none to delete", slot(0, 0, 0, 0, 0)),
         ("create", slot(0, 0, 0, 4 * page, hva)),
@@ -518,16 +525,13 @@ pub fn slots(tap: &mut Tap) {
         ),
         (
             "hva at the end of user space",
-            slot(5, 0, 0x20_0000, page, 0x7fff_ffff_e000),
+            slot(5, 0, 0x20_0000, page, end - page),
         ),
         (
             "hva over the end",
-            slot(6, 0, 0x30_0000, 2 * page, 0x7fff_ffff_e000),
+            slot(6, 0, 0x30_0000, 2 * page, end - page),
         ),
-        (
-            "hva behind the end",
-            slot(6, 0, 0x30_0000, page, 0x7fff_ffff_f000),
-        ),
+        ("hva behind the end", slot(6, 0, 0x30_0000, page, end)),
         ("hva not mapped", slot(7, 0, 0x40_0000, page, 0x10_0000)),
         (
             "2^31 - 1 pages",
