@@ -229,6 +229,10 @@ bool kvmrs_tsc_unstable(void);
 /* Calls `on_user_return` when this CPU next returns to user space; atomic context. */
 void user_return_notifier_register(struct user_return_notifier *urn);
 void user_return_notifier_unregister(struct user_return_notifier *urn);
+/* Whether this CPU's MSRs of user mode are `who`'s from now on: they have one owner at a time. */
+bool kvmrs_uret_claim(const void *who);
+/* They have none, if they were `who`'s. */
+void kvmrs_uret_release(const void *who);
 /* The host's decisions about CPU bugs that concern guests. */
 extern bool itlb_multihit_kvm_mitigation;
 /* Whether microcode mitigates GDS. */

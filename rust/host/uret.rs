@@ -92,7 +92,12 @@ unsafe impl Send for Cpu {}
 
 /// The guest values on all CPUs. Dropping it brings the host's values back everywhere.
 ///
-/// Owned by the module's root object.
+/// Owned by the module's root object. There may be several, but one in use on a CPU: a second would take
+/// the first one's guest values for the host's.
+///
+/// # Invariants
+///
+/// On a CPU where the host's values are `known` the MSRs are this one's (`kvmrs_uret_claim`).
 pub struct UserReturnMsrs {
     cpus: ManuallyDrop<KBox<PerCpu<Cpu>>>,
     /// The MSRs that exist.
@@ -153,7 +158,8 @@ impl UserReturnMsrs {
     ///
     /// # Errors
     ///
-    /// `EIO` if the MSR does not exist or refuses the value.
+    /// `EIO` if the MSR does not exist or refuses the value; `EBUSY` if another [`UserReturnMsrs`] was
+    /// used on this CPU and has not left it.
     #[inline]
     pub fn set(&self, cpu: &PinnedCpu<'_>, msr: UretMsr, value: u64, mask: u64) -> Result {
         let here = self.cpus.here(cpu);
@@ -184,6 +190,10 @@ impl UserReturnMsrs {
         let slot = here.slots.get(msr as usize).ok_or(EIO)?;
         cpu.with_irqs_off(|_| {
             if !here.known.load(Ordering::Relaxed) {
+                // SAFETY: Compares and sets a word of this CPU.
+                if !unsafe { shim::kvmrs_uret_claim(self.who()) } {
+                    return Err(EBUSY);
+                }
                 self.learn(here);
             }
             let value = value & mask | slot.host.load(Ordering::Relaxed) & !mask;
@@ -200,7 +210,12 @@ impl UserReturnMsrs {
         })
     }
 
-    /// Reads the host's values on this CPU, which has no guest values in it yet.
+    /// What stands for this one where a CPU's owner is kept: an address that is only compared.
+    fn who(&self) -> *const c_void {
+        ptr::from_ref(&**self.cpus).cast()
+    }
+
+    /// Reads the host's values on this CPU, which is ours and has no guest values in it yet.
     fn learn(&self, here: &Cpu) {
         for (slot, msr) in here.slots.iter().zip(ALL) {
             if !self.exists(msr) {
@@ -211,6 +226,7 @@ impl UserReturnMsrs {
                 slot.current.store(value, Ordering::Relaxed);
             }
         }
+        // INVARIANT: The CPU was claimed before.
         here.known.store(true, Ordering::Relaxed);
     }
 
@@ -228,14 +244,20 @@ impl UserReturnMsrs {
     /// being offline with others.
     pub fn leave_cpu(&self, cpu: &PinnedCpu<'_>) {
         let here = self.cpus.here(cpu);
-        cpu.with_irqs_off(|_| {
-            here.restore();
-            here.known.store(false, Ordering::Relaxed);
-        });
+        cpu.with_irqs_off(|_| here.leave(self.who()));
     }
 }
 
 impl Cpu {
+    /// Writes the host's values back, forgets them, and leaves the CPU to others. On this CPU, with
+    /// interrupts off.
+    fn leave(&self, who: *const c_void) {
+        self.restore();
+        self.known.store(false, Ordering::Relaxed);
+        // SAFETY: Compares and sets a word of this CPU.
+        unsafe { shim::kvmrs_uret_release(who) };
+    }
+
     /// Writes the host's values back. On this CPU, with interrupts off.
     fn restore(&self) {
         if !self.registered.swap(false, Ordering::Relaxed) {
@@ -263,7 +285,7 @@ unsafe extern "C" fn leave_here(info: *mut c_void) {
     // SAFETY: `drop` passes its slots and waits; this runs on each CPU with interrupts off.
     unsafe {
         let cpus = &*info.cast::<PerCpu<Cpu>>();
-        cpus.here(&PinnedCpu::assume()).restore();
+        cpus.here(&PinnedCpu::assume()).leave(info);
     }
 }
 

@@ -2,6 +2,7 @@
 /* CPU state: what is inline, a macro or a static branch there. */
 
 #include <linux/cpu.h>
+#include <linux/percpu.h>
 #include <linux/sched/smt.h>
 #include <linux/topology.h>
 #include <linux/uaccess.h>
@@ -30,6 +31,21 @@ int kvmrs_rdmsr_safe(u32 msr, u64 *value)
 int kvmrs_wrmsr_safe(u32 msr, u64 value)
 {
 	return wrmsrq_safe(msr, value) ? -EIO : 0;
+}
+
+/* Whose guest values this CPU's MSRs of user mode may have. */
+static DEFINE_PER_CPU(const void *, uret_owner);
+
+bool kvmrs_uret_claim(const void *who)
+{
+	const void *owner = this_cpu_cmpxchg(uret_owner, NULL, who);
+
+	return !owner || owner == who;
+}
+
+void kvmrs_uret_release(const void *who)
+{
+	this_cpu_cmpxchg(uret_owner, who, NULL);
 }
 
 bool kvmrs_fpu_is_guest(void)

@@ -162,6 +162,7 @@ fn load_user_msrs(hw: &Vcpu, irqs: &IrqsOff<'_>) {
     let pinned = irqs.pinned();
     let set_masked = |msr, value, mask| {
         // A value that this processor refuses: the guest has the host's, which user space has, too.
+        // EBUSY it is never: the module part from before left this CPU when VMX went off.
         let _ = uret.set(pinned, msr, value, mask);
     };
     let set = |msr, value| set_masked(msr, value, u64::MAX);
