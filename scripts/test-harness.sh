@@ -187,6 +187,8 @@ seed_hosts() { # directory
 	verdict "a host that ends well" $?
 	red "a test of which the job said nothing" '^not ok 2 - upstream/x86/set_sregs_test \(not-run' play 0 "$a@DONE\n"
 	red "a test that began and did not end" '^not ok 2 - upstream/x86/set_sregs_test \(not-run' play 0 "$a${b%%@R*}@DONE\n"
+	red "a job that ends within a test" '^not ok 2 - upstream/x86/set_sregs_test \(died, .*exit code 1 of the job\)' \
+		play 1 "$a${b%%@R*}Traceback\n"
 	red "a host that is silent after the last test" '^not ok 3 - upstream: the host died or hung after' play 124 "$a$b@DONE\n"
 	red "a host that dies after the last test" '^not ok 3 - upstream: the host died or hung after' play 125 "$a$b@DONE\n"
 	red "a job that fails after the last test" '^not ok 3 - upstream: the job ended with exit code 1 ' play 1 "$a$b@DONE\n"

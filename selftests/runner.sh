@@ -56,7 +56,7 @@ verdict() { # name, verdict, seconds, note
 		skipped=$((skipped + 1))
 		;;
 	*:died)
-		tap not "$text: the host died"
+		tap not "$text: the host died${4:+, or its job}"
 		failed=$((failed + 1))
 		;;
 	*:not-run)
@@ -124,7 +124,7 @@ run_hosts() { # prefix, job
 			@BAIL) bail=$a ;;
 			@START)
 				flush_pending
-				current=$a
+				current=$a after=()
 				;;
 			@OUT) echo "#   ${line#@OUT}" ;;
 			@KLOG)
@@ -145,12 +145,12 @@ run_hosts() { # prefix, job
 				;;
 			@DONE)
 				flush_pending
-				done_=1
+				done_=1 after=()
 				;;
 			@CODE) code=$a ;;
 			*)
 				[ -z "${VERBOSE:-}" ] || echo "#   $line"
-				[ -z "$done_" ] || after+=("$line")
+				after+=("$line")
 				;;
 			esac
 		done < <(HOST=$VM_HOST "${VM:-$SRC/scripts/vm.sh}" -q -t "$total" -s "${SILENCE:-$((most + 300 * SLOW))}" -e MODULE="$MODULE" \
@@ -176,6 +176,8 @@ run_hosts() { # prefix, job
 			[ "$code" = 0 ] || sed 's/^/#   /' "$work/vm.err"
 			break
 		fi
+		# What the job and the console said since the last test began.
+		[ -n "${VERBOSE:-}" ] || printf '#   %s\n' "${after[@]+"${after[@]}"}" | tail -n 60
 		sed 's/^/#   /' "$work/vm.err"
 		if [ -n "$bail" ] || [ -z "$current" ]; then
 			echo "Bail out! ${bail:-the host did not come up, or died between two tests}"
@@ -188,7 +190,10 @@ run_hosts() { # prefix, job
 			again[$current]=1
 			continue
 		fi
-		verdict "$current" died 0 ''
+		case $code in
+		124 | 125) verdict "$current" died 0 '' ;;
+		*) verdict "$current" died 0 "exit code $code of the job" ;;
+		esac
 		drop "$current"
 	done
 	rm -rf "$work"
