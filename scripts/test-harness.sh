@@ -37,7 +37,7 @@ task_seed-mod() {
 	if [ $rc = 99 ]; then ok "host log check turns red"; else not_ok "host log check: exit code $rc, not 99"; fi
 	# The host's init opens its console when the log has been read: a pipe, which only the last one writes to.
 	red "a host that hangs when its log has been read" 'the host did not end well' \
-		scripts/vm.sh -q -s 15 -c 'rm /dev/console && mkfifo /dev/console'
+		scripts/vm.sh -q -s 45 -c 'rm /dev/console && mkfifo /dev/console'
 	red "a host that panics when its log has been read" 'the host did not end well' \
 		scripts/vm.sh -q -c 'rm /dev/console && mkfifo /dev/console; (: >/dev/console; echo c >/proc/sysrq-trigger) &'
 }
