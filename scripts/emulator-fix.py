@@ -4,8 +4,8 @@
 
     emulator-fix.py EMULATOR COPY     writes a mended copy; exit code 1 if EMULATOR is another build
 
-Three errors make guests hang or fail that have a virtual APIC in Bochs, one ends QEMU itself
-(Documentation/testing.rst, "What the emulators get wrong"). All are mended in the place where they
+Three errors make guests hang or fail that have a virtual APIC in Bochs; in QEMU one delivers
+interrupts twice and one ends QEMU itself (Documentation/testing.rst, "What the emulators get wrong"). All are mended in the place where they
 are, in the machine code; a build that has other bytes there is left alone.
 """
 
@@ -44,25 +44,33 @@ BOCHS = [
 ]
 
 
-# cpu_interrupt insists on the lock of the main loop. A guest's write to CR8 calls it without while
-# an interrupt window is open. What follows is atomic, and for the calling CPU itself needs no lock.
-QEMU = re.compile(
+QEMU = [
+    # cpu_interrupt insists on the lock of the main loop. A guest's write to CR8 calls it without while
+    # an interrupt window is open. What follows is atomic, and for the calling CPU itself needs no lock.
     b"\xf3\x0f\x1e\xfa\x48\x83\xec\x08"        # endbr64; sub $8, %rsp
     b"\xe8.{4}\x84\xc0(\x74\x14)"             # call bql_locked; test %al, %al; je
     b"\x48\x8b\x05.{4}\x48\x8b\x80.{4}"       # mov cpus_accel, %rax; mov handle_interrupt(%rax), %rax
     b"\x48\x83\xc4\x08\xff\xe0"               # add $8, %rsp; jmp *%rax
     b"\x4c\x8d\x05.{4}\x48\x8d\x0d.{4}\xba",  # the expression, the function's name, the line
-    re.DOTALL)
+    # helper_vmrun notes the vector of an interrupt that it is about to deliver as the exception that is
+    # under way. Whoever stops the CPU before its next exit or exception has it delivered once more.
+    b"\x41\x0f\xb6\xf4\x44\x89\xab.{4}"       # movzbl %r12b, %esi; mov %r13d, error_code(%rbx)
+    b"(\x89\xb3.{4})"                         # mov %esi, exception_index(%rbx)
+    b"\xc7\x83.{4}\0{4}\x48\xc7\x83.{4}\xff{4}"  # exception_is_int = 0; exception_next_eip = -1
+    b"\xf6\x05.{4}\x02\x0f\x85.{4}"            # is it logged?
+    b"\xba\x01\0\0\0\x48\x89\xdf\xe8",        # call do_interrupt_x86_hardirq with is_hw = 1
+]
 
 
 def mend(path, image):
     """Mends the image in place; false if it is not the one that was looked at."""
     if "qemu" in path:
-        found = list(QEMU.finditer(image))
-        if len(found) == 1:
-            at = found[0].start(1)
-            image[at:at + 2] = b"\x90\x90"
-        return len(found) == 1
+        found = [list(re.finditer(p, image, re.DOTALL)) for p in QEMU]
+        if any(len(f) != 1 for f in found):
+            return False
+        for (f,) in found:
+            image[f.start(1):f.end(1)] = b"\x90" * len(f[1])
+        return True
     for at, old, new in BOCHS:
         assert len(old) == len(new)
         if image[at:at + len(old)] != old:
