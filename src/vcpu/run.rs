@@ -151,8 +151,8 @@ fn once<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         take_written(cx);
     }
     cx.count(VcpuStat::Exits);
-    host::trace::exit(|| exit_seen(cx));
     event::after_exit(cx);
+    host::trace::exit(|| exit_seen(cx));
     let flow = exit::handle(cx);
     if cx.st.bus_lock_exits {
         return report_bus_lock(cx, flow);
