@@ -208,7 +208,7 @@ debug_host() {
 task_debug-own() {
 	debug_host || return
 	# shellcheck disable=SC2086
-	selftests/run-own.sh ${OWN:-faults basic emul stress bad devices state pages notify errno_process errno_lists}
+	selftests/run-own.sh ${OWN:-faults basic emul errno stress bad devices state pages notify}
 }
 task_debug-up() {
 	debug_host || return
