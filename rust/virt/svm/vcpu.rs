@@ -308,8 +308,9 @@ impl Vcpu {
     fn clear(&mut self) {
         let c = &self.vmcb().control;
         let (asid, tlb_ctl) = (c.asid, c.tlb_ctl);
-        // SAFETY: As in `vmcb_mut`, and zeros are a control block like any bytes.
-        unsafe { self.page.as_ptr().cast::<Vmcb>().write_bytes(0, 1) };
+        for word in self.page.words() {
+            word.store(0, Relaxed);
+        }
         let c = &mut self.vmcb_mut().control;
         (c.asid, c.tlb_ctl) = (asid, tlb_ctl);
     }
