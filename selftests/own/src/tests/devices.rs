@@ -247,6 +247,9 @@ pub fn sources(t: &mut Tap) {
     t.same("by the PIC", (step(&g, 5000), count(&g, 0x34)), (true, 1));
 }
 
+/// The TSC as an MSR.
+const IA32_TSC: u32 = 0x10;
+
 guest_code! {
     start_other,
     "mov ebx, 0xfee00000",
@@ -266,8 +269,13 @@ pub fn startup(t: &mut Tap) {
         ..Plan::default()
     };
     let g = Guest::long_with(plan, start_other());
-    // mov ax, cs; out 0xe0, ax; then the end.
-    g.load(0x2_0000, &[0x8c, 0xc8, 0xe7, 0xe0, 0xe7, 0xe1]);
+    // mov ax, cs; out 0xe0, ax; rdtsc; mov eax, edx; out 0xe0, eax; then the end.
+    let code = [
+        0x8c, 0xc8, 0xe7, 0xe0, 0x0f, 0x31, 0x66, 0x89, 0xd0, 0x66, 0xe7, 0xe0, 0xe7, 0xe1,
+    ];
+    g.load(0x2_0000, &code);
+    let tsc = g.cpus[1].set_msr(IA32_TSC, 1 << 56);
+    t.same("the TSC of the other", tsc, true);
     t.same(
         "it waits for INIT",
         g.cpus[1].mp_state(),
@@ -298,6 +306,12 @@ pub fn startup(t: &mut Tap) {
         t.same("the second one starts at its vector", e, Ok(want));
     });
     t.same("and runs", g.cpus[1].mp_state(), KVM_MP_STATE_RUNNABLE);
+    // APM: vol 2, table 14-1; SDM: vol 3, table 10-1.
+    let upper = match g.cpus[1].enter() {
+        Ok(Exit::Out { data, .. }) => data.last().copied(),
+        _ => None,
+    };
+    t.same("INIT keeps the TSC", upper, Some(1));
 }
 
 guest_code! {

@@ -259,6 +259,43 @@ pub fn emulated_fault(t: &mut Tap) {
     t.same("with what was read before", got, 0x0403_0201);
 }
 
+guest_code! {
+    // Raises #UD, and tells the highest byte of its TSC where it goes on.
+    ends_and_tells,
+    "ud2",
+    "rdtsc",
+    "mov eax, edx",
+    "shr eax, 24",
+    "mov edx, 0xe0",
+    "out dx, eax",
+}
+
+/// What is no register stays what it was when a guest that shut down is set going again.
+fn after_shutdown(t: &mut Tap) {
+    const IA32_TSC: u32 = 0x10;
+    let g = Guest::long(ends_and_tells());
+    let v = &g.cpus[0];
+    t.same("the TSC", v.set_msr(IA32_TSC, 1 << 56), true);
+    let (regs, sregs) = (v.regs(), v.sregs());
+    let mut no_idt = sregs;
+    no_idt.idt.limit = 0;
+    v.set_sregs(&no_idt);
+    t.same("#UD without an IDT", g.enter(), Ok(Exit::Shutdown));
+    v.set_sregs(&sregs);
+    v.set_regs(&kvm_regs {
+        rip: regs.rip + 2,
+        ..regs
+    });
+    let upper = match g.enter() {
+        Ok(Exit::Out { data, .. }) => Some(data),
+        _ => None,
+    };
+    if !table::stock() {
+        // On SVM it clears the offset with the control block. APM: vol 2, table 14-1.
+        t.same("its TSC goes on", upper, Some(vec![1, 0, 0, 0]));
+    }
+}
+
 /// KVM_CAP_X86_TRIPLE_FAULT_EVENT: a triple fault that waits is a part of a vCPU's events.
 pub fn triple_fault_event(t: &mut Tap) {
     const VALID: u32 = 0x20;
@@ -282,6 +319,7 @@ pub fn triple_fault_event(t: &mut Tap) {
     t.same("it waits", v.events().triple_fault.pending, 1);
     t.same("the exit", g.enter(), Ok(Exit::Shutdown));
     t.same("it waits no more", v.events().triple_fault.pending, 0);
+    after_shutdown(t);
 }
 
 guest_code! {
