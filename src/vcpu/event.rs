@@ -167,9 +167,7 @@ pub(crate) fn prepare<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 
 #[inline(never)]
 fn prepare_any<V: Backend>(cx: &mut Cx<'_, '_, V>) {
-    if cx.st.events.injected.is_none() {
-        choose(cx);
-    }
+    next(cx);
     let ev = cx.st.events.injected;
     match ev.map(|e| e.kind) {
         Some(EventKind::Interrupt) => cx.count(VcpuStat::IrqInjections),
@@ -207,10 +205,39 @@ fn prepare_any<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 
 /// The event that is due, for a guest that hardware cannot run: it has to be delivered now.
 pub(crate) fn take<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Option<Event> {
+    next(cx);
+    cx.st.events.injected.take()
+}
+
+/// Makes what is due the injected event.
+fn next<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    if cx.st.events.exception.is_some() {
+        give_way(cx);
+    }
     if cx.st.events.injected.is_none() {
         choose(cx);
     }
-    cx.st.events.injected.take()
+}
+
+/// An interrupt or NMI that has to be delivered again gives way to an exception, which belongs to the
+/// instruction at RIP or to the delivery itself, and waits like any other.
+///
+/// KVM: the in-tree module loses it.
+fn give_way<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    match cx.st.events.injected {
+        Some(e) if e.kind == EventKind::Nmi => {
+            cx.st.events.injected = None;
+            // The blocking would have begun with its handler.
+            V::set_nmi_blocked(cx.l, false);
+            let waiting = &mut cx.st.events.nmi_pending;
+            *waiting = waiting.saturating_add(1).min(2);
+        }
+        Some(e) if e.kind == EventKind::Interrupt => {
+            cx.st.events.injected = None;
+            cx.put_back(e.vector);
+        }
+        _ => {}
+    }
 }
 
 fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {

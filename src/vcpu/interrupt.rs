@@ -123,6 +123,17 @@ impl<V: Backend> Cx<'_, '_, V> {
         Some(v)
     }
 
+    /// An interrupt that was taken and did not get to its handler waits again: in the local APIC, or
+    /// if that did not ask for it, as one of the PIC's or of user space's controller.
+    pub(crate) fn put_back(&mut self, vector: u8) {
+        if self.st.apic.as_mut().is_some_and(|apic| apic.unack(vector)) {
+            return;
+        }
+        if self.accepts_pic() {
+            self.st.events.user_interrupt.get_or_insert(vector);
+        }
+    }
+
     /// Can the guest take an interrupt now?
     #[inline]
     pub(crate) fn interrupts_allowed(&self) -> bool {

@@ -191,6 +191,20 @@ impl<P: Storage> LocalApic<P> {
         self.update_ppr();
     }
 
+    /// Undoes [`LocalApic::ack`] for an interrupt whose delivery did not get to its end: it is
+    /// requested again. False, and nothing changes, if it is not the highest in service.
+    pub fn unack(&mut self, vector: u8) -> bool {
+        if self.highest_in_service() != Some(vector) {
+            return false;
+        }
+        let page = self.page();
+        page.clear(Bank::Isr, vector);
+        page.set(Bank::Irr, vector);
+        self.irr_hint |= hint_bit(vector);
+        self.update_ppr();
+        true
+    }
+
     /// Ends the highest interrupt in service; `None` if there is none. Another one may be
     /// deliverable then.
     #[inline]

@@ -8,6 +8,7 @@ mod basic;
 mod chips;
 mod clock;
 mod clock_source;
+mod collisions;
 mod compat;
 mod device_memory;
 mod devices;
@@ -140,6 +141,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("nmi_windows", windows::nmis),
     ("reinjection", windows::reinjection),
     ("several_events", windows::several_events),
+    ("collisions", collisions::collisions),
     ("handed_back", windows::handed_back),
     ("blocked_interrupts", windows::blocked_interrupts),
     ("hypercall_across", paravirt::hypercall_across),

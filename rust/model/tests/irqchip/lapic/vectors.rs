@@ -39,6 +39,35 @@ fn the_highest_class_goes_first_and_nests() {
 }
 
 #[test]
+fn what_was_taken_can_be_put_back() {
+    let (mut apic, mailbox) = enabled(Config::new(0, true));
+    for (v, t) in [(0x31, Trigger::Edge), (0x62, Trigger::Level)] {
+        let _ = mailbox.post(v, t);
+        assert!(apic.pull(&mailbox));
+        apic.ack(v);
+    }
+    assert!(!apic.unack(0x31), "another one is being served");
+    assert!(!apic.unack(0x70), "nobody serves it");
+    assert!(apic.unack(0x62));
+    assert_eq!(read(&mut apic, reg::PPR), 0x30);
+    assert_eq!(apic.highest_in_service(), Some(0x31));
+    assert_eq!(apic.next_vector(), Some(0x62));
+    // The priority may hold it back now, and its trigger mode is what it was.
+    let _ = apic.set_cr8(7);
+    assert_eq!(apic.next_vector(), None);
+    let _ = apic.set_cr8(0);
+    apic.ack(0x62);
+    assert!(apic.eoi().unwrap().level);
+    // One that came meanwhile is the same.
+    assert!(apic.unack(0x31));
+    let _ = mailbox.post(0x31, Trigger::Edge);
+    assert!(apic.pull(&mailbox));
+    apic.ack(0x31);
+    assert_eq!(apic.eoi().unwrap().vector, 0x31);
+    assert_eq!((apic.next_vector(), apic.eoi()), (None, None));
+}
+
+#[test]
 fn the_task_priority_holds_back_its_class_and_below() {
     let (mut apic, _) = enabled(Config::new(0, true));
     assert!(apic.request(0x45, Trigger::Edge));
