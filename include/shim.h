@@ -335,12 +335,14 @@ extern unsigned int kvmrs_param_nx_huge_pages_recovery_ratio;
 extern unsigned int kvmrs_param_nx_huge_pages_recovery_period_ms;
 extern int kvmrs_param_pi_inject_timer;
 extern int kvmrs_param_nx_huge_pages;
-extern unsigned int kvmrs_nx_changes;
 /* Those of the thin modules, as they are set (and, after a hand-over, in effect). */
 extern struct kvmrs_svm_params kvmrs_svm_params;
 extern struct kvmrs_vmx_params kvmrs_vmx_params;
-/* Who probes again when a thin module hands parameters over; NULL: nobody. Waits for a call. */
-void kvmrs_on_hand_over(int (*func)(int feature));
+/*
+ * Who probes again when a thin module hands parameters over, and hears that what nx_huge_pages says has
+ * changed; NULL: nobody. Waits for a call.
+ */
+void kvmrs_on_params(int (*hand_over)(int feature), void (*nx_changed)(void));
 
 /* ---- entry (rust/virt) ---- */
 

@@ -11,14 +11,15 @@ use crate::backend::Backend;
 use crate::dev::system::System;
 use crate::host_caps;
 use crate::host_caps::HostCaps;
+use crate::mmu::zap;
 use crate::pv::clock::HostClock;
-use core::marker::PhantomData;
+use crate::vm::all::AllVms;
 use core::sync::atomic::AtomicIsize;
 use core::sync::atomic::Ordering;
 use host::errno::not_supported;
 use host::gtod::Gtod;
 use host::handover::HandOver;
-use host::handover::Reprobe;
+use host::handover::ParamOps;
 use host::hwvirt::AllOff;
 use host::hwvirt::HwVirt;
 use host::hwvirt::X86Virt;
@@ -77,6 +78,7 @@ impl Drop for NoVms {
 struct Switch<V: Backend> {
     #[pin]
     virt: Mutex<Option<HwVirt<Hooks<V>>>>,
+    vms: Arc<AllVms<V>>,
 }
 
 fn on<V: Backend>() -> Result<HwVirt<Hooks<V>>> {
@@ -94,10 +96,11 @@ fn probe<V: Backend>(off: &AllOff) -> Result {
 }
 
 impl<V: Backend> Switch<V> {
-    fn new() -> Result<Arc<Self>> {
+    fn new(vms: Arc<AllVms<V>>) -> Result<Arc<Self>> {
         Arc::pin_init(
             try_pin_init!(Self {
                 virt <- new_mutex!(Some(on::<V>()?), "kvm->virt"),
+                vms,
             }? Error),
             GFP_KERNEL,
         )
@@ -121,7 +124,7 @@ impl<V: Backend> Switch<V> {
     }
 }
 
-impl<V: Backend> Reprobe for Switch<V> {
+impl<V: Backend> ParamOps for Switch<V> {
     fn reprobe(&self, extension: X86Virt) -> Result {
         if extension != V::EXTENSION {
             pr_err!("these parameters are for another vendor's processors\n");
@@ -138,6 +141,11 @@ impl<V: Backend> Reprobe for Switch<V> {
             core::mem::forget(none);
         }
         done
+    }
+
+    fn nx_changed(&self) {
+        // Whoever maps something later, under the MMU lock, goes by the new value.
+        self.vms.for_each(zap::zap_all);
     }
 }
 
@@ -160,8 +168,9 @@ impl<V: Backend> Running<V> {
         // One text patch at load instead of one at each VM.
         let hooks = HooksEnabled::new();
         let clock = Gtod::start(Arc::new(HostClock, GFP_KERNEL)?)?;
-        let hand_over = HandOver::start(Switch::new()?)?;
-        let device = DevKvm::register(Arc::new(System(PhantomData), GFP_KERNEL)?)?;
+        let vms = AllVms::new()?;
+        let hand_over = HandOver::start(Switch::new(vms.clone())?)?;
+        let device = DevKvm::register(Arc::new(System(vms), GFP_KERNEL)?)?;
         pr_info!("running on {}\n", V::NAME);
         Ok(Self {
             _device: device,

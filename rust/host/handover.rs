@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! [`HandOver`]: the thin modules (`kvm-amd.ko`, `kvm-intel.ko`) hand their parameters over.
+//! [`HandOver`]: the thin modules (`kvm-amd.ko`, `kvm-intel.ko`) hand their parameters over, and
+//! `nx_huge_pages` changes.
 //!
 //! The C side copies them to where the backends read them (`shim/params.c`), asks for a new probe,
 //! and copies back what is in effect. It holds a lock meanwhile, so that there is one at a time.
@@ -15,14 +16,17 @@ use kernel::sync::Arc;
 use crate::hwvirt::X86Virt;
 use crate::shim;
 
-/// Who probes again.
-pub trait Reprobe: Send + Sync + 'static {
+/// Who acts on new parameters.
+pub trait ParamOps: Send + Sync + 'static {
     /// The parameters of the thin module for `extension` are new.
     ///
     /// # Errors
     ///
     /// Why they do not take effect: the parameters from before are put back.
     fn reprobe(&self, extension: X86Virt) -> Result;
+
+    /// What [`nx_huge_pages`](crate::params::nx_huge_pages) says is new.
+    fn nx_changed(&self);
 }
 
 /// The one object that is asked, or null.
@@ -31,9 +35,9 @@ static ASKED: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 /// Parameters are taken; dropping this ends it.
 ///
 /// Owned by the module's root object.
-pub struct HandOver<R: Reprobe>(Arc<R>);
+pub struct HandOver<R: ParamOps>(Arc<R>);
 
-impl<R: Reprobe> HandOver<R> {
+impl<R: ParamOps> HandOver<R> {
     /// Takes parameters from now on.
     ///
     /// # Errors
@@ -49,8 +53,8 @@ impl<R: Reprobe> HandOver<R> {
                 Ordering::Relaxed,
             )
             .map_err(|_| EBUSY)?;
-        // SAFETY: The function is code of this module, and taken back before it goes.
-        unsafe { shim::kvmrs_on_hand_over(Some(hand_over::<R>)) };
+        // SAFETY: The functions are code of this module, and taken back before it goes.
+        unsafe { shim::kvmrs_on_params(Some(hand_over::<R>), Some(nx_changed::<R>)) };
         Ok(Self(who))
     }
 
@@ -60,15 +64,15 @@ impl<R: Reprobe> HandOver<R> {
     }
 }
 
-impl<R: Reprobe> Drop for HandOver<R> {
+impl<R: ParamOps> Drop for HandOver<R> {
     fn drop(&mut self) {
         // SAFETY: Nobody is asked after this returns.
-        unsafe { shim::kvmrs_on_hand_over(None) };
+        unsafe { shim::kvmrs_on_params(None, None) };
         ASKED.store(ptr::null_mut(), Ordering::Release);
     }
 }
 
-unsafe extern "C" fn hand_over<R: Reprobe>(feature: c_int) -> c_int {
+unsafe extern "C" fn hand_over<R: ParamOps>(feature: c_int) -> c_int {
     // SAFETY: Called between `start` and the end of `drop`, when the object lives.
     let who = unsafe { &*ASKED.load(Ordering::Acquire).cast::<R>() };
     let done = X86Virt::from_feature(feature)
@@ -78,4 +82,9 @@ unsafe extern "C" fn hand_over<R: Reprobe>(feature: c_int) -> c_int {
         Ok(()) => 0,
         Err(err) => err.to_errno(),
     }
+}
+
+unsafe extern "C" fn nx_changed<R: ParamOps>() {
+    // SAFETY: As in `hand_over`.
+    unsafe { &*ASKED.load(Ordering::Acquire).cast::<R>() }.nx_changed();
 }

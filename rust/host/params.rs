@@ -50,16 +50,6 @@ params! {
     nx_huge_pages_recovery_period_ms: u32 = kvmrs_param_nx_huge_pages_recovery_period_ms;
 }
 
-/// How often what [`nx_huge_pages`] says has changed. Whoever sees a new number gets an answer at
-/// least as new.
-#[inline]
-pub fn nx_changes() -> u32 {
-    // SAFETY: As for the other parameters.
-    let n = unsafe { (&raw const shim::kvmrs_nx_changes).read_volatile() };
-    core::sync::atomic::fence(core::sync::atomic::Ordering::Acquire);
-    n
-}
-
 /// Whether large pages must not be executable: as the administrator says, or as the CPU needs.
 pub fn nx_huge_pages() -> bool {
     // SAFETY: As for the other parameters.

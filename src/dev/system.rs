@@ -5,9 +5,9 @@
 use crate::backend::Backend;
 use crate::host_caps;
 use crate::vcpu::msr;
+use crate::vm::all::AllVms;
 use crate::vm::caps;
 use crate::vm::Vm;
-use core::marker::PhantomData;
 use host::fd::NewFd;
 use host::misc::DeviceOps;
 use host::uaccess::read_user;
@@ -15,6 +15,7 @@ use host::uaccess::write_user;
 use kernel::fs::file::flags::O_CLOEXEC;
 use kernel::fs::file::flags::O_RDWR;
 use kernel::prelude::*;
+use kernel::sync::Arc;
 use kernel::sync::ArcBorrow;
 use model::abi;
 use model::abi::KvmCpuid2;
@@ -26,13 +27,13 @@ use model::policy::cpuid as policy;
 const MMAP_PAGES: isize = 3;
 
 /// The device.
-pub(crate) struct System<V>(pub(crate) PhantomData<fn() -> V>);
+pub(crate) struct System<V: Backend>(pub(crate) Arc<AllVms<V>>);
 
 impl<V: Backend> DeviceOps for System<V> {
-    fn ioctl(_this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
+    fn ioctl(this: ArcBorrow<'_, Self>, cmd: u32, arg: usize) -> Result<isize> {
         match cmd {
             abi::KVM_GET_API_VERSION => none(arg).map(|()| abi::KVM_API_VERSION as isize),
-            abi::KVM_CREATE_VM => create_vm::<V>(arg),
+            abi::KVM_CREATE_VM => create_vm(&this.0, arg),
             abi::KVM_CHECK_EXTENSION => Ok(match u32::try_from(arg) {
                 Ok(cap) => caps::check::<V>(None, cap),
                 Err(_) => 0,
@@ -82,11 +83,11 @@ fn none(arg: usize) -> Result {
 }
 
 /// KVM_CREATE_VM. EINVAL for a type that does not exist.
-fn create_vm<V: Backend>(ty: usize) -> Result<isize> {
+fn create_vm<V: Backend>(all: &Arc<AllVms<V>>, ty: usize) -> Result<isize> {
     if ty as u64 != abi::KVM_X86_DEFAULT_VM {
         return Err(EINVAL);
     }
-    let vm = Vm::<V>::new()?;
+    let vm = Vm::new(all)?;
     let fd = NewFd::new(c"kvm-vm", vm, O_RDWR | O_CLOEXEC)?;
     // CAST: a descriptor number.
     Ok(fd.commit() as isize)

@@ -66,7 +66,6 @@ impl<V: Backend> Tables<V> {
 /// Gives the hardware the root if it does not have it.
 #[inline]
 pub(crate) fn load_root<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
-    nx::follow(cx);
     if cx.st.root_loaded {
         return Continue(());
     }

@@ -7,17 +7,12 @@
 //! time to time some of them are removed, so that memory which is no longer executed gets its large
 //! pages back.
 
-use super::zap;
 use crate::backend::Backend;
-use crate::vcpu::Cx;
 use crate::vm::memslot::Space;
 use crate::vm::VmCore;
 use core::sync::atomic::AtomicBool;
-use core::sync::atomic::AtomicU32;
 use core::sync::atomic::AtomicU64;
-use core::sync::atomic::Ordering::Acquire;
 use core::sync::atomic::Ordering::Relaxed;
-use core::sync::atomic::Ordering::Release;
 use host::params;
 use host::work::DelayedOps;
 use host::work::DelayedWork;
@@ -38,8 +33,6 @@ const ROUND_MS: u64 = 3_600_000;
 pub(crate) struct Nx {
     /// KVM_CAP_VM_DISABLE_NX_HUGE_PAGES.
     exempt: AtomicBool,
-    /// The change of the parameter up to which nothing is left of what was mapped before.
-    done: AtomicU32,
     /// Where the next round of recovery begins.
     cursor: AtomicU64,
     /// When, ns of the host's clock.
@@ -51,14 +44,13 @@ impl Nx {
     pub(crate) fn new() -> Self {
         Self {
             exempt: AtomicBool::new(false),
-            done: AtomicU32::new(params::nx_changes()),
             cursor: AtomicU64::new(0),
             due: AtomicU64::new(0),
         }
     }
 
-    /// Must large pages not be executable? To be asked under the MMU lock: whoever takes note of a
-    /// change removes what was mapped before.
+    /// Must large pages not be executable? To be asked under the MMU lock: what was mapped before a
+    /// change of the parameter is removed after it.
     pub(crate) fn on(&self) -> bool {
         params::nx_huge_pages() && !self.exempt.load(Relaxed)
     }
@@ -67,24 +59,6 @@ impl Nx {
     pub(crate) fn exempt(&self) {
         self.exempt.store(true, Relaxed);
     }
-}
-
-/// Before an entry: if the parameter was changed, everything is mapped anew.
-#[inline]
-pub(super) fn follow<V: Backend>(cx: &Cx<'_, '_, V>) {
-    let changes = params::nx_changes();
-    if cx.vm.base.nx.done.load(Acquire) != changes {
-        changed(cx, changes);
-    }
-}
-
-/// Each vCPU that gets here removes what is there, so that none enters with it. Of a change that
-/// comes meanwhile the number is another one.
-#[cold]
-#[inline(never)]
-fn changed<V: Backend>(cx: &Cx<'_, '_, V>, changes: u32) {
-    zap::zap_all(cx.vm);
-    cx.vm.base.nx.done.store(changes, Release);
 }
 
 /// The recovery of a VM.

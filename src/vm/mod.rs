@@ -6,6 +6,7 @@
 //! the vendor's part and the nested page tables; [`Vm`] is what the descriptors hold and ends the
 //! MMU notifier when the last of them goes.
 
+pub(crate) mod all;
 pub(crate) mod bus;
 pub(crate) mod caps;
 pub(crate) mod dirty;
@@ -27,6 +28,8 @@ use crate::running::VmUse;
 use crate::vcpu::shared::Request;
 use crate::vcpu::shared::VcpuShared;
 use crate::vcpu::Vcpu;
+use all::AllVms;
+use all::Listed;
 use caps::VmCaps;
 use core::sync::atomic::AtomicBool;
 use core::sync::atomic::Ordering;
@@ -120,6 +123,7 @@ pub(crate) struct Vm<V: Backend> {
     notifier: Notifier<VmCore<V>>,
     /// Brings large pages back where small ones were for execution.
     recovery: Pin<KBox<DelayedWork<Recovery<V>>>>,
+    _listed: Listed<V>,
 }
 
 impl VmBase {
@@ -206,14 +210,16 @@ impl VmBase {
 
 impl<V: Backend> Vm<V> {
     /// Makes a VM of the calling process.
-    pub(crate) fn new() -> Result<Arc<Self>> {
+    pub(crate) fn new(all: &Arc<AllVms<V>>) -> Result<Arc<Self>> {
         let core = VmCore::new()?;
+        let listed = AllVms::add(all, core.clone())?;
         let notifier = Notifier::register(core.clone())?;
         let recovery = nx::recovery(core.clone())?;
         let this = Self {
             core,
             notifier,
             recovery,
+            _listed: listed,
         };
         Ok(Arc::new(this, GFP_KERNEL_ACCOUNT)?)
     }

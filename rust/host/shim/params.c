@@ -39,10 +39,21 @@ int kvmrs_param_pi_inject_timer = -1;
 module_param_named(pi_inject_timer, kvmrs_param_pi_inject_timer, bint, 0644);
 MODULE_PARM_DESC(pi_inject_timer, "deliver LAPIC timer interrupts by posting");
 
+/* Who acts on parameters. */
+static DEFINE_MUTEX(asked_lock);
+static int (*probe_again)(int feature);
+static void (*on_nx_changed)(void);
+
+void kvmrs_on_params(int (*hand_over)(int feature), void (*nx_changed)(void))
+{
+	mutex_lock(&asked_lock);
+	probe_again = hand_over;
+	on_nx_changed = nx_changed;
+	mutex_unlock(&asked_lock);
+}
+
 /* -1: as the CPU needs; 0: off; 1: on; 2: off for good */
 int kvmrs_param_nx_huge_pages = -1;
-/* How often what is in effect has changed. */
-unsigned int kvmrs_nx_changes;
 
 static bool nx_effective(void)
 {
@@ -69,9 +80,12 @@ static int nx_set(const char *val, const struct kernel_param *kp)
 	} else {
 		return -EINVAL;
 	}
-	/* Whoever sees the number changed sees the value. */
-	if (nx_effective() != before)
-		smp_store_release(&kvmrs_nx_changes, kvmrs_nx_changes + 1);
+	if (nx_effective() != before) {
+		mutex_lock(&asked_lock);
+		if (on_nx_changed)
+			on_nx_changed();
+		mutex_unlock(&asked_lock);
+	}
 	return 0;
 }
 
@@ -115,16 +129,6 @@ struct kvmrs_vmx_params kvmrs_vmx_params = { KVMRS_VMX_PARAMS(KVMRS_INIT) };
 bool kvmrs_dump_invalid;
 EXPORT_SYMBOL_FOR_MODULES(kvmrs_dump_invalid, "kvm-amd,kvm-intel");
 
-static DEFINE_MUTEX(hand_over_lock);
-static int (*probe_again)(int feature);
-
-void kvmrs_on_hand_over(int (*func)(int feature))
-{
-	mutex_lock(&hand_over_lock);
-	probe_again = func;
-	mutex_unlock(&hand_over_lock);
-}
-
 int kvmrs_hand_over(int feature, void *params)
 {
 	union {
@@ -135,7 +139,7 @@ int kvmrs_hand_over(int feature, void *params)
 	size_t size = feature == X86_FEATURE_SVM ? sizeof(before.svm) : sizeof(before.vmx);
 	int err;
 
-	mutex_lock(&hand_over_lock);
+	mutex_lock(&asked_lock);
 	memcpy(&before, ours, size);
 	memcpy(ours, params, size);
 	err = probe_again ? probe_again(feature) : -ENODEV;
@@ -143,7 +147,7 @@ int kvmrs_hand_over(int feature, void *params)
 		memcpy(ours, &before, size);
 	else
 		memcpy(params, ours, size);
-	mutex_unlock(&hand_over_lock);
+	mutex_unlock(&asked_lock);
 	return err;
 }
 EXPORT_SYMBOL_FOR_MODULES(kvmrs_hand_over, "kvm-amd,kvm-intel");

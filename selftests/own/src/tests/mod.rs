@@ -90,6 +90,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("statistics", pages::statistics),
     ("large_pages", pages::large_pages),
     ("nx_there_and_back", pages::nx_there_and_back),
+    ("nx_at_once", pages::nx_at_once),
     ("table_accounts", pages::table_accounts),
     ("notify_unmap", notify::unmap),
     ("notify_fork", notify::fork),

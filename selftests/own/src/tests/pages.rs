@@ -208,6 +208,27 @@ pub fn nx_there_and_back(t: &mut Tap) {
     t.point(left <= 2, format!("large pages: {large}, then {left}"));
 }
 
+/// A change of the parameter ends all mappings at once, also where no vCPU runs.
+pub fn nx_at_once(t: &mut Tap) {
+    const PARAM: &str = "/sys/module/kvm/parameters/nx_huge_pages";
+    let set = |v: &str| std::fs::write(PARAM, v).map_err(|e| e.raw_os_error());
+    let before = std::fs::read_to_string(PARAM).unwrap_or_default();
+    let _quiet = NoBalancing::new();
+    let g = guest(4 << 20, true);
+    let vm = Stats::of(&g.vm);
+    let mapped = || vm.get("pages_4k") + vm.get("pages_2m");
+    for value in ["1", "0"] {
+        t.same(format!("set to {value}"), set(value), Ok(()));
+        t.same(format!("{value}: nothing is mapped"), mapped(), 0);
+        t.point(run(&g), format!("{value}: the guest runs"));
+        let n = mapped();
+        t.point(n != 0, format!("{value}: something is mapped: {n}"));
+        t.same(format!("set to {value} again"), set(value), Ok(()));
+        t.same(format!("{value}: that is no change"), mapped(), n);
+    }
+    t.same("back", set(before.trim()), Ok(()));
+}
+
 /// KVM_X86_QUIRK_IGNORE_GUEST_PAT: a guest whose own tables say uncached for all of its memory runs with
 /// the quirk and without it. What the caches do is nothing that an emulated host could show.
 pub fn guest_pat(t: &mut Tap) {
