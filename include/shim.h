@@ -339,10 +339,10 @@ extern int kvmrs_param_nx_huge_pages;
 extern struct kvmrs_svm_params kvmrs_svm_params;
 extern struct kvmrs_vmx_params kvmrs_vmx_params;
 /*
- * Who probes again when a thin module hands parameters over, and hears that what nx_huge_pages says has
- * changed; NULL: nobody. Waits for a call.
+ * Who probes again when a thin module hands parameters over; and who hears that what nx_huge_pages says
+ * has changed, or is asked whether it may go off for good. NULL: nobody. Waits for a call.
  */
-void kvmrs_on_params(int (*hand_over)(int feature), void (*nx_changed)(void));
+void kvmrs_on_params(int (*hand_over)(int feature), int (*nx)(bool changed));
 
 /* ---- entry (rust/virt) ---- */
 

@@ -143,6 +143,14 @@ impl<V: Backend> ParamOps for Switch<V> {
         done
     }
 
+    fn may_disable_nx(&self) -> Result {
+        if self.vms.is_empty() {
+            Ok(())
+        } else {
+            Err(EBUSY)
+        }
+    }
+
     fn nx_changed(&self) {
         // Whoever maps something later, under the MMU lock, goes by the new value.
         self.vms.for_each(zap::zap_all);

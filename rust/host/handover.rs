@@ -25,6 +25,13 @@ pub trait ParamOps: Send + Sync + 'static {
     /// Why they do not take effect: the parameters from before are put back.
     fn reprobe(&self, extension: X86Virt) -> Result;
 
+    /// May `nx_huge_pages` go off for good?
+    ///
+    /// # Errors
+    ///
+    /// Why not: it stays as it is.
+    fn may_disable_nx(&self) -> Result;
+
     /// What [`nx_huge_pages`](crate::params::nx_huge_pages) says is new.
     fn nx_changed(&self);
 }
@@ -54,7 +61,7 @@ impl<R: ParamOps> HandOver<R> {
             )
             .map_err(|_| EBUSY)?;
         // SAFETY: The functions are code of this module, and taken back before it goes.
-        unsafe { shim::kvmrs_on_params(Some(hand_over::<R>), Some(nx_changed::<R>)) };
+        unsafe { shim::kvmrs_on_params(Some(hand_over::<R>), Some(nx::<R>)) };
         Ok(Self(who))
     }
 
@@ -84,7 +91,17 @@ unsafe extern "C" fn hand_over<R: ParamOps>(feature: c_int) -> c_int {
     }
 }
 
-unsafe extern "C" fn nx_changed<R: ParamOps>() {
+unsafe extern "C" fn nx<R: ParamOps>(changed: bool) -> c_int {
     // SAFETY: As in `hand_over`.
-    unsafe { &*ASKED.load(Ordering::Acquire).cast::<R>() }.nx_changed();
+    let who = unsafe { &*ASKED.load(Ordering::Acquire).cast::<R>() };
+    let done = if changed {
+        who.nx_changed();
+        Ok(())
+    } else {
+        who.may_disable_nx()
+    };
+    match done {
+        Ok(()) => 0,
+        Err(err) => err.to_errno(),
+    }
 }

@@ -35,6 +35,11 @@ impl<V: Backend> AllVms<V> {
         })
     }
 
+    /// Are there none?
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.lock().is_empty()
+    }
+
     /// Calls `f` for each of them. It may sleep; none is made and none goes meanwhile.
     pub(crate) fn for_each(&self, mut f: impl FnMut(&VmCore<V>)) {
         for vm in self.list.lock().iter() {

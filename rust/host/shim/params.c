@@ -42,13 +42,13 @@ MODULE_PARM_DESC(pi_inject_timer, "deliver LAPIC timer interrupts by posting");
 /* Who acts on parameters. */
 static DEFINE_MUTEX(asked_lock);
 static int (*probe_again)(int feature);
-static void (*on_nx_changed)(void);
+static int (*on_nx)(bool changed);
 
-void kvmrs_on_params(int (*hand_over)(int feature), void (*nx_changed)(void))
+void kvmrs_on_params(int (*hand_over)(int feature), int (*nx)(bool changed))
 {
 	mutex_lock(&asked_lock);
 	probe_again = hand_over;
-	on_nx_changed = nx_changed;
+	on_nx = nx;
 	mutex_unlock(&asked_lock);
 }
 
@@ -62,10 +62,22 @@ static bool nx_effective(void)
 	return v < 0 ? itlb_multihit_kvm_mitigation : v == 1;
 }
 
+static int nx_ask(bool changed)
+{
+	int err = 0;
+
+	mutex_lock(&asked_lock);
+	if (on_nx)
+		err = on_nx(changed);
+	mutex_unlock(&asked_lock);
+	return err;
+}
+
 /* Called with the lock of the module's parameters held. */
 static int nx_set(const char *val, const struct kernel_param *kp)
 {
 	bool on, before = nx_effective();
+	int err;
 
 	if (kvmrs_param_nx_huge_pages == 2)
 		return -EPERM;
@@ -74,19 +86,16 @@ static int nx_set(const char *val, const struct kernel_param *kp)
 	} else if (sysfs_streq(val, "force")) {
 		kvmrs_param_nx_huge_pages = 1;
 	} else if (sysfs_streq(val, "never")) {
+		err = nx_ask(false);
+		if (err)
+			return err;
 		kvmrs_param_nx_huge_pages = 2;
 	} else if (!kstrtobool(val, &on)) {
 		kvmrs_param_nx_huge_pages = on;
 	} else {
 		return -EINVAL;
 	}
-	if (nx_effective() != before) {
-		mutex_lock(&asked_lock);
-		if (on_nx_changed)
-			on_nx_changed();
-		mutex_unlock(&asked_lock);
-	}
-	return 0;
+	return nx_effective() != before ? nx_ask(true) : 0;
 }
 
 static int nx_get(char *buffer, const struct kernel_param *kp)

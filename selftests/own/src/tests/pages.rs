@@ -208,11 +208,13 @@ pub fn nx_there_and_back(t: &mut Tap) {
     t.point(left <= 2, format!("large pages: {large}, then {left}"));
 }
 
-/// A change of the parameter ends all mappings at once, also where no vCPU runs.
+/// A change of the parameter ends all mappings at once, also where no vCPU runs. It does not go off for
+/// good while there is a VM.
 pub fn nx_at_once(t: &mut Tap) {
     const PARAM: &str = "/sys/module/kvm/parameters/nx_huge_pages";
     let set = |v: &str| std::fs::write(PARAM, v).map_err(|e| e.raw_os_error());
-    let before = std::fs::read_to_string(PARAM).unwrap_or_default();
+    let get = || std::fs::read_to_string(PARAM).unwrap_or_default();
+    let before = get();
     let _quiet = NoBalancing::new();
     let g = guest(4 << 20, true);
     let vm = Stats::of(&g.vm);
@@ -226,6 +228,11 @@ pub fn nx_at_once(t: &mut Tap) {
         t.same(format!("set to {value} again"), set(value), Ok(()));
         t.same(format!("{value}: that is no change"), mapped(), n);
     }
+    let r = set("never");
+    t.same("never, while there is a VM", r, Err(Some(libc::EBUSY)));
+    t.same("it is what it was", get().trim(), "N");
+    t.same("it can be set", set("1"), Ok(()));
+    t.same("and is", get().trim(), "Y");
     t.same("back", set(before.trim()), Ok(()));
 }
 
