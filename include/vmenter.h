@@ -68,7 +68,7 @@ struct kvmrs_entry {
 	u64 xss;
 	/* Breakpoint addresses: DR0 to DR3. */
 	u64 dr[4];
-	/* The guest's DEBUGCTL, where hardware does not switch it. */
+	/* The guest's DEBUGCTL; with VMX what the VMCS has. */
 	u64 debugctl;
 	/* MSR C001_011F: speculative store bypass on old processors. */
 	u64 virt_spec_ctrl;

@@ -43,7 +43,7 @@ pub struct Entry {
     xss: u64,
     /// +0xb0 DR0 to DR3 of the guest.
     dr: [u64; 4],
-    /// +0xd0 DEBUGCTL of the guest, where hardware does not switch it.
+    /// +0xd0 DEBUGCTL of the guest; with VMX what the VMCS has.
     pub(crate) debugctl: u64,
     /// +0xd8 Speculative store bypass, as old processors have it.
     pub(crate) virt_spec_ctrl: u64,

@@ -179,6 +179,8 @@ pub mod debugctl {
     pub const BTF: u64 = 1 << 1;
     /// `#DB` on bus locks.
     pub const BUS_LOCK_DETECT: u64 = 1 << 2;
+    /// Counters stand still in SMM: the host's while a guest runs.
+    pub const FREEZE_IN_SMM: u64 = 1 << 14;
     /// `#DB` in transactions.
     pub const RTM_DEBUG: u64 = 1 << 15;
 }

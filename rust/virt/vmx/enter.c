@@ -85,12 +85,27 @@ static __always_inline void refresh_host(struct kvmrs_vmx_run *r)
 	}
 }
 
+/*
+ * DEBUGCTL is switched by hardware. One bit of it stays the host's while the guest runs: whether counters
+ * stand still in the firmware's SMM (SDM: vol 3, 17.4.1). The guest has none of the others.
+ */
+static __always_inline void carry_debugctl(struct kvmrs_entry *e)
+{
+	u64 host = e->host_debugctl;
+
+	if (unlikely((host ^ e->debugctl) & DEBUGCTLMSR_FREEZE_IN_SMM)) {
+		e->debugctl = host & DEBUGCTLMSR_FREEZE_IN_SMM;
+		vmwrite(GUEST_IA32_DEBUGCTL, e->debugctl);
+	}
+}
+
 void kvmrs_vmx_enter(struct kvmrs_entry *e, struct kvmrs_vmx_run *r)
 {
 	kvmrs_enter_begin(e);
 	if (unlikely(e->flags & ENTER_SAVE_DEBUGREGS))
 		set_debugreg(r->dr6, 6);
 	refresh_host(r);
+	carry_debugctl(e);
 	if (r->perf)
 		kvmrs_vmx_perf_switch(r);
 

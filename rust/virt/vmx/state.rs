@@ -322,7 +322,8 @@ impl Vcpu {
             msr::SYSENTER_ESP => vmcs::read(field::GUEST_SYSENTER_ESP),
             msr::SYSENTER_EIP => vmcs::read(field::GUEST_SYSENTER_EIP),
             msr::PAT => self.pat,
-            msr::DEBUGCTL => vmcs::read(field::GUEST_DEBUGCTL),
+            // What the VMCS has is the host's.
+            msr::DEBUGCTL => 0,
             msr::SPEC_CTRL => self.entry.spec_ctrl,
             _ => return None,
         })
@@ -368,10 +369,7 @@ impl Vcpu {
                 self.pat = v;
                 vmcs::write(field::GUEST_PAT, v);
             }
-            msr::DEBUGCTL => {
-                vmcs::write(field::GUEST_DEBUGCTL, 0);
-                return v & !DEBUGCTL_DROPPED == 0;
-            }
+            msr::DEBUGCTL => return v & !DEBUGCTL_DROPPED == 0,
             msr::SPEC_CTRL => {
                 // SAFETY: Tries the value on this CPU and puts the host's back.
                 if v != 0 && !unsafe { c::kvmrs_vmx_spec_ctrl_legal(v) } {

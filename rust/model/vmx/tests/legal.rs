@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 use super::*;
+use crate::x86::msr::debugctl;
 
 const LIMITS: Limits = Limits {
     cr0_fixed0: 0x8000_0021,
@@ -167,6 +168,9 @@ fn control_registers_and_msrs() {
     one(long, |s| s.cr3 = 1 << 39, None, "CR3");
     one(long, |s| s.dr7 = 1 << 32, None, "DR7");
     one(long, |s| s.debugctl = 1 << 3, None, "DEBUGCTL");
+    let mut carried = long();
+    carried.debugctl = debugctl::FREEZE_IN_SMM;
+    assert!(all(&carried).is_empty());
     one(long, |s| s.pat = 2, None, "PAT");
     one(long, |s| s.efer |= efer::SVME, None, "EFER: reserved");
     one(
