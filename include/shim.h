@@ -35,6 +35,43 @@ loff_t kvmrs_llseek(struct file *file, loff_t offset, int whence);
 /* FMODE_PREAD, which is a cast and so invisible to bindgen. */
 fmode_t kvmrs_fmode_pread(void);
 
+/* ---- the files of guest_memfd (shim/gmem.c) ---- */
+
+struct fs_context;
+struct mempolicy;
+struct shared_policy;
+
+/* generic_file_open() under an address of our own: its presence in a fops marks a file as ours. */
+int kvmrs_gmem_open(struct inode *inode, struct file *file);
+/* Fills in a pseudo file system of these operations: 0 or -ENOMEM. */
+int kvmrs_gmem_fs(struct fs_context *fc, const struct super_operations *ops);
+/* Pages of the mapping come from anywhere, stay where they are, and are not read by the kernel. */
+void kvmrs_gmem_mapping(struct address_space *mapping);
+/* Whether a mount has at most two references; sleeps. */
+int may_umount(struct vfsmount *mnt);
+/* The folio of a page of the file, locked and referenced; -ENOENT. */
+struct folio *kvmrs_filemap_lock(struct address_space *mapping, unsigned long index);
+/* The same, made after this policy (or NULL) if it is not there; -ENOMEM. */
+struct folio *kvmrs_filemap_create(struct address_space *mapping, unsigned long index,
+				   struct mempolicy *policy);
+/* Whether it is one page; its place in the file; whether its memory is broken. */
+unsigned long kvmrs_folio_index(struct folio *folio);
+bool kvmrs_folio_small(struct folio *folio);
+bool kvmrs_folio_poisoned(struct folio *folio);
+/* Makes a new one zeros. It is locked and one page. */
+void kvmrs_folio_fill(struct folio *folio);
+
+/* Memory policies of the pages of a file: none yet, or NULL without memory. */
+struct shared_policy *kvmrs_policy_new(void);
+void kvmrs_policy_free(struct shared_policy *sp);
+/* That of one page, to be put, or NULL. */
+struct mempolicy *kvmrs_policy_lookup(struct shared_policy *sp, unsigned long index);
+void kvmrs_policy_put(struct mempolicy *policy);
+/* Sets that of the pages an area maps. */
+int kvmrs_policy_set(struct shared_policy *sp, struct vm_area_struct *vma, struct mempolicy *policy);
+/* The page of the file that an address of an area maps. */
+unsigned long kvmrs_vma_index(struct vm_area_struct *vma, unsigned long addr);
+
 /* ---- memory (shim/mem.c) ---- */
 
 /* Takes a reference on a page. */

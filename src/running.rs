@@ -14,9 +14,11 @@ use crate::host_caps::HostCaps;
 use crate::mmu::zap;
 use crate::pv::clock::HostClock;
 use crate::vm::all::AllVms;
+use crate::vm::gmem;
 use core::sync::atomic::AtomicIsize;
 use core::sync::atomic::Ordering;
 use host::errno::not_supported;
+use host::gmem_fs::GmemFs;
 use host::gtod::Gtod;
 use host::handover::HandOver;
 use host::handover::ParamOps;
@@ -162,6 +164,7 @@ impl<V: Backend> ParamOps for Switch<V> {
 pub(crate) struct Running<V: Backend> {
     _device: DevKvm<System<V>>,
     _hand_over: HandOver<Switch<V>>,
+    _files: GmemFs,
     _clock: Gtod<HostClock>,
     _hooks: HooksEnabled,
     _probed: UntilUnload<V::Module>,
@@ -177,12 +180,14 @@ impl<V: Backend> Running<V> {
         let hooks = HooksEnabled::new();
         let clock = Gtod::start(Arc::new(HostClock, GFP_KERNEL)?)?;
         let vms = AllVms::new()?;
+        let files = gmem::file_system::<V>()?;
         let hand_over = HandOver::start(Switch::new(vms.clone())?)?;
         let device = DevKvm::register(Arc::new(System(vms), GFP_KERNEL)?)?;
         pr_info!("running on {}\n", V::NAME);
         Ok(Self {
             _device: device,
             _hand_over: hand_over,
+            _files: files,
             _clock: clock,
             _hooks: hooks,
             _probed: kept.0,

@@ -12,3 +12,10 @@ pub fn not_supported() -> Error {
     // CAST: a number below 4096.
     Error::from_errno((bindings::EOPNOTSUPP as c_int).wrapping_neg())
 }
+
+/// `EHWPOISON`, which the kernel crate does not name.
+#[inline(never)]
+pub fn hwpoison() -> Error {
+    // CAST: as above.
+    Error::from_errno((bindings::EHWPOISON as c_int).wrapping_neg())
+}

@@ -14,6 +14,7 @@ use kernel::bindings;
 use kernel::prelude::*;
 use model::addr::{Gfn, Hva, Pfn};
 
+use crate::errno::hwpoison;
 use crate::mm::current_mm;
 use crate::mmu::{core_of, InvalidateSeq, MmuGuard, MmuLock};
 use crate::shim;
@@ -50,10 +51,12 @@ pub enum FaultErr {
     Fault,
 }
 
-/// A page of the VMM, found but not yet proven current. Holds a reference if it has one to hold.
+/// A page of the VMM or of a guest_memfd, found but not yet proven current. Holds a reference if it
+/// has one to hold.
 pub struct FaultIn<'l> {
     seq: InvalidateSeq<'l>,
-    hva: u64,
+    /// Where invalidations have it: the user address, or the place in a file ([`crate::gmem`]).
+    at: u64,
     pfn: u64,
     /// The page referenced, or null for memory without page structures (or not counted by them).
     page: *mut bindings::page,
@@ -107,13 +110,13 @@ fn fault_in(seq: InvalidateSeq<'_>, hva: u64, want: Want) -> Result<FaultIn<'_>,
         None => match get_slow(hva, want) {
             Ok(found) => found,
             Err(err) if err == EINTR || err == EAGAIN => return Err(FaultErr::Interrupted),
-            Err(err) if err.to_errno() == EHWPOISON => return Err(FaultErr::HwPoison),
+            Err(err) if err == hwpoison() => return Err(FaultErr::HwPoison),
             Err(_) => return unpaged(seq, hva, want),
         },
     };
     Ok(FaultIn {
         seq,
-        hva,
+        at: hva,
         // SAFETY: `page` is a page we hold a reference to.
         pfn: unsafe { shim::kvmrs_page_to_pfn(page) } as u64,
         page,
@@ -121,9 +124,6 @@ fn fault_in(seq: InvalidateSeq<'_>, hva: u64, want: Want) -> Result<FaultIn<'_>,
         level: host_level(hva, want),
     })
 }
-
-/// `-EHWPOISON`, which the kernel crate does not name.
-const EHWPOISON: i32 = -133;
 
 /// A referenced page that is mapped writable already; does not sleep.
 fn get_fast(hva: u64) -> Option<*mut bindings::page> {
@@ -188,7 +188,7 @@ fn unpaged(seq: InvalidateSeq<'_>, hva: u64, want: Want) -> Result<FaultIn<'_>, 
     let (pfn, writable) = result?;
     Ok(FaultIn {
         seq,
-        hva,
+        at: hva,
         pfn,
         page: ptr::null_mut(),
         writable,
@@ -275,6 +275,22 @@ pub fn level_of(hva: Hva) -> u8 {
     host_level(hva.0, want)
 }
 
+impl<'l> FaultIn<'l> {
+    /// A page of a file, at its place among the invalidations of the lock sampled. Takes over a
+    /// reference to the page.
+    pub(crate) fn of_file(seq: InvalidateSeq<'l>, at: u64, page: *mut bindings::page) -> Self {
+        Self {
+            seq,
+            at,
+            // SAFETY: The caller has a reference to the page.
+            pfn: unsafe { shim::kvmrs_page_to_pfn(page) } as u64,
+            page,
+            writable: true,
+            level: 1,
+        }
+    }
+}
+
 impl FaultIn<'_> {
     /// Whether the page may be mapped writable.
     pub fn writable(&self) -> bool {
@@ -293,14 +309,14 @@ impl FaultIn<'_> {
         if !ptr::eq(core, self.seq.core) || self.seq.is_stale() {
             return None;
         }
-        if core.invalidating(self.hva, self.hva.wrapping_add(0x1000)) {
+        if core.invalidating(self.at, self.at.wrapping_add(0x1000)) {
             return None;
         }
         // A larger mapping must not cover anything that is being invalidated.
         let mut max_level = self.level;
         while max_level > 1 {
             let size = level_bytes(max_level);
-            let start = self.hva & !size.wrapping_sub(1);
+            let start = self.at & !size.wrapping_sub(1);
             if !core.invalidating(start, start.wrapping_add(size)) {
                 break;
             }

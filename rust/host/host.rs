@@ -9,7 +9,7 @@
 //! whatever its caller forgets, leaks or confuses. Objects the kernel calls back hold a reference to
 //! the module.
 //!
-//! One thing is left to the module's root object: `misc::DevKvm`, `hwvirt::HwVirt`, `gtod::Gtod`,
+//! One thing is left to the module's root object: `misc::DevKvm`, `gmem_fs::GmemFs`, `hwvirt::HwVirt`, `gtod::Gtod`,
 //! `handover::HandOver`, `kept::UntilUnload` and `uret::UserReturnMsrs` exist from load to unload, so
 //! they cannot hold such a reference, and must be dropped with the root object. Nobody else owns one.
 
@@ -22,6 +22,9 @@ pub mod errno;
 pub mod eventfd;
 pub mod fd;
 pub mod fpu;
+pub mod gmem;
+pub mod gmem_fs;
+mod gmem_ops;
 pub mod gtod;
 pub mod gup;
 pub mod handover;

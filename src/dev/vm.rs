@@ -13,6 +13,7 @@ use crate::stats;
 use crate::vm::bus;
 use crate::vm::caps;
 use crate::vm::dirty;
+use crate::vm::gmem;
 use crate::vm::memslot;
 use crate::vm::msr_filter;
 use crate::vm::ring;
@@ -43,6 +44,8 @@ impl<V: Backend> FileOps for Vm<V> {
             abi::KVM_CREATE_VCPU => Vm::create_vcpu(&Arc::from(this), arg),
             abi::KVM_SET_USER_MEMORY_REGION => memslot::set_region(core, &read_user(arg)?),
             abi::KVM_SET_USER_MEMORY_REGION2 => memslot::set_region2(core, &read_user(arg)?),
+            abi::KVM_CREATE_GUEST_MEMFD => gmem::create(&Arc::from(this), &read_user(arg)?),
+            abi::KVM_SET_MEMORY_ATTRIBUTES => gmem::set_attributes(&read_user(arg)?),
             abi::KVM_GET_DIRTY_LOG => dirty::get(core, &read_user(arg)?),
             abi::KVM_CLEAR_DIRTY_LOG => dirty::clear(core, &read_user(arg)?),
             abi::KVM_RESET_DIRTY_RINGS => ring::reset(core),

@@ -109,6 +109,7 @@ impl<V: Backend> Machine<'_, '_, '_, V> {
         self.cx.st.emul.exit = Some(UserExit::MemoryFault {
             gpa: gpa.gfn().gpa().0,
             size: PAGE_SIZE,
+            error: EFAULT,
         });
         Stop::NeedUser
     }

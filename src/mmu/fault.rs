@@ -7,10 +7,12 @@ use crate::exit;
 use crate::vcpu::run::Flow;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
+use crate::vm::memslot::Slot;
 use crate::vm::memslot::Space;
 use crate::vm::VmCore;
 use core::ops::ControlFlow::Continue;
 use host::gup::FaultErr;
+use host::gup::FaultIn;
 use host::gup::Want;
 use kernel::prelude::*;
 use model::abi::KVM_X86_QUIRK_IGNORE_GUEST_PAT;
@@ -37,8 +39,9 @@ pub(super) enum Outcome {
     Device,
     /// A signal came while waiting for the page.
     Signal,
-    /// The VMM has nothing mapped at the slot's address.
-    Unbacked,
+    /// The VMM has nothing mapped at the slot's address (EFAULT), or the slot's guest_memfd does not
+    /// give the page.
+    Unbacked(Error),
     /// No memory for page tables.
     NoMemory,
 }
@@ -84,10 +87,11 @@ pub(crate) fn handle<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Flo
                 return exit::mmio::handle(cx, f);
             }
             Outcome::Signal => return UserExit::Signal.leave(cx),
-            Outcome::Unbacked => {
+            Outcome::Unbacked(error) => {
                 return UserExit::MemoryFault {
                     gpa: gfn.gpa().0,
                     size: model::addr::PAGE_SIZE,
+                    error,
                 }
                 .leave(cx);
             }
@@ -131,6 +135,44 @@ fn small(how: MapAs) -> MapAs {
     }
 }
 
+/// Finds the page that backs `gfn`, and at which level the host maps it if it may be `large`.
+fn find_page<'l, V: Backend>(
+    vm: &'l VmCore<V>,
+    slot: &Slot,
+    gfn: Gfn,
+    want: Prot,
+    large: bool,
+) -> Result<FaultIn<'l>, Outcome> {
+    let seq = vm.mmu.sample();
+    if let Some(file) = slot.file() {
+        return file.fault_in(vm, seq, slot, gfn).map_err(Outcome::Unbacked);
+    }
+    let hva = slot.hva_of(gfn);
+    let fault = vm.mmu.fault_in(
+        seq,
+        hva,
+        Want {
+            write: want.w,
+            writable: !slot.readonly(),
+            interruptible: true,
+            nowait: false,
+            level: large,
+        },
+    );
+    fault.map_err(|e| match e {
+        FaultErr::Retry => Outcome::Retry,
+        FaultErr::Interrupted => Outcome::Signal,
+        FaultErr::HwPoison => {
+            // The signal ends KVM_RUN; a VMM that ignores it comes here again and again.
+            host::task::send_hwpoison(hva, PAGE_SHIFT);
+            Outcome::Retry
+        }
+        // KVM: a driver's memory that may not be written is a device to a write.
+        FaultErr::ReadOnly => Outcome::Device,
+        FaultErr::NeedsIo | FaultErr::Fault => Outcome::Unbacked(EFAULT),
+    })
+}
+
 /// Finds the page that backs `gfn` and maps it.
 pub(super) fn attempt<V: Backend>(
     vm: &VmCore<V>,
@@ -152,32 +194,10 @@ pub(super) fn attempt<V: Backend>(
     if tables.top_up(PER_FAULT).is_err() {
         return Outcome::NoMemory;
     }
-    let hva = slot.hva_of(gfn);
-    let seq = vm.mmu.sample();
     let large = !slot.logging();
-    let fault = vm.mmu.fault_in(
-        seq,
-        hva,
-        Want {
-            write: want.w,
-            writable: !slot.readonly(),
-            interruptible: true,
-            nowait: false,
-            level: large,
-        },
-    );
-    let fault = match fault {
+    let fault = match find_page(vm, slot, gfn, want, large) {
         Ok(f) => f,
-        Err(FaultErr::Retry) => return Outcome::Retry,
-        Err(FaultErr::Interrupted) => return Outcome::Signal,
-        Err(FaultErr::HwPoison) => {
-            // The signal ends KVM_RUN; a VMM that ignores it comes here again and again.
-            host::task::send_hwpoison(hva, PAGE_SHIFT);
-            return Outcome::Retry;
-        }
-        // KVM: a driver's memory that may not be written is a device to a write.
-        Err(FaultErr::ReadOnly) => return Outcome::Device,
-        Err(FaultErr::NeedsIo | FaultErr::Fault) => return Outcome::Unbacked,
+        Err(outcome) => return outcome,
     };
     let g = vm.mmu.read();
     let Some(page) = fault.validate(&g) else {

@@ -67,7 +67,7 @@ fn one<V: Backend>(cx: &mut Cx<'_, '_, V>, gpa: Gpa) -> Result<u64> {
             }
             Outcome::Device => return Err(ENOENT),
             Outcome::Signal => return Err(EINTR),
-            Outcome::Unbacked => return Err(EFAULT),
+            Outcome::Unbacked(e) => return Err(e),
             Outcome::NoMemory => return Err(ENOMEM),
         };
         let bytes = PAGE_SIZE.wrapping_shl(u32::from(level).wrapping_sub(1).wrapping_mul(9));

@@ -144,12 +144,14 @@ pub(crate) enum UserExit {
     },
     /// KVM_EXIT_DIRTY_RING_FULL.
     DirtyRingFull,
-    /// KVM_EXIT_MEMORY_FAULT, with EFAULT.
+    /// KVM_EXIT_MEMORY_FAULT; KVM_RUN itself fails as well.
     MemoryFault {
         /// Guest-physical address.
         gpa: u64,
         /// Bytes.
         size: u64,
+        /// EFAULT, or why a guest_memfd did not give the page.
+        error: Error,
     },
     /// A signal: KVM_EXIT_INTR and EINTR.
     Signal,
@@ -310,7 +312,7 @@ impl UserExit {
                 abi::KVM_EXIT_IOAPIC_EOI
             }
             Self::DirtyRingFull => abi::KVM_EXIT_DIRTY_RING_FULL,
-            Self::MemoryFault { gpa, size } => {
+            Self::MemoryFault { gpa, size, error } => {
                 run.write(
                     at::UNION,
                     &abi::ExitMemoryFault {
@@ -320,7 +322,7 @@ impl UserExit {
                     },
                 );
                 run.write(at::EXIT_REASON, &abi::KVM_EXIT_MEMORY_FAULT);
-                return Leave::error(EFAULT);
+                return Leave::error(error);
             }
             Self::Signal => {
                 cx.count(VcpuStat::SignalExits);

@@ -282,6 +282,7 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         | abi::KVM_CAP_BINARY_STATS_FD
         | abi::KVM_CAP_MEMORY_FAULT_INFO
         | abi::KVM_CAP_PRE_FAULT_MEMORY
+        | abi::KVM_CAP_GUEST_MEMFD
         | abi::KVM_CAP_VM_DISABLE_NX_HUGE_PAGES
         | abi::KVM_CAP_TSC_DEADLINE_TIMER
         | abi::KVM_CAP_SIGNAL_MSI
@@ -290,6 +291,12 @@ pub(crate) fn check<V: Backend>(vm: Option<&VmBase>, cap: u32) -> isize {
         abi::KVM_CAP_NR_VCPUS => host::cpu::num_online().min(vcpus::MAX_VCPUS) as isize,
         abi::KVM_CAP_MAX_VCPUS => vcpus::MAX_VCPUS as isize,
         abi::KVM_CAP_MAX_VCPU_ID => vcpus::MAX_VCPU_IDS as isize,
+        abi::KVM_CAP_GUEST_MEMFD_FLAGS => model::slots::gmem::FLAGS as isize,
+        // KVM: what some type of VM could have; one of the default type has no private memory.
+        abi::KVM_CAP_MEMORY_ATTRIBUTES => match vm {
+            Some(_) => 0,
+            None => abi::KVM_MEMORY_ATTRIBUTE_PRIVATE as isize,
+        },
         abi::KVM_CAP_NR_MEMSLOTS => USER_SLOTS as isize,
         abi::KVM_CAP_ADJUST_CLOCK => {
             let flags =

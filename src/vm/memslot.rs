@@ -9,6 +9,7 @@
 
 use super::caps::USER_SLOTS;
 use super::dirty::DirtyLog;
+use super::gmem::Backing;
 use super::VmCore;
 use crate::backend::Backend;
 use crate::mmu;
@@ -48,6 +49,8 @@ pub(crate) struct Slot {
     place: slots::Slot,
     /// The dirty log, while logging is on.
     dirty: Option<Arc<DirtyLog>>,
+    /// The guest_memfd, if one was given.
+    gmem: Option<Backing>,
 }
 
 impl Deref for Slot {
@@ -85,6 +88,11 @@ impl Slot {
     /// The dirty log; none without logging, nor in a VM with dirty rings.
     pub(crate) fn dirty(&self) -> Option<&Arc<DirtyLog>> {
         self.dirty.as_ref()
+    }
+
+    /// The guest_memfd whose pages are the guest's memory here, if it is not user memory.
+    pub(crate) fn file(&self) -> Option<&Backing> {
+        self.gmem.as_ref().filter(|b| b.serves())
     }
 
     /// The largest leaf (1 to 3) that maps `gfn`, lies within the slot, and has guest and user
@@ -270,8 +278,8 @@ pub(crate) fn hva(set: &SlotSet, gfn: Gfn, write: bool) -> Option<(Hva, &Slot)> 
     Some((s.hva_of(gfn), s))
 }
 
-/// What slots of this VM may be like.
-fn limits() -> Limits {
+/// What slots of a VM may be like, with these flags.
+fn limits(flags: u32) -> Limits {
     // User addresses are half of those there are, less the last page, which the kernel keeps free.
     let levels_5 = host::cpu::cr4() & cr4::LA57 != 0;
     let user: u64 = if levels_5 { 1 << 56 } else { 1 << 47 };
@@ -280,18 +288,45 @@ fn limits() -> Limits {
         // CAST: a number below 2^16.
         user_slots: USER_SLOTS as u16,
         spaces: Space::COUNT,
-        flags: abi::KVM_MEM_LOG_DIRTY_PAGES | abi::KVM_MEM_READONLY,
+        flags,
         last_gfn: Gfn(1u64.wrapping_shl(gfn_bits).wrapping_sub(1)),
         hva_end: user.wrapping_sub(PAGE_SIZE),
     }
 }
 
-/// KVM_SET_USER_MEMORY_REGION and its second form.
-///
-/// EINVAL for what no slot can be, EEXIST for an overlap with another one, ENOMEM.
+/// KVM_SET_USER_MEMORY_REGION: the second form without a guest_memfd.
 pub(crate) fn set_region<V: Backend>(
     vm: &VmCore<V>,
     r: &abi::KvmUserspaceMemoryRegion,
+) -> Result<isize> {
+    let mut full = abi::KvmUserspaceMemoryRegion2::zeroed();
+    full.slot = r.slot;
+    full.flags = r.flags;
+    full.guest_phys_addr = r.guest_phys_addr;
+    full.memory_size = r.memory_size;
+    full.userspace_addr = r.userspace_addr;
+    set(vm, &full, FLAGS)
+}
+
+/// KVM_SET_USER_MEMORY_REGION2.
+pub(crate) fn set_region2<V: Backend>(
+    vm: &VmCore<V>,
+    r: &abi::KvmUserspaceMemoryRegion2,
+) -> Result<isize> {
+    set(vm, r, FLAGS | abi::KVM_MEM_GUEST_MEMFD)
+}
+
+/// The flags of both.
+const FLAGS: u32 = abi::KVM_MEM_LOG_DIRTY_PAGES | abi::KVM_MEM_READONLY;
+
+/// Changes the slots as `r` asks, which may have these flags.
+///
+/// EINVAL for what no slot can be, EEXIST for an overlap with another one or of what backs them,
+/// EBADF for a guest_memfd that is no descriptor, ENOMEM.
+fn set<V: Backend>(
+    vm: &VmCore<V>,
+    r: &abi::KvmUserspaceMemoryRegion2,
+    flags: u32,
 ) -> Result<isize> {
     let refused = |e: SlotError| match e {
         SlotError::Invalid => EINVAL,
@@ -304,33 +339,55 @@ pub(crate) fn set_region<V: Backend>(
         gpa: r.guest_phys_addr,
         size: r.memory_size,
         hva: r.userspace_addr,
-        memfd_offset: 0,
+        memfd_offset: r.guest_memfd_offset,
     };
-    let limits = limits();
+    let limits = limits(flags);
     request.validate(&limits).map_err(refused)?;
     let slots = &vm.base.slots;
     let space = Space::of(request.space());
     let _lock = slots.lock.lock();
-    let (change, log) = {
+    let (change, old) = {
         let set = slots.space(space);
-        let log = set.by_id(request.id()).and_then(|s| s.dirty.clone());
-        (request.change(&set, &limits).map_err(refused)?, log)
+        let change = request.change(&set).map_err(refused)?;
+        (change, set.by_id(request.id()).cloned())
     };
+    let gmem = match &change {
+        Change::Create(new) if r.flags & abi::KVM_MEM_GUEST_MEMFD != 0 => {
+            let found = Backing::find(vm, new, r.guest_memfd, r.guest_memfd_offset)?;
+            Some(found)
+        }
+        // Such a slot is neither moved nor changed.
+        _ => None,
+    };
+    change.reachable(&limits).map_err(refused)?;
+    let (log, bound) = old.map_or((None, None), |s| (s.dirty, s.gmem));
     match change {
         Change::Nothing => {}
         Change::Create(new) => {
-            let new = with_log(vm, new, None)?;
+            let mut new = with_log(vm, new, None)?;
+            new.gmem = gmem.clone();
             let logged = new.logging();
-            // Two statements: the first leaves the read side that the second waits for.
+            // Statements of their own: the first leaves the read side that the last waits for.
+            let place = *new;
             let set = prepare(slots.space(space).with(new))?;
+            if let Some(gmem) = &gmem {
+                gmem.bind(&place)?;
+            }
             swap(vm, space, set);
             count_logged(vm, false, logged);
         }
         // What comes after is made before the old slot goes: from then on nothing may fail.
         Change::Delete(old) => {
             let after = prepare(slots.space(space).without(old.id))?;
+            let unbound = match &bound {
+                Some(gmem) => Some((gmem, gmem.without()?)),
+                None => None,
+            };
             withdraw(vm, old, log)?;
             swap(vm, space, after);
+            if let Some((gmem, rest)) = unbound {
+                gmem.put(rest);
+            }
             count_logged(vm, is_logged(&old), false);
         }
         // What was written at the old place is still to be reported: the log comes along.
@@ -376,7 +433,11 @@ fn with_log<V: Backend>(
     place: slots::Slot,
     log: Option<Arc<DirtyLog>>,
 ) -> Result<Slot> {
-    let mut s = Slot { place, dirty: None };
+    let mut s = Slot {
+        place,
+        dirty: None,
+        gmem: None,
+    };
     if s.logging() && vm.base.rings.as_ref().is_none() {
         let all = vm.base.caps.manual_dirty() & abi::KVM_DIRTY_LOG_INITIALLY_SET != 0;
         s.dirty = Some(match log {
@@ -420,7 +481,11 @@ fn withdraw<V: Backend>(
         invalid: true,
         ..place
     };
-    let gone = Slot { place, dirty };
+    let gone = Slot {
+        place,
+        dirty,
+        gmem: None,
+    };
     let space = Space::of(place.space);
     let after = prepare(vm.base.slots.space(space).with(gone))?;
     swap(vm, space, after);
@@ -467,25 +532,14 @@ pub(crate) fn add_private<V: Backend>(vm: &VmCore<V>, gfn: Gfn, pages: u64, hva:
         if old.overlaps(place.base, place.end(), place.id) {
             return Err(EEXIST);
         }
-        prepare(old.with(Slot { place, dirty: None }))
+        prepare(old.with(Slot {
+            place,
+            dirty: None,
+            gmem: None,
+        }))
     };
     let (normal, smm) = (with(Space::Normal)?, with(Space::Smm)?);
     swap(vm, Space::Normal, normal);
     swap(vm, Space::Smm, smm);
     Ok(())
-}
-
-/// KVM_SET_USER_MEMORY_REGION2: the same, with room for a guest_memfd, which does not exist here.
-pub(crate) fn set_region2<V: Backend>(
-    vm: &VmCore<V>,
-    r: &abi::KvmUserspaceMemoryRegion2,
-) -> Result<isize> {
-    let plain = abi::KvmUserspaceMemoryRegion {
-        slot: r.slot,
-        flags: r.flags,
-        guest_phys_addr: r.guest_phys_addr,
-        memory_size: r.memory_size,
-        userspace_addr: r.userspace_addr,
-    };
-    set_region(vm, &plain)
 }

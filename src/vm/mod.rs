@@ -10,6 +10,7 @@ pub(crate) mod all;
 pub(crate) mod bus;
 pub(crate) mod caps;
 pub(crate) mod dirty;
+pub(crate) mod gmem;
 pub(crate) mod guest_mem;
 pub(crate) mod identity;
 pub(crate) mod memslot;

@@ -16,6 +16,7 @@
 //! published as invalid: no new mapping is made through it, while the MMU notifier still finds it.
 //! Only when its mappings are gone is it published without it.
 
+pub mod gmem;
 pub mod request;
 pub mod tree;
 

@@ -130,11 +130,10 @@ impl Request {
     }
 
     /// What a request that passed [`validate`](Self::validate) does to `set`, the slots of its
-    /// address space.
+    /// address space. [`Change::reachable`] is still to be asked.
     pub fn change<T: Place, S: Storage + 'static>(
         &self,
         set: &SlotSet<T, S>,
-        limits: &Limits,
     ) -> Result<Change, SlotError> {
         let old = set.by_id(self.id()).map(|e| *e.slot());
         if self.size == 0 {
@@ -172,9 +171,21 @@ impl Request {
         if set.overlaps(new.base, new.end(), new.id) {
             return Err(SlotError::Exists);
         }
-        if new.end().0.wrapping_sub(1) > limits.last_gfn.0 {
-            return Err(SlotError::Invalid);
-        }
         Ok(change)
+    }
+}
+
+impl Change {
+    /// `Invalid` if the new place is beyond what can be mapped: the last check, after that of a
+    /// guest_memfd.
+    pub fn reachable(&self, limits: &Limits) -> Result<(), SlotError> {
+        match self {
+            Self::Create(new) | Self::Move { new, .. }
+                if new.end().0.wrapping_sub(1) > limits.last_gfn.0 =>
+            {
+                Err(SlotError::Invalid)
+            }
+            _ => Ok(()),
+        }
     }
 }

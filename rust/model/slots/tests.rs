@@ -8,7 +8,7 @@ use super::*;
 use crate::abi::vm::{KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 
 #[derive(Debug)]
-struct Counted<T>(std::sync::Arc<T>);
+pub(super) struct Counted<T>(std::sync::Arc<T>);
 
 impl<T> Clone for Counted<T> {
     fn clone(&self) -> Self {
@@ -37,7 +37,7 @@ impl<T> Pointer<T> for Counted<T> {
     }
 }
 
-struct Heap;
+pub(super) struct Heap;
 
 impl Storage for Heap {
     type Ptr<T> = Counted<T>;
@@ -85,7 +85,9 @@ fn request(id: u32, gpa: u64, size: u64, hva: u64) -> Request {
 
 fn answer(r: Request, s: &Set) -> Result<Change, SlotError> {
     r.validate(&LIMITS)?;
-    r.change(s, &LIMITS)
+    let change = r.change(s)?;
+    change.reachable(&LIMITS)?;
+    Ok(change)
 }
 
 #[test]
