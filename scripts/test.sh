@@ -208,7 +208,7 @@ debug_host() {
 task_debug-own() {
 	debug_host || return
 	# shellcheck disable=SC2086
-	selftests/run-own.sh ${OWN:-faults basic emul errno stress bad devices state pages notify}
+	selftests/run-own.sh ${OWN:-faults basic emul errno stress bad devices state pages notify memfd}
 }
 task_debug-up() {
 	debug_host || return
@@ -298,14 +298,14 @@ task_own() {
 	# shellcheck disable=SC2086
 	selftests/run-own.sh ${OWN:-all} || rc=1
 	# Where threads meet: once more on two CPUs.
-	[ -n "${OWN:-}" ] || SMP=2 selftests/run-own.sh stress notify || rc=1
+	[ -n "${OWN:-}" ] || SMP=2 selftests/run-own.sh stress notify memfd || rc=1
 	return $rc
 }
 
 # Not the group stress: once in a few runs the in-tree module keeps a reference there.
 task_own-stock() {
 	# shellcheck disable=SC2086
-	MODULE=stock selftests/run-own.sh ${OWN:-bad basic devices emul errno notify pages state}
+	MODULE=stock selftests/run-own.sh ${OWN:-bad basic devices emul errno notify pages state memfd}
 }
 
 task_upstream() {

@@ -13,6 +13,7 @@ mod account;
 mod errno;
 mod guest;
 mod host;
+mod memfd;
 mod sys;
 mod table;
 mod tap;

@@ -4,6 +4,7 @@
 //! changed nothing. The expectations are in `data/errno-*.tsv`.
 
 pub mod counts;
+pub mod memfd;
 pub mod ops;
 pub mod process;
 pub mod vcpus;
@@ -22,7 +23,12 @@ use world::Stage;
 use world::World;
 
 /// Commands that answer with a descriptor.
-pub const MAKES_FD: &[u32] = &[uapi::CREATE_VM, uapi::CREATE_VCPU, uapi::GET_STATS_FD];
+pub const MAKES_FD: &[u32] = &[
+    uapi::CREATE_VM,
+    uapi::CREATE_VCPU,
+    uapi::CREATE_GUEST_MEMFD,
+    uapi::GET_STATS_FD,
+];
 
 /// An answer without what differs from run to run: descriptors and frequencies.
 pub fn plain(cmd: u32, a: Answer) -> String {

@@ -223,6 +223,37 @@ fn vm_memory(list: &mut Vec<Op>) {
             ],
         ),
         op(
+            "CREATE_GUEST_MEMFD",
+            Vm,
+            k::CREATE_GUEST_MEMFD,
+            |_| {
+                let mut r: kvm_create_guest_memfd = zeroed();
+                (r.size, r.flags) = (0x1000, 1);
+                bytes_of(&r)
+            },
+            &[
+                field!(kvm_create_guest_memfd, size, 64),
+                field!(kvm_create_guest_memfd, flags, 64),
+                field!(kvm_create_guest_memfd, reserved, 384),
+            ],
+        ),
+        op(
+            "SET_MEMORY_ATTRIBUTES",
+            Vm,
+            k::SET_MEMORY_ATTRIBUTES,
+            |_| {
+                let mut r: kvm_memory_attributes = zeroed();
+                (r.address, r.size) = (0x1000, 0x1000);
+                bytes_of(&r)
+            },
+            &[
+                field!(kvm_memory_attributes, address, 64),
+                field!(kvm_memory_attributes, size, 64),
+                field!(kvm_memory_attributes, attributes, 64),
+                field!(kvm_memory_attributes, flags, 64),
+            ],
+        ),
+        op(
             "GET_DIRTY_LOG",
             Vm,
             k::GET_DIRTY_LOG,

@@ -19,6 +19,7 @@ mod event_page;
 mod event_races;
 mod eventfds;
 mod faults;
+mod guest_memfd;
 mod hammer;
 mod hidden;
 mod host_memory;
@@ -111,6 +112,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("errno_limits", errno::counts::limits),
     ("errno_slots", errno::counts::slots),
     ("errno_vcpus", errno::vcpus::vcpus),
+    ("errno_memfd", errno::memfd::memfd),
     ("fail_creation", faults::creation),
     ("fail_slots", faults::slots),
     ("fail_events", faults::events),
@@ -189,4 +191,9 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("reset_signals", dirty::reset_signals),
     ("event_races", event_races::races),
     ("device_memory", device_memory::frames),
+    ("memfd_memory", guest_memfd::memory),
+    ("memfd_policy", guest_memfd::policy),
+    ("memfd_broken", guest_memfd::broken),
+    ("memfd_storm", guest_memfd::storm),
+    ("memfd_ends", guest_memfd::ends),
 ];
