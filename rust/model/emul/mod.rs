@@ -112,6 +112,11 @@ impl<'a> Ctx<'a> {
             }
             self.s.shadow = self.shadow;
         }
+        if self.flow == Flow::Repeat {
+            // What comes between two elements finds RF set: the instruction, when it goes on, does not
+            // break once more. SDM: vol 3, 18.3.1.1.
+            self.s.rflags |= rflags::RF;
+        }
     }
 }
 

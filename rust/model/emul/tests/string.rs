@@ -12,11 +12,13 @@ fn a_batch_ends_early() {
     vm.s.gpr[RAX] = 0x55;
     let done = vm.run(&[0xf3, 0xaa]).unwrap();
     assert_eq!(done.flow, Flow::Repeat);
+    assert_ne!(vm.s.rflags & rflags::RF, 0);
     let did = 1000 - vm.s.gpr[RCX];
     assert!(did > 0 && did < 1000);
     assert_eq!((vm.s.gpr[RDI], vm.s.rip), (0x4000 + did, CODE));
     while vm.run(&[0xf3, 0xaa]).unwrap().flow == Flow::Repeat {}
     assert_eq!((vm.s.gpr[RCX], vm.s.rip), (0, CODE + 2));
+    assert_eq!(vm.s.rflags & rflags::RF, 0);
     assert!(vm.w.mem[0x4000..0x4000 + 1000].iter().all(|b| *b == 0x55));
     assert_eq!(vm.w.mem[0x4000 + 1000], 0);
 }
