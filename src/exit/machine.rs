@@ -10,6 +10,7 @@ use super::emulate;
 use super::emulate::Batch;
 use super::mmio;
 use crate::backend::Backend;
+use crate::host_caps;
 use crate::pv::spin;
 use crate::vcpu::cpuid;
 use crate::vcpu::fpu;
@@ -545,6 +546,10 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
 
     fn committed(&mut self) {
         self.cx.st.emul.log.clear();
+    }
+
+    fn base_bits(&self) -> u32 {
+        host_caps::get().map_or(48, |h| u32::from(h.msrs.linear_bits))
     }
 
     /// Each element may be an entry of the dirty ring, and KVM_RUN looks how full it is between

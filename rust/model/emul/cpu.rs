@@ -383,6 +383,12 @@ pub trait Bus {
     /// race for memory and must read again. They will not be replayed.
     fn committed(&mut self) {}
 
+    /// Bits of a linear address that the processor can have, whether CR4.LA57 makes use of them or not:
+    /// 48 or 57. That many has a base that an instruction loads (`SDM: vol 1, 3.3.7.1`).
+    fn base_bits(&self) -> u32 {
+        48
+    }
+
     /// Something has to be done outside the instruction that cannot wait for the end of a REP.
     fn is_wanted(&self) -> bool {
         false

@@ -68,6 +68,13 @@ pub(super) const fn seg_by_number(n: u8) -> SegReg {
     }
 }
 
+/// Are the upper bits of an address copies of the last of its `bits`?
+const fn fits(at: u64, bits: u32) -> bool {
+    let unused = 64u32.wrapping_sub(bits);
+    // CAST: sign-extended.
+    (at.wrapping_shl(unused) as i64).wrapping_shr(unused) as u64 == at
+}
+
 impl Ctx<'_> {
     /// A whole general-purpose register.
     pub(super) fn gpr(&self, n: usize) -> u64 {
@@ -259,11 +266,16 @@ impl Ctx<'_> {
 
     /// Is a linear address canonical?
     pub(super) fn canonical(&self, at: u64) -> bool {
-        let unused = 64u32.wrapping_sub(self.s.linear_bits());
-        if unused > 16 {
+        let bits = self.s.linear_bits();
+        if bits < 48 {
             return at <= 0xffff_ffff;
         }
-        ((at << unused) as i64 >> unused) as u64 == at
+        fits(at, bits)
+    }
+
+    /// May this be the base of a table or of a segment, in long mode?
+    pub(super) fn canonical_base(&self, base: u64) -> bool {
+        fits(base, self.bus.base_bits())
     }
 
     /// Where the ModRM operand lives.

@@ -108,7 +108,7 @@ impl Ctx<'_> {
         }
         let high = self.load(self.table(base, offset), 8, SYSTEM)?;
         let base = d.segment(selector).base | (high << 32);
-        if high & (0x1f << 40) != 0 || !self.canonical(base) {
+        if high & (0x1f << 40) != 0 || !self.canonical_base(base) {
             return fault(GP, selector);
         }
         Ok(base)

@@ -289,7 +289,7 @@ impl Ctx<'_> {
         let limit = self.read_seg(seg, offset, 2)? as u16;
         let mut base = self.read_seg(seg, behind, if self.long() { 8 } else { 4 })?;
         if self.long() {
-            if !self.canonical(base) {
+            if !self.canonical_base(base) {
                 return Err(Stop::GP0);
             }
         } else if self.insn.op_size == 2 {
@@ -606,7 +606,7 @@ impl Ctx<'_> {
             return Ok(());
         }
         let v = self.reg(r, size);
-        if !self.canonical(v) {
+        if !self.canonical_base(v) {
             return Err(Stop::GP0);
         }
         self.s.seg_mut(seg).base = v;

@@ -67,6 +67,8 @@ struct World {
     refuse: Option<Intercept>,
     /// Compare-and-exchange fails.
     contended: bool,
+    /// Bits of the bases of tables and segments.
+    base_bits: u32,
     locked: u32,
     fetches: Vec<(u64, usize)>,
     accesses: Vec<(u64, Access, bool)>,
@@ -92,6 +94,7 @@ impl World {
             asked: Vec::new(),
             refuse: None,
             contended: false,
+            base_bits: 48,
             locked: 0,
             fetches: Vec::new(),
             accesses: Vec::new(),
@@ -360,6 +363,10 @@ impl Bus for World {
 
     fn committed(&mut self) {
         self.log.clear();
+    }
+
+    fn base_bits(&self) -> u32 {
+        self.base_bits
     }
 }
 

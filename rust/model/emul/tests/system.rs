@@ -106,6 +106,11 @@ fn descriptor_tables() {
     vm.s.gpr[RAX] = 0x4000;
     vm.w.put(0x4002, &(1u64 << 50).to_le_bytes());
     assert_eq!(vm.fault(&[0x0f, 0x01, 0x10]), GP0); // not canonical
+    vm.w.base_bits = 57;
+    vm.step(&[0x0f, 0x01, 0x10]); // but with bits that the processor has
+    assert_eq!(vm.s.gdtr.base, 1 << 50);
+    vm.w.put(0x4002, &(1u64 << 56).to_le_bytes());
+    assert_eq!(vm.fault(&[0x0f, 0x01, 0x10]), GP0);
     let mut vm = Vm::long(3);
     vm.s.gpr[RAX] = 0x4000;
     vm.step(&[0x0f, 0x01, 0x00]); // sgdt is allowed
