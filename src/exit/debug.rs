@@ -14,6 +14,7 @@ use kernel::prelude::*;
 use model::abi;
 use model::abi::KvmGuestDebug;
 use model::exit::DrAccess;
+use model::x86::cpuid::Feature;
 use model::x86::ctrl::cr4;
 use model::x86::ctrl::dr6;
 use model::x86::ctrl::dr7;
@@ -208,6 +209,9 @@ pub(crate) fn bp<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 
 /// MOV to or from a debug register that exited.
 pub(crate) fn dr_access<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &DrAccess) -> Flow {
+    if let Err(e) = alias(cx, a.dr) {
+        return raise(cx, e);
+    }
     if V::cpl(cx.l) != 0 {
         return raise(cx, Exception::gp0());
     }
@@ -266,7 +270,10 @@ pub(crate) fn set_dr<V: Backend>(cx: &mut Cx<'_, '_, V>, n: u8, v: u64) -> Resul
     let n = alias(cx, n)?;
     match n {
         6 | 7 if v >> 32 != 0 => return Err(Exception::gp0()),
-        6 => V::set_dr6(cx.l, v & dr6::VOLATILE | dr6::FIXED_1),
+        6 => {
+            let rtm = cx.st.cpuid.features.has(Feature::RTM);
+            V::set_dr6(cx.l, dr6::written(v, rtm));
+        }
         7 => {
             cx.st.debug.dr7 = v & dr7::VOLATILE | dr7::FIXED_1;
             cx.update_dr7();

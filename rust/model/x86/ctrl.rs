@@ -174,6 +174,12 @@ pub mod dr6 {
     pub const VOLATILE: u64 = 0x0001_e80f;
     /// Bits that exist. Hardware does not take others.
     pub const EXISTING: u64 = FIXED_1 | VOLATILE;
+
+    /// What DR6 has after a write of `v`. RTM can be 0 only where there are transactions.
+    pub const fn written(v: u64, rtm: bool) -> u64 {
+        let fixed = if rtm { FIXED_1 & !RTM } else { FIXED_1 };
+        v & VOLATILE | fixed
+    }
 }
 
 /// DR7 bits.
@@ -228,7 +234,15 @@ pub mod xcr0 {
 
 #[cfg(test)]
 mod tests {
+    use super::dr6;
     use super::dr7::met_by_code;
+
+    #[test]
+    fn what_dr6_takes() {
+        assert_eq!(dr6::written(0, false), 0xffff_0ff0);
+        assert_eq!(dr6::written(0, true), 0xfffe_0ff0);
+        assert_eq!(dr6::written(0xffff_ffff, true), 0xffff_efff);
+    }
 
     #[test]
     fn breakpoints_met_by_code() {
