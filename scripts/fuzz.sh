@@ -19,4 +19,4 @@ exec "$SRC/scripts/in-host.sh" env RUSTC_BOOTSTRAP=1 RUSTFLAGS="$flags" \
 	cargo run --quiet --release --target x86_64-unknown-linux-gnu \
 	--manifest-path rust/model/fuzz/Cargo.toml --bin "$target" -- \
 	"$IN_SRC/build/corpus/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 \
-	-artifact_prefix="$IN_SRC/build/corpus/$target-" -print_final_stats=1 "$@"
+	-artifact_prefix="$IN_SRC/build/corpus/$target-" -print_final_stats=1 ${DICE:+-seed="$DICE"} "$@"

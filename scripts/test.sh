@@ -6,6 +6,8 @@
 #   scripts/test.sh GROUP|TASK...   some of it; --list says what there is
 #   HOST=debug scripts/test.sh      the tests on the debug kernel, which is built first
 #
+# Property tests and fuzzers throw the same dice in each run; DICE=N throws others.
+#
 # Tasks run two at a time (TEST_JOBS=): the machine has two cores, and a test host
 # keeps one of them busy. Each task's output appears when it ends, its log stays in
 # build/test/.
@@ -80,7 +82,7 @@ verdict() { # sentence, exit code
 }
 in_host() { "$SRC/scripts/in-host.sh" "$@"; }
 # Cargo's own folder for what it builds here: the machine's other cargo must not mix in.
-cargo_host() { in_host env CARGO_TARGET_DIR=$IN_SRC/build/target CARGO_TERM_COLOR=never cargo "$@"; }
+cargo_host() { in_host env CARGO_TARGET_DIR=$IN_SRC/build/target CARGO_TERM_COLOR=never PROPTEST_RNG_SEED="$DICE" cargo "$@"; }
 
 # The command must fail, and for the seeded reason: its output must match the pattern.
 red() { # sentence, pattern, command...
@@ -440,7 +442,7 @@ task_fuzz() {
 	for t in $targets; do
 		t=${t##*/}
 		rc=0
-		scripts/fuzz.sh "${t%.rs}" "${TIME:-20}" >"build/test/fuzz-${t%.rs}.txt" 2>&1 || rc=$?
+		DICE=$DICE scripts/fuzz.sh "${t%.rs}" "${TIME:-20}" >"build/test/fuzz-${t%.rs}.txt" 2>&1 || rc=$?
 		[ $rc = 0 ] || tail -n 30 "build/test/fuzz-${t%.rs}.txt"
 		verdict "fuzz ${t%.rs}, ${TIME:-20} s" $rc
 	done
@@ -461,6 +463,7 @@ esac
 one_of HOST "${HOST:-amd}" amd debug
 number TEST_JOBS "${TEST_JOBS:-2}" 1 64
 number TIME "${TIME:-20}" 1 1000000
+number DICE "${DICE:=1}" 1 999999999
 if [ "${HOST:-}" = debug ]; then
 	[ $# = 0 ] || [ "$*" = debug ] || die "HOST=debug has its own tests: no other can be chosen with it"
 	debug=1
