@@ -147,9 +147,12 @@ folder_install() { # NAME, PACKAGE...
 }
 if ! command -v mmdebstrap >/dev/null || [ ! -e /usr/share/keyrings/debian-archive-keyring.gpg ] ||
 	! command -v unshare >/dev/null; then
-	logged apt-update apt-get -o Acquire::Retries=3 update -q
+	patient="-o Acquire::Retries=3 -o DPkg::Lock::Timeout=300"
+	# shellcheck disable=SC2086
+	logged apt-update apt-get $patient update -q
+	# shellcheck disable=SC2086
 	logged apt-install env DEBIAN_FRONTEND=noninteractive \
-		apt-get install -qy --no-install-recommends mmdebstrap debian-archive-keyring util-linux
+		apt-get $patient install -qy --no-install-recommends mmdebstrap debian-archive-keyring util-linux
 fi
 
 # The archive as this machine knows it, in either format of apt's sources.

@@ -539,6 +539,18 @@ summary() { # directory, seconds
 	}'
 }
 
+# The registry is asked before the clock runs, and more than once.
+crates() {
+	local at
+	for at in rust/model rust/model/fuzz selftests/own; do
+		cargo_host fetch --quiet --locked --target x86_64-unknown-linux-gnu --manifest-path $at/Cargo.toml || return
+	done
+}
+if grep -qE '^(clippy|model|loom|abi|fuzz|.*own.*|.*seed-.*|skylake|debug-.*|(amd|intel|ryzen)-off|intel-par) ' <<<"$chosen"; then
+	crates || { sleep 10 && crates; } || { sleep 30 && crates; } ||
+		die "the crates that the tests need could not be fetched; the same command tries again"
+fi
+
 started=$SECONDS
 printf '%s\n' "$chosen" >build/test/queue
 clean() { grep -qE '^ok |^#count ' "$1" && ! grep -qE '^(not ok|Bail out)' "$1"; }
