@@ -46,12 +46,13 @@ begun() {
 	rm "$tmp/begun"
 }
 
-tool df 'echo Avail IFree Mounted; echo 1000 400000 /full'
+tool df 'echo Avail Inodes IFree Mounted; echo 1000 400000 400000 /full'
 if run; then not_ok "no space is refused"; else says "no space: says so" '0 MB free \(mounted on /full\), set-up needs [0-9]+: .*KVM_RS_CACHE'; fi
-tool df 'echo Avail IFree Mounted; echo 99000000 1000 /full'
+tool df 'echo Avail Inodes IFree Mounted; echo 99000000 400000 1000 /full'
 if run; then not_ok "no inodes is refused"; else says "no inodes: says so" 'room for 1000 files'; fi
-rm "$tmp/bin/df"
 
+# The file system counts no inodes, which is no obstacle.
+tool df 'echo Avail Inodes IFree Mounted; echo 99000000 0 0 /btrfs'
 tool mmdebstrap 'echo "E: Could not connect to the archive"; exit 100'
 if run; then not_ok "no network is refused"; else
 	says "no network: the reason is shown" '^E: Could not connect'
@@ -59,6 +60,7 @@ if run; then not_ok "no network is refused"; else
 fi
 tool mmdebstrap 'echo "E: the moon is full"; exit 1'
 if run; then not_ok "a step that fails"; else says "a step that fails: another reason is not taken for one of these" '^host-setup.sh: that failed. The whole'; fi
+rm "$tmp/bin/df"
 
 # A file system that is full in truth: large enough at first, and shrunk while a step runs.
 on_small() { # command

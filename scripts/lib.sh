@@ -45,8 +45,10 @@ number() { # NAME, VALUE, LEAST, MOST
 # When something has failed: a sentence if the file system of DIR has no space left, or if LOG says
 # that one had none (what failed may have given some back since); otherwise nothing, and 1.
 disk_full() { # DIR, [LOG]
-	local avail=- inodes=- where=-
-	{ read -r _ && read -r avail inodes where; } < <(df -k --output=avail,iavail,target "$1" 2>/dev/null) || :
+	local avail=- all=0 inodes=- where=-
+	{ read -r _ && read -r avail all inodes where; } < <(df -k --output=avail,itotal,iavail,target "$1" 2>/dev/null) || :
+	# Not every file system counts inodes.
+	[ "${all/#-/0}" != 0 ] || inodes=64
 	if [ "${avail/#-/4096}" -lt 4096 ] || [ "${inodes/#-/64}" -lt 64 ]; then
 		echo "no space is left on the file system of $1 (mounted on $where)"
 	elif grep -qsiE "no space left on device|enough free space|exceeds free space|os error 28" "${2:-/dev/null}"; then

@@ -89,8 +89,10 @@ good && echo '[ 0.0] Kernel is locked down from EFI Secure Boot; see man kernel_
 	stops load "Secure Boot, without securityfs" 'locked down \(see dmesg.*mokutil'
 good && echo Y >"$R/sys/module/module/parameters/sig_enforce" && stops load "signed modules only" 'sig_enforce'
 if [ "$(id -u)" = 0 ] && command -v setpriv >/dev/null; then
-	good && chmod 755 "$tmp" && out=$(LOAD_CHECK_ROOT=$R PATH=$R/bin:$PATH \
-		setpriv --reuid 65534 --clear-groups "$here/load-check.sh" load 2>&1)
+	# A copy, as the checkout may be where nobody else gets to.
+	good && mkdir -p "$tmp/scripts" && cp "$here"/* "$tmp/scripts" && chmod -R a+rX "$tmp" &&
+		out=$(LOAD_CHECK_ROOT=$R PATH=$R/bin:$PATH \
+			setpriv --reuid 65534 --clear-groups "$tmp/scripts/load-check.sh" load 2>&1)
 	if grep -qE '^1\. .*sudo make load' <<<"$out"; then ok "load: not root"; else
 		echo "$out"
 		not_ok "load: not root"

@@ -16,7 +16,7 @@ task_options() {
 		run CPUS=08|CPUS=08: a number
 		run MEMORY=x|MEMORY=x: a number
 		run MEMORY=9999999|MEMORY=9999999: a number
-		run MEMORY=900000|the amd host would have 901536 MiB of memory, and this machine has
+		run MEMORY=1000000|the amd host would have 1001536 MiB of memory, and this machine has
 		run HOST=intel MEMORY=2000|MEMORY=2000: the intel host has 2048 MiB
 		run HOST=intel SHELL=1|SHELL=1 is for HOST=amd
 		run MEM=x|MEM=x: a number

@@ -480,7 +480,9 @@ exec 4>build/.test.lock
 flock -n 4 || die "another run of the tests is at work in $SRC: wait until it and its hosts have ended, or use a clone of its own"
 rm -rf build/test
 mkdir -p build/test
-(git ls-files -co --exclude-standard 2>/dev/null || find . -type f -not -path './build/*' | sed 's|^\./||') |
+# The checkout may be somebody else's, or no repository.
+(git -c "safe.directory=$SRC" ls-files -co --exclude-standard 2>/dev/null ||
+	find . \( -path ./build -o -path ./.git \) -prune -o -type f -printf '%P\n') |
 	grep -v '^build/' | while IFS= read -r f; do [ -f "$f" ] && echo "$f"; done >build/test/files
 
 # Choose; a task that needs kvm.ko brings the module task along.
