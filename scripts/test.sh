@@ -157,7 +157,7 @@ task_abi() {
 task_module() {
 	local rc=0
 	# From scratch: a warning shows only when its file is compiled.
-	find rust src -name '*.o' -exec rm -f {} + 2>/dev/null
+	find rust src -name '*.o' -exec rm -f {} + 2>/dev/null || :
 	rm -f kvm.ko
 	scripts/build.sh 2>&1 || rc=$?
 	verdict "kvm.ko builds" $rc
@@ -283,13 +283,13 @@ life_nmi() {
 }
 # Jobs that take the host down, and what it says then.
 last_words() { # WHAT|PATTERN, ...
-	local row rc args
+	local row rc args out=build/test/lifetime-${HOST:-amd}.txt
 	life_args
 	for row; do
 		rc=0
 		APPEND=no_console_suspend scripts/vm.sh -q -t "${LIMIT:-200}" -x "${row#*|}" -e WHAT="${row%%|*}" \
-			-e MODULE_PARAMS="${MODULE_PARAMS:-}" "${args[@]+"${args[@]}"}" selftests/lifetime-job.sh >build/test/lifetime.txt 2>&1 || rc=$?
-		[ $rc = 0 ] || cat build/test/lifetime.txt
+			-e MODULE_PARAMS="${MODULE_PARAMS:-}" "${args[@]+"${args[@]}"}" selftests/lifetime-job.sh >$out 2>&1 || rc=$?
+		[ $rc = 0 ] || cat $out
 		verdict "${HOST:+$HOST: }lifetime: ${row%%|*} under running guests" $rc
 	done
 }
@@ -559,7 +559,7 @@ clean() { grep -qE '^ok |^#count ' "$1" && ! grep -qE '^(not ok|Bail out)' "$1";
 # Whether all that failed are single guests or selftests, and none for a reason that is the host's.
 forgivable() {
 	! grep -q '^Bail out' "$1" && ! grep '^not ok' "$1" |
-		grep -qvE '^not ok [0-9]+ - (boots|own|upstream)/[^ ]+ \((fail|timeout),' &&
+		grep -qvE '^not ok [0-9]+ - (boots|own(-smp[0-9]+)?|upstream)/[^ ]+ \((fail|timeout),' &&
 		! grep '^not ok' "$1" | grep -qE 'kernel log|leak|checked|the host died'
 }
 # One task. Its exit code is that of what failed in it last, wherever that was: a runner that was
@@ -623,8 +623,11 @@ run_tasks() {
 		[ -n "$name" ] || return 0
 		if [ "$name" = wait ]; then
 			sleep 1
+			# Nobody builds it any more if that worker was killed.
+			[ -e build/test/module.tap ] || [ ! -e build/test/.module.pid ] || kill -0 "$(cat build/test/.module.pid)" 2>/dev/null || return 0
 			continue
 		fi
+		[ "$name" != module ] || echo $BASHPID >build/test/.module.pid
 		t0=$SECONDS
 		(
 			flock 5
