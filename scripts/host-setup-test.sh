@@ -104,11 +104,13 @@ if [ "$left" = "./.build.lock ./.building ./new.c ./old.o ./target/new.o " ]; th
 	not_ok "a build that was killed: left are $left"
 fi
 
-(flock 9 && sleep 1) 9>"$tmp/half/.build.lock" &
-sleep 0.3
-(build_begins "$tmp/half") 2>"$tmp/out"
-says "two builds at once: the second says that it waits" 'another build is at work in'
+exec 9>"$tmp/half/.build.lock"
+flock 9
+(build_begins "$tmp/half") 9>&- 2>"$tmp/out" &
+for _ in $(seq 600); do [ ! -s "$tmp/out" ] || break; sleep 0.1; done
+exec 9>&-
 wait
+says "two builds at once: the second says that it waits" 'another build is at work in'
 
 (build_ended "$tmp/half" 137)
 if [ -e "$tmp/half/.building" ]; then ok "make was killed: the mark stays"; else not_ok "make was killed: the mark stays"; fi
@@ -182,7 +184,7 @@ made() { # sentence, version...
 	fi
 }
 rust_begun() {
-	for _ in $(seq 100); do [ ! -e "$tmp/rust/begun" ] || break; sleep 0.1; done
+	for _ in $(seq 600); do [ ! -e "$tmp/rust/begun" ] || break; sleep 0.1; done
 	rm "$tmp/rust/begun"
 }
 echo 7.3.4-1 >"$tmp/rust/version"
@@ -191,7 +193,7 @@ rust_begun
 kill -KILL "$(cat "$tmp/rust/pid")"
 wait $! 2>/dev/null
 touch "$tmp/rust/on"
-for _ in $(seq 50); do flock -n "$tmp/rust/run/kernel-rust.lock" true && break; sleep 0.1; done
+for _ in $(seq 600); do flock -n "$tmp/rust/run/kernel-rust.lock" true && break; sleep 0.1; done
 rm "$tmp/rust/on"
 echo 7.3.5-1 >"$tmp/rust/version"
 kernel_rust 7.3.4-amd64 >"$tmp/out" 2>&1 &
@@ -199,7 +201,7 @@ pids=($!)
 rust_begun
 kernel_rust 7.3.4-cloud-amd64 >"$tmp/second" 2>&1 &
 pids+=($!)
-for _ in $(seq 100); do [ ! -s "$tmp/second" ] || break; sleep 0.1; done
+for _ in $(seq 600); do [ ! -s "$tmp/second" ] || break; sleep 0.1; done
 made "kernel-rust.sh after one that was killed: takes the source of the version installed" 7.3.4-1 7.3.5-1
 touch "$tmp/rust/on"
 if wait "${pids[0]}"; then ok "kernel-rust.sh after one that was killed: ends well"; else
@@ -244,11 +246,11 @@ done
 start "$tmp/out"
 first=$!
 begun
-for _ in $(seq 20); do [ -z "$(processes "$tmp/other")" ] || break; sleep 0.1; done
+for _ in $(seq 600); do [ -z "$(processes "$tmp/other")" ] || break; sleep 0.1; done
 if [ -n "$(processes "$tmp/other")" ]; then ok "killed alone: its step was there"; else not_ok "killed alone: its step was there"; fi
 kill -KILL "$first"
 wait "$first" 2>/dev/null
-for _ in $(seq 20); do [ -n "$(processes "$tmp/other")" ] || break; sleep 0.1; done
+for _ in $(seq 600); do [ -n "$(processes "$tmp/other")" ] || break; sleep 0.1; done
 if [ -n "$(processes "$tmp/other|$tmp/bin/mmdebstrap")" ]; then not_ok "killed alone: its step ends, too"; else
 	ok "killed alone: its step ends, too, and what that has started in a session of its own"
 fi

@@ -165,8 +165,8 @@ if [ "$HOST" = amd ]; then
 	if [ "${EMULATOR_AS_IT_IS:-}" = 1 ]; then
 		:
 	elif { [ "$DEB$qemu.mended" -nt "$DEB$qemu" ] && [ "$DEB$qemu.mended" -nt "$SRC/$fix" ]; } ||
-		{ "$SRC/scripts/in-host.sh" python3 "$IN_SRC/$fix" "$qemu" "$qemu.$$" &&
-			chmod +x "$DEB$qemu.$$" && mv "$DEB$qemu.$$" "$DEB$qemu.mended"; } || ! rm -f "$DEB$qemu.$$"; then
+		{ "$SRC/scripts/in-host.sh" python3 "$IN_SRC/$fix" "$qemu" "/build/qemu.$$" &&
+			chmod +x "$DEB/build/qemu.$$" && mv "$DEB/build/qemu.$$" "$DEB$qemu.mended"; } || ! rm -f "$DEB/build/qemu.$$"; then
 		qemu=$qemu.mended
 	fi
 	emulator=("$qemu" -nodefaults -display none -no-reboot
@@ -237,9 +237,10 @@ fi
 setpriv --pdeathsig TERM -- timeout -k 10 "$timeout" unshare -n -- "$SRC/scripts/in-host.sh" "${emulator[@]}" \
 	</dev/null >"$RUN_DIR/emulator.txt" 2>&1 &
 child=$!
-# A host that hangs keeps no limit of its own.
+# A host that hangs keeps no limit of its own. Until it is up it says nothing, and -t is its limit.
 watch() {
 	while sleep 5 && kill -0 "$child" 2>/dev/null; do
+		grep -q '^VM-UP' "$serial" || continue
 		[ $(($(date +%s) - $(stat -c %Y "$serial"))) -ge "$silence" ] || continue
 		echo "vm.sh: nothing on the console for $silence s: the host is ended" >&2
 		: >"$RUN_DIR/silent"

@@ -326,12 +326,16 @@ def snap(row):
     g = Guest(row, "churn")
     g.up()
     g.ticks_on()
-    g.hmp("savevm one")
+    # Stopped, so that it does not go on before it is looked at.
+    g.qmp("stop")
     saved = g.ticks()
+    g.hmp("savevm one")
+    g.qmp("cont")
     g.ticks_on(8)
     later = g.ticks()
     mark = len(g.console())
     g.hmp("loadvm one")
+    g.qmp("cont")
     while not (after := re.findall(r"^GUEST-TICK (\d+)$", g.console()[mark:], re.M)):
         if time.monotonic() > g.end:
             raise Failed("no life after loadvm")
@@ -372,6 +376,17 @@ def migrate(row):
         return target, f"left at {left}, now {target.ticks()}, all read back"
     finally:
         g.stop()
+
+
+def again(what):
+    """Repeats what fails while a QEMU that was killed has not yet ended; the last failure counts."""
+    for _ in range(20):
+        time.sleep(1)
+        try:
+            return what()
+        except subprocess.CalledProcessError as e:
+            last = e
+    raise last
 
 
 def thin(params=""):
@@ -444,8 +459,7 @@ def main():
         finally:
             subprocess.run(["busybox", "killall", "-9", "qemu-system-x86_64"], stderr=subprocess.DEVNULL)
             if params:
-                time.sleep(1)
-                thin()
+                again(thin)
         if rc:
             for n in range(first, Guest.count + 1):
                 for path, how in ((f"/tmp/con{n}", 12), (f"{RUN}/{row['name']}-{n}.err", 6)):

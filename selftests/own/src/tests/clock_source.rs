@@ -171,7 +171,7 @@ pub fn notices(t: &mut Tap) {
         t.point(told, format!("the guest was told: {e:x?}"));
         at.saturating_duration_since(before)
     });
-    t.point(took < Duration::from_millis(500), format!("after {took:?}"));
+    t.point(took < Duration::from_secs(5), format!("after {took:?}"));
     let e = g.enter();
     let ended = matches!(e, Ok(Exit::Out { port: PORT_END, .. }));
     t.same("it ends", ended, true);
