@@ -12,8 +12,10 @@ fn free_kib() -> i64 {
     16 + 48 * std::thread::available_parallelism().map_or(1, |n| n.get() as i64)
 }
 const FREE_OBJECTS: i64 = 8;
-/// Of kmalloc-64, which the account itself uses: up to 86 were seen, on either module.
-const FREE_64: i64 = 96;
+/// Of caches that are used all the time: one allocation fills a CPU's stock, which counts as in use. Up to
+/// 86 were seen, on either module.
+const FREE_STOCK: i64 = 96;
+const STOCKED: [&str; 2] = ["kmalloc-64", "kmalloc-96"];
 
 /// Caches that a file system fills as it likes, or that follow from what this program has open.
 /// Ranges of `vmap_area` that were given back long ago wait for a purge.
@@ -62,7 +64,7 @@ fn settle() {
     // Each file of sysfs that was opened left an object of 64 bytes for a grace period, which is over
     // then; and one allocation lets a CPU fill its stock again, which counts as in use.
     std::thread::sleep(Duration::from_millis(200));
-    for cache in ["kmalloc-64", "kmalloc-96"] {
+    for cache in STOCKED {
         fs::write(format!("/sys/kernel/slab/{cache}/shrink"), "1").ok();
     }
 }
@@ -139,8 +141,8 @@ impl Account {
         let pages = [("KiB".to_string(), self.kib - before.kib, free_kib())];
         let objects = self.objects.iter().map(|(cache, n)| {
             let then = before.objects.get(cache).copied().unwrap_or(0);
-            let free = if cache == "kmalloc-64" {
-                FREE_64
+            let free = if STOCKED.contains(&cache.as_str()) {
+                FREE_STOCK
             } else {
                 FREE_OBJECTS
             };
