@@ -21,6 +21,7 @@ use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
 use crate::vm::ring::VcpuRing;
 use kernel::prelude::*;
+use model::abi::run as at;
 use model::addr::Gpa;
 use model::addr::Gva;
 use model::addr::PAGE_SIZE;
@@ -552,11 +553,17 @@ impl<V: Backend> Bus for Machine<'_, '_, '_, V> {
         host_caps::get().map_or(48, |h| u32::from(h.msrs.linear_bits))
     }
 
-    /// Each element may be an entry of the dirty ring, and KVM_RUN looks how full it is between
-    /// instructions only.
-    fn is_wanted(&self) -> bool {
-        let ring = self.cx.vcpu.shared.ring.as_ref();
-        ring.is_some_and(VcpuRing::is_soft_full)
+    /// KVM_RUN looks between instructions only: for events and requests, at what user space wants, and
+    /// how full the dirty ring is, of which each element may be an entry.
+    fn is_wanted(&mut self) -> bool {
+        let cx = &mut *self.cx;
+        let shared = &cx.vcpu.shared;
+        !shared.pending.is_empty()
+            || host::task::guest_work_likely()
+            || cx.vcpu.run.read_u8(at::IMMEDIATE_EXIT) != 0
+            || shared.ring.as_ref().is_some_and(VcpuRing::is_soft_full)
+            || cx.has_event()
+            || (cx.user_wants_window() && cx.ready_for_interrupt())
     }
 }
 

@@ -390,7 +390,7 @@ pub trait Bus {
     }
 
     /// Something has to be done outside the instruction that cannot wait for the end of a REP.
-    fn is_wanted(&self) -> bool {
+    fn is_wanted(&mut self) -> bool {
         false
     }
 }

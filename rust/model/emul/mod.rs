@@ -111,6 +111,9 @@ impl<'a> Ctx<'a> {
                 self.s.rflags &= !rflags::RF;
             }
             self.s.shadow = self.shadow;
+        } else if self.flow == Flow::Repeat {
+            // Of what came before: it lasts for one element.
+            self.s.shadow = 0;
         }
         if self.flow == Flow::Repeat {
             // What comes between two elements finds RF set: the instruction, when it goes on, does not

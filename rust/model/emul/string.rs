@@ -15,8 +15,8 @@ use crate::addr::{Gva, PAGE_SIZE};
 use crate::x86::ctrl::rflags;
 use crate::x86::state::{gpr, SegReg};
 
-/// Elements done in one call of `emulate`.
-const BATCH: u32 = 512;
+/// At each multiple of this many elements that are left, a call of `emulate` ends.
+const BATCH: u64 = 512;
 
 impl Ctx<'_> {
     /// 6C to 6F, A4 to A7, AA to AF.
@@ -37,19 +37,11 @@ impl Ctx<'_> {
             return self.string_element(size, 1).map(|_| ());
         }
         let width = mask(self.insn.addr_size);
-        // The caller wants to see every element while single-stepping.
-        let mut budget = if self.s.rflags & rflags::TF != 0 {
-            1
-        } else {
-            BATCH
-        };
+        // The caller wants to see every element while single-stepping. A shadow ends with the first one.
+        let alone = self.s.rflags & rflags::TF != 0 || self.s.shadow != 0;
         loop {
             let count = self.gpr(gpr::RCX) & width;
             if count == 0 {
-                return Ok(());
-            }
-            if budget == 0 {
-                self.flow = Flow::Repeat;
                 return Ok(());
             }
             let done = self.string_element(size, count)?;
@@ -59,11 +51,12 @@ impl Ctx<'_> {
             if left == 0 || self.compare_ends() {
                 return Ok(());
             }
-            if self.bus.is_wanted() {
+            // A count of the calls would begin anew with each element that user space answers.
+            let batch_ends = left / BATCH != count / BATCH;
+            if alone || batch_ends || self.bus.is_wanted() {
                 self.flow = Flow::Repeat;
                 return Ok(());
             }
-            budget = budget.saturating_sub(done);
         }
     }
 

@@ -161,3 +161,17 @@ fn ports_and_permissions() {
     };
     assert_eq!(last, Some(want));
 }
+
+#[test]
+fn a_shadow_lasts_for_one_element() {
+    for rep in [[0xf3, 0xaa], [0xf3, 0xac]] {
+        let mut vm = Vm::long(0);
+        vm.s.shadow = 1;
+        (vm.s.gpr[RSI], vm.s.gpr[RDI], vm.s.gpr[RCX]) = (0x4000, 0x4000, 9);
+        let done = vm.run(&rep).unwrap();
+        let seen = (done.flow, vm.s.gpr[RCX], vm.s.shadow);
+        assert_eq!(seen, (Flow::Repeat, 8, 0));
+        let done = vm.run(&rep).unwrap();
+        assert_eq!((done.flow, vm.s.gpr[RCX]), (Flow::Next, 0));
+    }
+}

@@ -26,6 +26,7 @@ mod host_memory;
 mod ipi_counts;
 mod ipis;
 mod keys;
+mod long_strings;
 mod memory;
 mod msrs;
 mod notify;
@@ -139,6 +140,9 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("split_window", user_pic::split_window),
     ("masked_pic", user_pic::masked_pic),
     ("waiting_vector", user_pic::waiting_vector),
+    ("long_string", long_strings::long_string),
+    ("long_string_shadow", long_strings::long_string_shadow),
+    ("long_string_reads", long_strings::long_string_reads),
     ("cut_short", user_pic::cut_short),
     ("irq_priority", ipis::priority),
     ("nmi_windows", windows::nmis),
