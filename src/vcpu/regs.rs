@@ -124,7 +124,7 @@ pub(crate) fn get_events<V: Backend>(cx: &mut Cx<'_, '_, V>) -> KvmVcpuEvents {
         injected: u8::from(interrupt.is_some()),
         nr: interrupt.unwrap_or(0),
         soft: 0,
-        shadow: shadow_to_abi(V::shadow(cx.l)),
+        shadow: state::shadow_renumbered(V::shadow(cx.l)),
     };
     e.nmi = KvmEventNmi {
         injected: u8::from(ev.injected.is_some_and(|i| i.kind == EventKind::Nmi)),
@@ -206,7 +206,7 @@ pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) 
         ev.injected = Some(Event::interrupt(e.interrupt.nr));
     }
     if e.flags & abi::KVM_VCPUEVENT_VALID_SHADOW != 0 {
-        V::set_shadow(cx.l, shadow_from_abi(e.interrupt.shadow));
+        V::set_shadow(cx.l, state::shadow_renumbered(e.interrupt.shadow));
     }
     if e.flags & abi::KVM_VCPUEVENT_VALID_NMI_PENDING != 0 {
         cx.st.events.nmi_pending = e.nmi.pending.min(2);
@@ -237,27 +237,4 @@ fn set_smm<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmEventSmi) {
         cx.st.init_latched = e.latched_init != 0;
         cx.vcpu.shared.request(Request::Event);
     }
-}
-
-/// The header numbers the two shadows the other way round.
-fn shadow_to_abi(s: u8) -> u8 {
-    let mut r = 0;
-    if s & state::SHADOW_STI != 0 {
-        r |= abi::KVM_X86_SHADOW_INT_STI;
-    }
-    if s & state::SHADOW_MOV_SS != 0 {
-        r |= abi::KVM_X86_SHADOW_INT_MOV_SS;
-    }
-    r
-}
-
-fn shadow_from_abi(s: u8) -> u8 {
-    let mut r = 0;
-    if s & abi::KVM_X86_SHADOW_INT_STI != 0 {
-        r |= state::SHADOW_STI;
-    }
-    if s & abi::KVM_X86_SHADOW_INT_MOV_SS != 0 {
-        r |= state::SHADOW_MOV_SS;
-    }
-    r
 }

@@ -86,7 +86,7 @@ pub(crate) fn enter<V: Backend>(cx: &mut Cx<'_, '_, V>) {
         } else {
             V::set_nmi_blocked(cx.l, true);
         }
-        smram::enter(s, smbase);
+        smram::enter(s, long, smbase);
         load(cx, s);
         written
     });

@@ -9,7 +9,7 @@
 //! done.
 
 use crate::x86::ctrl::{cr0, dr7, efer, rflags};
-use crate::x86::state::{CpuState, DescTable, SegReg, Segment};
+use crate::x86::state::{shadow_renumbered, CpuState, DescTable, SegReg, Segment};
 
 /// Size of the area, bytes.
 pub const SIZE: usize = 512;
@@ -167,7 +167,7 @@ fn save64(s: &CpuState, smbase: u32, a: &mut Area) {
         put32(a, at.wrapping_add(4), t.limit.into());
         put64(a, at.wrapping_add(8), t.base);
     }
-    put(a, at64::SHADOW, &[s.shadow]);
+    put(a, at64::SHADOW, &[shadow_renumbered(s.shadow)]);
     put32(a, at64::REVISION, REVISION_64.into());
     put32(a, at64::SMBASE, smbase.into());
     for (at, v) in [
@@ -199,7 +199,7 @@ fn save32(s: &CpuState, smbase: u32, a: &mut Area) {
         put32(a, at.wrapping_add(4), t.limit.into());
         put32(a, at.wrapping_add(8), t.base);
     }
-    put(a, at32::SHADOW, &[s.shadow]);
+    put(a, at32::SHADOW, &[shadow_renumbered(s.shadow)]);
     for (at, v) in [
         (at32::SMBASE, smbase.into()),
         (at32::REVISION, REVISION_32.into()),
@@ -218,8 +218,9 @@ fn save32(s: &CpuState, smbase: u32, a: &mut Area) {
     }
 }
 
-/// Reads the area into `s` and returns SMBASE. EFER.LMA follows from the other registers. Whether a
-/// processor can be in that state is for the caller to check.
+/// Reads the area into `s` and returns SMBASE. EFER.LMA follows from the other registers; the layout
+/// without long mode has no EFER, and `s` keeps its own. Whether a processor can be in that state is
+/// for the caller to check.
 pub fn load(a: &Area, long: bool, s: &mut CpuState) -> u32 {
     let smbase = if long { load64(a, s) } else { load32(a, s) };
     s.rflags |= rflags::FIXED;
@@ -242,7 +243,7 @@ fn load64(a: &Area, s: &mut CpuState) -> u32 {
     };
     s.gdtr = table(at64::GDTR);
     s.idtr = table(at64::IDTR);
-    s.shadow = a.get(at64::SHADOW).copied().unwrap_or(0);
+    s.shadow = shadow_renumbered(a.get(at64::SHADOW).copied().unwrap_or(0));
     s.cr4 = get64(a, at64::CR4);
     s.cr3 = get64(a, at64::CR3);
     s.cr0 = get64(a, at64::CR0);
@@ -278,7 +279,7 @@ fn load32(a: &Area, s: &mut CpuState) -> u32 {
     };
     s.gdtr = table(at32::GDTR);
     s.idtr = table(at32::IDTR);
-    s.shadow = a.get(at32::SHADOW).copied().unwrap_or(0);
+    s.shadow = shadow_renumbered(a.get(at32::SHADOW).copied().unwrap_or(0));
     s.cr4 = get32(a, at32::CR4);
     s.cr3 = get32(a, at32::CR3);
     s.cr0 = get32(a, at32::CR0);
@@ -289,20 +290,22 @@ fn load32(a: &Area, s: &mut CpuState) -> u32 {
     for (i, v) in s.gpr.iter_mut().take(8).enumerate() {
         *v = get32(a, at32::GPRS.wrapping_add(i.wrapping_mul(4)));
     }
-    s.efer = 0;
     // CAST: from a field of 32 bits.
     get32(a, at32::SMBASE) as u32
 }
 
 /// The registers with which the handler begins: real mode with flat segments, interrupts off
-/// (`SDM: vol 3, 32.5.1`; `APM: vol 2, 10.3.2`).
-pub fn enter(s: &mut CpuState, smbase: u32) {
+/// (`SDM: vol 3, 32.5.1`; `APM: vol 2, 10.3.2`). Without `long`, the guest's long mode, there is no
+/// place to which EFER was saved, and it stays.
+pub fn enter(s: &mut CpuState, long: bool, smbase: u32) {
     s.rip = ENTRY;
     s.rflags = rflags::FIXED;
     s.shadow = 0;
     s.cr0 &= !(cr0::PE | cr0::EM | cr0::TS | cr0::PG);
     s.cr4 = 0;
-    s.efer = 0;
+    if long {
+        s.efer = 0;
+    }
     s.dr7 = dr7::FIXED_1;
     // KVM: undocumented; exceptions before the handler sets it up shut the processor down.
     s.idtr = DescTable::default();
@@ -328,6 +331,7 @@ pub fn enter(s: &mut CpuState, smbase: u32) {
 mod tests {
     use super::*;
     use crate::x86::ctrl::cr4;
+    use crate::x86::state::{SHADOW_MOV_SS, SHADOW_STI};
 
     /// A state in which every field differs from every other.
     fn state(long: bool) -> CpuState {
@@ -374,14 +378,17 @@ mod tests {
     #[test]
     fn what_is_saved_comes_back() {
         for long in [true, false] {
-            let s = state(long);
-            let mut a = [0xcc; SIZE];
-            save(&s, long, 0xa_0000, &mut a);
-            let mut t = CpuState::reset();
-            t.xcr0 = s.xcr0;
-            t.gpr = if long { t.gpr } else { s.gpr };
-            assert_eq!(load(&a, long, &mut t), 0xa_0000);
-            same(&s, &t);
+            for shadow in [0, SHADOW_STI, SHADOW_MOV_SS, SHADOW_STI | SHADOW_MOV_SS] {
+                let mut s = state(long);
+                s.shadow = shadow;
+                let mut a = [0xcc; SIZE];
+                save(&s, long, 0xa_0000, &mut a);
+                let mut t = CpuState::reset();
+                t.xcr0 = s.xcr0;
+                t.gpr = if long { t.gpr } else { s.gpr };
+                assert_eq!(load(&a, long, &mut t), 0xa_0000);
+                same(&s, &t);
+            }
         }
     }
 
@@ -403,6 +410,37 @@ mod tests {
         assert_eq!(get32(&a, at(0xfef8)), 0x3_0000);
         assert_eq!(get32(&a, at(0xffd0)), s.gpr[0]);
         assert_eq!(get32(&a, at(0xfffc)), s.cr0);
+    }
+
+    #[test]
+    fn without_long_mode_efer_is_left_alone() {
+        let mut s = state(false);
+        s.efer = efer::NXE | efer::SCE;
+        let mut a = [0; SIZE];
+        save(&s, false, 0, &mut a);
+        let mut t = s.clone();
+        enter(&mut t, false, 0);
+        assert_eq!(t.efer, s.efer);
+        load(&a, false, &mut t);
+        assert_eq!(t.efer, s.efer);
+    }
+
+    #[test]
+    fn shadows_have_the_numbers_of_the_interface() {
+        for (long, at) in [(true, 0xfecb), (false, 0xff1a)] {
+            for (shadow, number) in [(0, 0), (SHADOW_STI, 2), (SHADOW_MOV_SS, 1)] {
+                let mut s = state(long);
+                s.shadow = shadow;
+                let mut a = [0; SIZE];
+                save(&s, long, 0, &mut a);
+                let field = &mut a[at - OFFSET as usize];
+                assert_eq!(*field, number);
+                // Of what others left there only these bits count.
+                *field |= 0xf0;
+                load(&a, long, &mut s);
+                assert_eq!(s.shadow, shadow);
+            }
+        }
     }
 
     #[test]
@@ -430,7 +468,7 @@ mod tests {
     #[test]
     fn the_handler_begins_in_flat_real_mode() {
         let mut s = state(true);
-        enter(&mut s, 0x7ffe_0000);
+        enter(&mut s, true, 0x7ffe_0000);
         let cs = s.seg(SegReg::Cs);
         assert_eq!((cs.base + s.rip, cs.selector), (0x7ffe_8000, 0xe000));
         assert!(!s.protected_mode() && !s.long_mode());

@@ -182,6 +182,14 @@ pub const SHADOW_STI: u8 = 1;
 /// [`CpuState::shadow`]: blocking by MOV SS or POP SS.
 pub const SHADOW_MOV_SS: u8 = 2;
 
+/// A shadow as the interface (`KVM_X86_SHADOW_INT_*`) and the save area of SMM have it, or back: they
+/// number the two the other way round. Other bits are dropped.
+pub const fn shadow_renumbered(s: u8) -> u8 {
+    let sti = if s & 1 != 0 { 2 } else { 0 };
+    let mov_ss = if s & 2 != 0 { 1 } else { 0 };
+    sti | mov_ss
+}
+
 impl CpuState {
     /// The state of a processor after reset (`SDM: vol 3, 9.1.1`), before CPUID's signature is put
     /// into RDX.

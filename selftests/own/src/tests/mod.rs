@@ -39,6 +39,7 @@ mod random_mmio;
 mod rng;
 mod running;
 mod smi_sources;
+mod smm;
 mod tsc;
 mod user_exits;
 mod user_pic;
@@ -161,6 +162,8 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("waits_in_smm", running::waits_in_smm),
     ("smi_sources", smi_sources::sources),
     ("smi_local", smi_sources::local),
+    ("efer_in_smm", smm::efer_without_long_mode),
+    ("shadow_in_smm", smm::shadow),
     ("slot_moves", running::slot_moves),
     ("read_only", running::read_only),
     ("exits_off", running::exits_off),
