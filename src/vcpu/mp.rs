@@ -16,6 +16,7 @@ use super::Cx;
 use crate::backend::Backend;
 use kernel::prelude::*;
 use model::abi;
+use model::x86::apic::base;
 use model::x86::state::gpr;
 use model::x86::state::SegReg;
 use model::x86::state::Segment;
@@ -85,7 +86,8 @@ pub(crate) fn accept<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     if cx.st.init_latched {
         cx.st.init_latched = false;
         reset(cx, true);
-        if cx.st.is_bsp {
+        // Who was made the boot processor counts at power-on only.
+        if cx.st.apic_base() & base::BSP != 0 {
             cx.st.set_runnable();
         } else {
             cx.st.mp = MpState::InitReceived;

@@ -196,7 +196,8 @@ fn mailbox<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
         requests(cx)?;
     }
     cx.pull();
-    if cx.st.init_latched {
+    // A start-up message to a vCPU that does not wait for it is lost.
+    if cx.st.init_latched || cx.st.sipi_latched.is_some() {
         mp::accept(cx);
     }
     cx.count(VcpuStat::ReqEvent);

@@ -40,6 +40,7 @@ mod rng;
 mod running;
 mod smi_sources;
 mod smm;
+mod startups;
 mod tsc;
 mod user_exits;
 mod user_pic;
@@ -164,6 +165,8 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("smi_local", smi_sources::local),
     ("efer_in_smm", smm::efer_without_long_mode),
     ("shadow_in_smm", smm::shadow),
+    ("boot_flag", startups::boot_flag),
+    ("lost_startup", startups::lost_startup),
     ("slot_moves", running::slot_moves),
     ("read_only", running::read_only),
     ("exits_off", running::exits_off),
