@@ -160,8 +160,6 @@ void kvmrs_svm_set_tsc_ratio(u64 ratio);
 /* Sets TSC_AUX of this CPU to the guest's, or back to the host's. Preemption is off. */
 void kvmrs_svm_load_tsc_aux(u32 aux);
 void kvmrs_svm_restore_tsc_aux(void);
-/* An interrupt for this CPU, so that the next entry ends at once. */
-void kvmrs_svm_kick_self(void);
 /* Can SPEC_CTRL have this value? */
 bool kvmrs_svm_spec_ctrl_legal(u64 value);
 /*

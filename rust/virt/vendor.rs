@@ -460,6 +460,8 @@ pub trait Vendor: private::Sealed + Sized + 'static {
 
     /// Sets the event to deliver at the next entry, replacing what was set before.
     fn inject(l: &mut Loaded<'_, Self>, e: Option<&Event>);
+    /// Has the next entry end as soon as its event is delivered.
+    fn end_after_event(l: &mut Loaded<'_, Self>);
     /// The event whose delivery the last exit cut short.
     fn aborted(l: &mut Loaded<'_, Self>) -> Option<Event>;
     /// Could the event be taken now?

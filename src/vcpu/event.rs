@@ -194,9 +194,11 @@ fn prepare_any<V: Backend>(cx: &mut Cx<'_, '_, V>) {
         cx.st.events.window_nmi = nmi;
         V::request_window(cx.l, Window::Nmi, nmi);
     }
-    // An SMI that the event in the hardware kept waiting is taken when interrupts are possible.
-    let waits = cx.has_interrupt() || cx.st.smm.due();
-    let intr = !blocked && (waits || cx.user_wants_window());
+    if cx.st.smm.due() && ev.is_some() && !blocked {
+        // RFLAGS.IF does not hold an SMI back: it comes right after the event in the hardware.
+        V::end_after_event(cx.l);
+    }
+    let intr = !blocked && (cx.has_interrupt() || cx.user_wants_window());
     if intr != cx.st.events.window_interrupt {
         cx.st.events.window_interrupt = intr;
         V::request_window(cx.l, Window::Interrupt, intr);

@@ -170,11 +170,6 @@ void kvmrs_svm_restore_tsc_aux(void)
 	native_wrmsrq(MSR_TSC_AUX, this_cpu_read(kvmrs_svm_cpu.tsc_aux));
 }
 
-void kvmrs_svm_kick_self(void)
-{
-	smp_send_reschedule(smp_processor_id());
-}
-
 bool kvmrs_svm_spec_ctrl_legal(u64 value)
 {
 	unsigned long flags;

@@ -46,7 +46,7 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
         flush(hw, gen, irqs);
     }
     if hw.work != 0 {
-        hw.before_entry();
+        hw.before_entry(irqs);
     }
     if hw.checked.is_some() {
         hw.check(seen);

@@ -23,7 +23,6 @@
 //! if the delivery is cut short.
 
 use super::vcpu::Vcpu;
-use crate::c;
 use crate::vendor::Window;
 use host::pin::IrqsOff;
 use model::exit::Event;
@@ -45,6 +44,8 @@ pub(super) mod work {
     pub(crate) const SOFT: u8 = 1 << 0;
     /// An NMI waits for its window, or IRET is being left, or the guest is being stepped.
     pub(crate) const NMI: u8 = 1 << 1;
+    /// The next entry ends at once.
+    pub(crate) const END: u8 = 1 << 2;
 }
 
 /// Where the guest is with respect to NMIs.
@@ -147,7 +148,7 @@ impl Vcpu {
     /// What the event code has to do right before an entry.
     #[cold]
     #[inline(never)]
-    pub(super) fn before_entry(&mut self) {
+    pub(super) fn before_entry(&mut self, irqs: &IrqsOff<'_>) {
         if self.work & work::SOFT != 0 {
             let rip = self.vmcb().save.rip;
             let next = rip.wrapping_add(u64::from(self.soft.len));
@@ -161,6 +162,16 @@ impl Vcpu {
         if self.work & work::NMI != 0 {
             self.before_nmi();
         }
+        if self.work & work::END != 0 {
+            self.work &= !work::END;
+            // The event is delivered first.
+            host::kick::kick_cpu(irqs.cpu_id());
+        }
+    }
+
+    /// Has the next entry end as soon as its event is delivered.
+    pub(super) fn end_after_event(&mut self) {
+        self.work |= work::END;
     }
 
     fn before_nmi(&mut self) {
@@ -173,8 +184,7 @@ impl Vcpu {
             self.stop_stepping();
             if wants || was {
                 // Look again right after the delivery.
-                // SAFETY: Interrupts are off: this is called from `enter`.
-                unsafe { c::kvmrs_svm_kick_self() };
+                self.end_after_event();
             }
         } else if wants && self.nmi.stepping.is_none() {
             let flags = &mut self.vmcb_mut().save.rflags;

@@ -403,6 +403,10 @@ impl Vendor for Svm {
         l.hw.inject(e)
     }
 
+    fn end_after_event(l: &mut Loaded<'_, Self>) {
+        l.hw.end_after_event()
+    }
+
     #[inline]
     fn aborted(l: &mut Loaded<'_, Self>) -> Option<Event> {
         l.hw.aborted()

@@ -41,7 +41,7 @@ pub(super) fn enter(hw: &mut Vcpu, cpu: &Cpu, irqs: &IrqsOff<'_>) {
         hw.flush_vpid(irqs);
     }
     if hw.work != 0 {
-        hw.before_entry();
+        hw.before_entry(irqs);
     }
     if hw.deadline != NEVER {
         hw.load_timer();

@@ -15,6 +15,7 @@
 use super::vcpu::Vcpu;
 use super::vmcs;
 use crate::vendor::Window;
+use host::pin::IrqsOff;
 use kernel::prelude::*;
 use model::exit::Event;
 use model::exit::EventKind;
@@ -34,6 +35,8 @@ use model::x86::exception;
 pub(super) mod work {
     /// NMIs are blocked by software.
     pub(crate) const SOFT_NMI: u8 = 1 << 0;
+    /// The next entry ends at once.
+    pub(crate) const END: u8 = 1 << 1;
 }
 
 /// How long NMIs stay blocked without virtual NMIs, ns of the guest's time.
@@ -255,8 +258,20 @@ impl Vcpu {
 
     /// What the event code has to do right before an entry.
     #[cold]
-    pub(super) fn before_entry(&mut self) {
-        self.events.entered_ns = host::clock::now_ns();
+    pub(super) fn before_entry(&mut self, irqs: &IrqsOff<'_>) {
+        if self.work & work::END != 0 {
+            self.work &= !work::END;
+            // The event is delivered first.
+            host::kick::kick_cpu(irqs.cpu_id());
+        }
+        if self.work & work::SOFT_NMI != 0 {
+            self.events.entered_ns = host::clock::now_ns();
+        }
+    }
+
+    /// Has the next entry end as soon as its event is delivered.
+    pub(super) fn end_after_event(&mut self) {
+        self.work |= work::END;
     }
 
     /// What follows from an exit while NMIs are blocked by software.

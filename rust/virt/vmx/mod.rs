@@ -429,6 +429,10 @@ impl Vendor for Vmx {
         l.hw.inject(e)
     }
 
+    fn end_after_event(l: &mut Loaded<'_, Self>) {
+        l.hw.end_after_event()
+    }
+
     #[inline]
     fn aborted(l: &mut Loaded<'_, Self>) -> Option<Event> {
         l.hw.aborted()

@@ -165,6 +165,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("smi_local", smi_sources::local),
     ("efer_in_smm", smm::efer_without_long_mode),
     ("shadow_in_smm", smm::shadow),
+    ("smi_after_delivery", smm::after_delivery),
     ("boot_flag", startups::boot_flag),
     ("lost_startup", startups::lost_startup),
     ("slot_moves", running::slot_moves),

@@ -132,3 +132,38 @@ pub fn shadow(t: &mut Tap) {
     }
     t.same("it goes on", value(&g), Ok(1));
 }
+
+guest_code! {
+    // An exception's handler that takes its time, with interrupts off.
+    slow,
+    "mov ecx, 20000000",
+    "2: inc dword ptr [0x80000]",
+    "dec ecx",
+    "jnz 2b",
+    "mov al, 2",
+    "out 0xe0, al",
+    "hlt",
+}
+
+/// An SMI that comes while an exception is being delivered begins right after it: that interrupts are
+/// off does not hold it back.
+pub fn after_delivery(t: &mut Tap) {
+    let g = Guest::long(runs());
+    with_handler(&g, handler());
+    g.load(CODE + 0x800, slow());
+    boot::gate(&g.mem, 6, CODE + 0x800);
+    let v = &g.cpus[0];
+    t.same("it runs", value(&g), Ok(1));
+    let mut e = v.events();
+    e.flags = KVM_VCPUEVENT_VALID_SMM;
+    (e.exception.injected, e.exception.nr) = (1, 6);
+    e.smi.pending = 1;
+    let r = v.fd.set(k::SET_VCPU_EVENTS, &e);
+    t.same("#UD is being delivered, and an SMI", r, Answer::Ok(0));
+    t.same("the SMI", value(&g), Ok(HANDLED));
+    let done: u32 = g.mem.load(0x8_0000);
+    t.point(done < 1000, format!("right after it: {done} rounds"));
+    t.same("the handler of #UD ends", value(&g), Ok(2));
+    t.same("all of it", g.mem.load::<u32>(0x8_0000), 20_000_000);
+    t.same("the guest halts", g.enter(), Ok(Exit::Hlt));
+}
