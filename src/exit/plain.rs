@@ -3,7 +3,8 @@
 //! Plain moves to and from device memory, without the emulator.
 //!
 //! The hardware has translated the address and checked the access before it found nothing in the
-//! nested tables. What is left of a MOV is its data.
+//! nested tables. What is left of a MOV is its data. Neither here nor in the emulator do breakpoints on
+//! data or alignment checks count.
 
 use super::mmio;
 use crate::backend::Backend;
@@ -20,9 +21,6 @@ use model::emul::decode::Map;
 use model::emul::plain::Plain;
 use model::exit::NestedFault;
 use model::stats::VcpuStat;
-use model::x86::ctrl::cr0;
-use model::x86::ctrl::dr7;
-use model::x86::ctrl::rflags;
 
 /// A plain move whose data user space has.
 #[derive(Clone, Copy)]
@@ -53,21 +51,14 @@ pub(crate) fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Opt
     if f.walk || f.fetch || cx.st.events.reinjects() {
         return None;
     }
-    // Data breakpoints, and faults for alignment, are the emulator's.
-    if V::dr7(cx.l) & dr7::ENABLED != 0 {
-        return None;
-    }
-    let checked = V::cr0(cx.l) & cr0::AM != 0 && V::rflags(cx.l) & rflags::AC != 0;
-    if checked && V::cpl(cx.l) == 3 {
-        return None;
-    }
-    if f.write && cx.vm.base.bus.write_any_length(f.gpa.0) {
-        marker::mark(cx, f.gpa.gfn());
-        return Some(fetch::skip(cx));
-    }
     let insn = cx.instruction()?;
     let (plain, len) = (Plain::of(insn)?, insn.len);
     let place = place(insn);
+    let next = cx.rip_behind(len);
+    if f.write && plain.writes() && cx.vm.base.bus.write_any_length(f.gpa.0) {
+        marker::mark(cx, f.gpa.gfn());
+        return Some(fetch::advance(cx, next));
+    }
     let n = usize::from(plain.size);
     if plain.writes() != f.write || f.gpa.offset().wrapping_add(n as u64) > PAGE_SIZE {
         return None;
@@ -79,7 +70,6 @@ pub(crate) fn access<V: Backend>(cx: &mut Cx<'_, '_, V>, f: &NestedFault) -> Opt
             return None;
         }
     }
-    let next = cx.rip_behind(len);
     let mut data = [0u8; 8];
     if f.write {
         data = plain.data(|n| cx.gpr(n)).to_le_bytes();

@@ -176,6 +176,66 @@ pub fn widths_of_events(t: &mut Tap) {
 }
 
 guest_code! {
+    // What is not a plain move, to where any width signals.
+    others,
+    "mov ebx, 0xe0000040",
+    "mov edx, 0xe0",
+    "mov eax, 0x77",
+    "xchg [rbx], ax",
+    "out dx, eax",
+    "mov rdi, rbx",
+    "stosw",
+    "mov eax, edi",
+    "out dx, eax",
+    "inc word ptr [rbx]",
+    "sete al",
+    "movzx eax, al",
+    "out dx, eax",
+    // The second one is beside it.
+    "mov rdi, rbx",
+    "mov ecx, 2",
+    "std",
+    "rep stosb",
+    "cld",
+    "mov eax, ecx",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// Instructions that do more than write, where a write of any width signals: all of it is done.
+pub fn others_than_moves(t: &mut Tap) {
+    let g = Guest::long(others());
+    let fd = Fd::event();
+    let r = event(&g, &fd, PLACES[4], 0, 0);
+    t.same("any width", r, Answer::Ok(0));
+    let (mut seen, mut values) = (Vec::new(), Vec::new());
+    loop {
+        match g.enter() {
+            Ok(Exit::Out {
+                port: 0xe0, data, ..
+            }) => values.push(data.iter().rev().fold(0, |v, b| v << 8 | u32::from(*b))),
+            Ok(Exit::Out { .. }) => break,
+            Ok(e @ Exit::MmioRead { addr, len }) => {
+                seen.push((addr, len, false));
+                g.cpus[0].answer(&e, &[0xff; 8]);
+            }
+            Ok(Exit::MmioWrite { addr, data }) => seen.push((addr, data.len() as u32, true)),
+            e => {
+                t.point(false, format!("unexpected: {e:x?}"));
+                break;
+            }
+        }
+    }
+    // XCHG has read, STOS has moved RDI, INC has read and set ZF, REP has counted.
+    t.same("values", values, vec![0xffff, 0xe000_0042, 1, 0]);
+    let at = PLACES[4].0;
+    let want = vec![(at, 2, false), (at, 2, false), (at - 1, 1, true)];
+    t.same("what reached user space", seen, want);
+    t.same("signals", fd.take(), 4);
+}
+
+guest_code! {
     floods,
     "mov ecx, 200",
     "mov ebx, 0xe0000000",

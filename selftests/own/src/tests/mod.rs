@@ -190,6 +190,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("pit", chips::pit),
     ("speaker", chips::speaker),
     ("ioeventfd_widths", eventfds::widths_of_events),
+    ("ioeventfd_others", eventfds::others_than_moves),
     ("ioeventfd_early", eventfds::added_while_a_page_is_missing),
     ("coalesced", eventfds::coalesced),
     ("gigabyte_page", host_memory::gigabyte_page),
