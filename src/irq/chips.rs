@@ -9,6 +9,7 @@ use super::deliver;
 use super::pit;
 use super::storm;
 use crate::vcpu::shared::Request;
+use crate::vcpu::state::Apic;
 use crate::vm::VmBase;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -199,6 +200,20 @@ pub(crate) fn eoi(vm: &VmBase, e: &Eoi) {
         c.ioapic.eoi(e.vector, e.level, e.suppressed, &mut w.ioapic);
         c.send(vm, &w.ioapic);
     });
+}
+
+/// A local APIC is about to lose its state. Ticks of the clock in it do not keep others back.
+pub(crate) fn clock_lost(vm: &VmBase, apic: &Apic) {
+    if vm.irq.is_full() {
+        with(vm, |c, _| c.ioapic.rtc_lost(|v| apic.is_pending(v)));
+    }
+}
+
+/// It has got another one.
+pub(crate) fn clock_found(vm: &VmBase, apic: &Apic) {
+    if vm.irq.is_full() {
+        with(vm, |c, _| c.ioapic.rtc_found(|v| apic.is_pending(v)));
+    }
 }
 
 /// Takes the PIC's interrupt: its vector.

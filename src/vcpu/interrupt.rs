@@ -168,6 +168,7 @@ impl<V: Backend> Cx<'_, '_, V> {
 
     /// The interrupt on its way that KVM_GET_VCPU_EVENTS and KVM_GET_SREGS show.
     ///
+    ///
     /// KVM: a vector that waits for a local APIC in the kernel is not one of the vCPU's events. These
     /// do not show it, and setting them leaves it alone.
     pub(crate) fn interrupt_shown(&self) -> Option<u8> {
@@ -288,6 +289,8 @@ impl<V: Backend> Cx<'_, '_, V> {
         let why = if init { Reset::Init } else { Reset::Power };
         let shared = self.vcpu.shared.clone();
         if let Some(apic) = &mut self.st.apic {
+            apic.pull(&shared.pending);
+            chips::clock_lost(&self.vm.base, apic);
             let e = apic.reset(why, &shared.pending);
             self.apply(&e);
         }
@@ -364,10 +367,12 @@ pub(crate) fn set_lapic<V: Backend>(cx: &mut Cx<'_, '_, V>, arg: usize) -> Resul
     let bytes = host::uaccess::read_user_vec::<u8>(arg, model::irqchip::lapic::STATE_SIZE)?;
     let image = bytes.first_chunk().ok_or(EFAULT)?;
     update_ids(cx);
+    let vm = &cx.vm.base;
     let apic = cx.st.apic.as_mut().ok_or(EINVAL)?;
-    let e = apic
-        .restore(image, &shared.pending, now)
-        .map_err(|_| EINVAL)?;
-    cx.apply(&e);
+    apic.pull(&shared.pending);
+    chips::clock_lost(vm, apic);
+    let r = apic.restore(image, &shared.pending, now);
+    chips::clock_found(vm, apic);
+    cx.apply(&r.map_err(|_| EINVAL)?);
     Ok(())
 }

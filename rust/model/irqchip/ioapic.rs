@@ -238,11 +238,26 @@ impl IoApic {
         self.rtc.pending > 0
     }
 
-    /// Sets the number of CPUs that have the clock's vector in IRR or ISR, after a migration or
-    /// where hardware may have taken the EOI of an edge without telling.
-    pub fn set_rtc_pending(&mut self, cpus: u32) {
+    fn set_rtc_pending(&mut self, cpus: u32) {
         self.rtc.pending = cpus;
         self.rtc.vector = self.entry(RTC_PIN).vector();
+    }
+
+    /// A local APIC is about to lose its state; `pending` says what is in its IRR or ISR. The EOI of
+    /// a clock tick in it will never come.
+    pub fn rtc_lost(&mut self, pending: impl Fn(u8) -> bool) {
+        if self.rtc_pending() && pending(self.rtc.vector) {
+            self.rtc.pending = self.rtc.pending.saturating_sub(1);
+        }
+    }
+
+    /// A local APIC has got another state, as after a migration. With a clock tick in it, it owes an
+    /// EOI.
+    pub fn rtc_found(&mut self, pending: impl Fn(u8) -> bool) {
+        let entry = self.entry(RTC_PIN);
+        if !entry.masked() && !entry.level() && pending(entry.vector()) {
+            self.set_rtc_pending(self.rtc.pending.saturating_add(1));
+        }
     }
 
     /// A local APIC broadcast the EOI of `vector`.
@@ -360,8 +375,8 @@ impl IoApic {
     }
 
     /// Replaces the registers, for `KVM_SET_IRQCHIP`, and raises the requests of `state.irr` anew.
-    /// The levels of the lines stay. Afterwards the caller counts the outstanding EOIs of the
-    /// clock, once the messages are delivered ([`IoApic::set_rtc_pending`]).
+    /// The levels of the lines stay. The outstanding EOIs of the clock count from here on: those that
+    /// local APICs owe which get their state afterwards ([`IoApic::rtc_found`]).
     pub fn restore(&mut self, state: &KvmIoapicState, work: &mut IoApicWork) {
         self.base_address = state.base_address;
         self.ioregsel = state.ioregsel;

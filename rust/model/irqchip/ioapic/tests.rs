@@ -377,6 +377,34 @@ fn restoring_forgets_the_ticks_of_the_clock() {
 }
 
 #[test]
+fn ticks_come_and_go_with_local_apics() {
+    let mut b = Bench::new();
+    b.program(RTC_PIN, 0x70);
+    b.accepts = 2;
+    b.io.set_line(RTC_PIN, IrqSource::User, true, true, &mut b.work);
+    b.deliver();
+    // One that has nothing of it; one, whose EOI will not come; one after a migration.
+    b.io.rtc_lost(|v| v == 0x71);
+    assert_eq!(b.io.rtc.pending, 2);
+    b.io.rtc_lost(|v| v == 0x70);
+    assert_eq!(b.io.rtc.pending, 1);
+    b.io.rtc_found(|v| v == 0x71);
+    assert_eq!(b.io.rtc.pending, 1);
+    b.io.rtc_found(|v| v == 0x70);
+    assert_eq!(b.io.rtc.pending, 2);
+    for left in [1, 0, 0] {
+        b.io.rtc_lost(|_| true);
+        assert_eq!(b.io.rtc.pending, left);
+    }
+    // Where no tick can have come from.
+    for low in [MASK | 0x70, LEVEL | 0x70] {
+        b.program(RTC_PIN, low);
+        b.io.rtc_found(|_| true);
+        assert!(!b.io.rtc_pending());
+    }
+}
+
+#[test]
 fn a_level_triggered_clock_does_not_coalesce() {
     let mut b = Bench::new();
     b.program(RTC_PIN, 0x70);

@@ -270,6 +270,49 @@ pub fn ioapic(t: &mut Tap) {
     t.same("NMI", count(&g, 2), 1);
 }
 
+/// Ticks of the real-time clock coalesce until their EOI, as local APICs say that get another state.
+pub fn clock_ticks(t: &mut Tap) {
+    let g = guest();
+    let v = &g.cpus[0];
+    run(&g, &pics(0xff, 0xff));
+    run(&g, &[Put(APIC + 0xf0, 0x1ff)]);
+    run(&g, &entry(8, 0x58));
+    let tick = || {
+        let set = |level: u32| {
+            let mut l: kvm_irq_level = sys::zeroed();
+            (l.__bindgen_anon_1.irq, l.level) = (8, level);
+            g.vm.exchange(k::IRQ_LINE_STATUS, &mut l)
+                .ok()
+                .expect("KVM_IRQ_LINE_STATUS");
+            // SAFETY: any bits are a value of the union.
+            unsafe { l.__bindgen_anon_1.status }
+        };
+        let status = set(1);
+        set(0);
+        status
+    };
+    t.same("a tick", tick(), 1);
+    t.same("coalesces", tick(), 0);
+    let mut l: kvm_lapic_state = v.fd.get(k::GET_LAPIC).expect("KVM_GET_LAPIC");
+    // The requests and what is in service of vectors 0x58 to 0x5f.
+    let (irr, isr) = (0x223, 0x123);
+    t.same("it waits", l.regs[irr], 1);
+    let mut set = |requested: i8, served: i8| {
+        (l.regs[irr], l.regs[isr]) = (requested, served);
+        v.fd.set(k::SET_LAPIC, &l)
+    };
+    t.same("the same again", set(1, 0), crate::sys::Answer::Ok(0));
+    t.same("coalesces", tick(), 0);
+    t.same("none waits", set(0, 0), crate::sys::Answer::Ok(0));
+    t.same("a tick", tick(), 1);
+    t.same("coalesces", tick(), 0);
+    t.same("none waits", set(0, 0), crate::sys::Answer::Ok(0));
+    t.same("one is in service", set(0, 1), crate::sys::Answer::Ok(0));
+    t.same("coalesces", tick(), 0);
+    run(&g, &[Put(APIC + 0xb0, 0)]);
+    t.same("a tick after its end", tick(), 1);
+}
+
 /// A period of the timer: 1193182 Hz / this is about 100 Hz.
 const PERIOD: u16 = 11932;
 

@@ -168,6 +168,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("smi_after_delivery", smm::after_delivery),
     ("boot_flag", startups::boot_flag),
     ("lost_startup", startups::lost_startup),
+    ("clock_ticks", chips::clock_ticks),
     ("slot_moves", running::slot_moves),
     ("read_only", running::read_only),
     ("exits_off", running::exits_off),
