@@ -246,8 +246,8 @@ fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     if let Some(e) = cx.st.events.exception {
         deliver_payload(cx);
         cx.st.events.exception = None;
-        if e.vector != exception::DB && e.vector != exception::BP && e.vector != exception::OF {
-            // A fault will execute the instruction again: do not break on it twice.
+        if exception::is_fault(e.vector) {
+            // The instruction will be executed again: do not break on it twice.
             let f = V::rflags(cx.l);
             V::set_rflags(cx.l, f | rflags::RF);
         }

@@ -116,6 +116,12 @@ pub const fn is_soft(vector: u8) -> bool {
     matches!(vector, BP | OF)
 }
 
+/// Is `vector` a fault, whose handler returns to the instruction that raised it? `#DB` may be one; what
+/// aborts is none.
+pub const fn is_fault(vector: u8) -> bool {
+    !matches!(vector, DB | BP | OF | DF | MC)
+}
+
 /// Does delivering `vector` push an error code, in protected mode?
 pub const fn has_error_code(vector: u8) -> bool {
     matches!(vector, DF | TS | NP | SS | GP | PF | AC | CP)

@@ -209,6 +209,9 @@ pub fn machine_checks(t: &mut Tap) {
     t.same("is an exception", v, Some(vec![0x22, high, 5]));
     let n: u16 = g.mem.load(boot::mailbox(0) + 128 + 2 * 18);
     t.same("once", n, 1);
+    // SS, RSP and RFLAGS are at the top of the stack.
+    let pushed: u64 = g.mem.load(0xa_0000 - 24);
+    t.same("an abort has no RF", pushed & (1 << 16), 0);
     // Without CR4.MCE the guest is at its end.
     let (g, ..) = start(false);
     t.same("again", report(&g, valid | uc | en, 5), Answer::Ok(0));
