@@ -168,15 +168,21 @@ impl<V: Backend> Cx<'_, '_, V> {
 
     /// The interrupt on its way that KVM_GET_VCPU_EVENTS and KVM_GET_SREGS show.
     ///
-    ///
-    /// KVM: a vector that waits for a local APIC in the kernel is not one of the vCPU's events. These
-    /// do not show it, and setting them leaves it alone.
     pub(crate) fn interrupt_shown(&self) -> Option<u8> {
         match self.st.events.injected {
             Some(i) if i.kind == EventKind::Interrupt => Some(i.vector),
-            _ if self.st.apic.is_none() => self.st.events.user_interrupt,
+            _ if self.shows_waiting_vector() => self.st.events.user_interrupt,
             _ => None,
         }
+    }
+
+    /// Is a vector that waits one of those events, which setting them replaces? With all controllers
+    /// in the kernel it is one that the PIC has handed out already.
+    ///
+    /// KVM: one that KVM_INTERRUPT queued behind a local APIC in the kernel is not. The events do not
+    /// show it, and setting them leaves it alone.
+    pub(crate) fn shows_waiting_vector(&self) -> bool {
+        self.st.apic.is_none() || self.vm.base.irqchip_full()
     }
 
     /// Makes CR8 writes exit while an interrupt waits for a lower priority than the task's. Without

@@ -181,6 +181,7 @@ pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) 
     let error_code = (x.has_error_code != 0).then_some(x.error_code);
     let has_payload =
         e.flags & abi::KVM_VCPUEVENT_VALID_PAYLOAD != 0 && e.exception_has_payload != 0;
+    let shown = cx.shows_waiting_vector();
     let ev = &mut cx.st.events;
     ev.exception = pending.then_some(Exception {
         vector: x.nr,
@@ -189,7 +190,7 @@ pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) 
     });
     ev.payload_done = !has_payload;
     ev.injected = None;
-    if cx.st.apic.is_none() {
+    if shown {
         ev.user_interrupt = None;
     }
     // KVM: of several the first of these counts.

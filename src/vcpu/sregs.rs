@@ -165,7 +165,7 @@ pub(crate) fn set<V: Backend>(cx: &mut Cx<'_, '_, V>, s: &KvmSregs) -> Result {
     // KVM: an empty bitmap takes nothing back.
     if let Some(v) = vector {
         cx.st.events.injected = Some(Event::interrupt(v));
-        if cx.st.apic.is_none() {
+        if cx.shows_waiting_vector() {
             // The same that KVM_GET_SREGS showed, or instead of it.
             cx.st.events.user_interrupt = None;
         }

@@ -10,10 +10,12 @@ use super::windows::ready;
 use super::windows::value;
 use super::windows::want_window;
 use super::windows::window;
+use crate::guest::enable;
 use crate::guest::Exit;
 use crate::guest::Guest;
 use crate::guest::Irqchip;
 use crate::guest::Plan;
+use crate::guest::PORT_FAULT;
 use crate::guest_code;
 use crate::sys;
 use crate::sys::Answer;
@@ -153,6 +155,51 @@ pub fn waiting_vector(t: &mut Tap) {
     t.same("an empty bitmap takes nothing back", injected(&g), (1, 0));
     t.same("it comes", value(&g), Ok(3));
     t.same("the third vector", count(&g, 0x46), 1);
+}
+
+/// A vector that the PIC has handed out, and that waits because an exception came first, is one of the
+/// vCPU's events: who sets others takes it back.
+pub fn replaced_vector(t: &mut Tap) {
+    let plan = Plan {
+        irqchip: Irqchip::Full,
+        ..Plan::default()
+    };
+    let g = Guest::long_with(plan, again());
+    let r = enable(&g.vm, KVM_CAP_EXCEPTION_PAYLOAD, 1);
+    t.same("payloads", r, Answer::Ok(0));
+    t.same("the guest runs", value(&g), Ok(0));
+    let both = || {
+        let mut e = g.cpus[0].events();
+        (e.interrupt.injected, e.interrupt.nr) = (1, 0x47);
+        (e.exception.pending, e.exception.nr) = (1, 6);
+        let set = set_events(&g, &e);
+        (set, enter(&g), g.cpus[0].events())
+    };
+    let out = Exit::Out {
+        port: PORT_FAULT,
+        size: 4,
+        count: 1,
+        data: vec![6, 0, 0, 0],
+    };
+    let (set, exit, mut e) = both();
+    t.same("an exception and a vector", set, Answer::Ok(0));
+    t.same("the exception comes first", exit, Ok(out.clone()));
+    e.interrupt.injected = 0;
+    t.same("no vector", set_events(&g, &e), Answer::Ok(0));
+    t.same("the guest goes on", value(&g), Ok(1));
+    t.same("no other event", value(&g), Ok(1));
+    t.same("not that vector", count(&g, 0x47), 0);
+    if table::stock() {
+        // It loses the vector.
+        return;
+    }
+    let (_, exit, e) = both();
+    t.same("once more", exit, Ok(out));
+    let shown = (e.interrupt.injected, e.interrupt.nr);
+    t.same("it is shown", shown, (1, 0x47));
+    t.same("it comes", value(&g), Ok(3));
+    t.same("once", value(&g), Ok(3));
+    t.same("that vector", count(&g, 0x47), 1);
 }
 
 guest_code! {
