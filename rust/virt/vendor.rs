@@ -350,6 +350,8 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// Hands over what was written down since the last time. To be asked after each exit while it is
     /// on; else there is nothing.
     fn take_written(l: &mut Loaded<'_, Self>, f: &mut dyn FnMut(Gfn));
+    /// Was an interrupt of the host what ended the last run? It is [`Exit::HostInterrupt`] then.
+    fn interrupted(l: &Loaded<'_, Self>) -> bool;
     /// What the last exit was, if it is a frequent one.
     fn quick(l: &Loaded<'_, Self>) -> Quick;
     /// The port access that was the last exit: to be asked after one only.

@@ -61,6 +61,7 @@ fn hlt<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
 fn any<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
     match V::decode(cx.l) {
         Exit::HostInterrupt => {
+            cx.vcpu.shared.set_boundary(false);
             cx.count(VcpuStat::IrqExits);
             Continue(())
         }

@@ -217,6 +217,11 @@ fn enter<V: Backend>(cx: &mut Cx<'_, '_, V>) -> bool {
         host::trace::entry(shared.id, || V::rip(l));
         V::enter(l, irqs);
         shared.pending.leave();
+        if V::interrupted(l) {
+            // What the interrupt woke may take the CPU as soon as this is over. The handler of the exit
+            // ends it.
+            shared.set_boundary(true);
+        }
         true
     })
 }

@@ -243,12 +243,19 @@ impl VcpuShared {
         self.told_preempted.store(false, Ordering::Relaxed);
     }
 
+    /// Owner: is it between two instructions of the guest, with nothing kept of what the guest's page
+    /// tables said?
+    #[inline]
+    pub(crate) fn set_boundary(&self, on: bool) {
+        self.at_boundary.store(on, Ordering::Relaxed);
+    }
+
     /// Owner: gives way to whoever else needs this CPU, between two instructions of the guest. EINTR
     /// for a signal.
     pub(crate) fn give_way(&self) -> Result {
-        self.at_boundary.store(true, Ordering::Relaxed);
+        self.set_boundary(true);
         let r = host::task::handle_guest_work();
-        self.at_boundary.store(false, Ordering::Relaxed);
+        self.set_boundary(false);
         r
     }
 

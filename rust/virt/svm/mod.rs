@@ -162,6 +162,11 @@ impl Vendor for Svm {
     fn take_written(_: &mut Loaded<'_, Self>, _: &mut dyn FnMut(Gfn)) {}
 
     #[inline]
+    fn interrupted(l: &Loaded<'_, Self>) -> bool {
+        l.hw.interrupted()
+    }
+
+    #[inline]
     fn quick(l: &Loaded<'_, Self>) -> Quick {
         l.hw.quick()
     }

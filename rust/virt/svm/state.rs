@@ -454,6 +454,12 @@ impl Vcpu {
         true
     }
 
+    /// Did an interrupt of the host end the last run?
+    #[inline]
+    pub(super) fn interrupted(&self) -> bool {
+        self.vmcb().control.exit_code == code::INTR
+    }
+
     /// What the last exit was, if it is a frequent one.
     #[inline]
     pub(super) fn quick(&self) -> Quick {

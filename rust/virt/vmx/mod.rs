@@ -183,6 +183,11 @@ impl Vendor for Vmx {
     }
 
     #[inline]
+    fn interrupted(l: &Loaded<'_, Self>) -> bool {
+        l.hw.interrupted()
+    }
+
+    #[inline]
     fn quick(l: &Loaded<'_, Self>) -> Quick {
         l.hw.quick()
     }

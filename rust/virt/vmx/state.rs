@@ -486,6 +486,12 @@ impl Vcpu {
         true
     }
 
+    /// Did an interrupt of the host end the last run?
+    #[inline]
+    pub(super) fn interrupted(&self) -> bool {
+        self.run.reason == reason::EXTERNAL_INTERRUPT
+    }
+
     /// What the last exit was.
     #[inline]
     pub(super) fn quick(&self) -> Quick {

@@ -2,6 +2,7 @@
 
 //! What a guest is told of a vCPU that waits for a CPU: the mark in its page of stolen time.
 
+use super::pages::Stats;
 use crate::guest::Exit;
 use crate::guest::Guest;
 use crate::guest::DATA;
@@ -23,6 +24,8 @@ const PREEMPTED: u8 = 1;
 const FLUSH_TLB: u8 = 2;
 /// The page of stolen time.
 const PAGE: u64 = DATA + 0x40;
+/// How often somebody looks in between.
+const LOOKS: u32 = 100;
 /// The mark in it.
 const MARK: usize = PAGE as usize + 16;
 
@@ -63,6 +66,8 @@ pub fn mark(t: &mut Tap) {
     t.same("offered", offered, Some(STEAL_TIME | PV_TLB_FLUSH));
     g.mem.store::<u8>(MARK, PREEMPTED);
     t.same("the MSR", g.cpus[0].set_msr(MSR_STEAL_TIME, PAGE | 1), true);
+    let stats = Stats::of(&g.cpus[0].fd);
+    let counts = || ["preemption_reported", "preemption_other"].map(|n| stats.get(n));
     // Whoever looks at the mark takes the vCPU's CPU.
     sys::run_on_cpu(0);
     std::thread::scope(|s| {
@@ -75,6 +80,18 @@ pub fn mark(t: &mut Tap) {
         });
         t.point(asked, "asked for a flush");
         t.point(until(&g, |m| m & FLUSH_TLB == 0), "which is done");
+        let before = counts();
+        let mut looks = 0;
+        until(&g, |_| {
+            looks += 1;
+            looks == LOOKS
+        });
+        let [told, not] = [0, 1].map(|i| counts()[i] - before[i]);
+        // Not where an instruction was being emulated.
+        t.point(
+            told > not,
+            format!("told of {told}, not told of {not} in {LOOKS}"),
+        );
         g.set_data(1, 1);
         let exit = vcpu.join().expect("the vCPU's thread");
         t.point(
