@@ -460,6 +460,9 @@ pub trait Vendor: private::Sealed + Sized + 'static {
     /// Forgets all cached translations of this vCPU before the next entry.
     fn flush_guest(l: &mut Loaded<'_, Self>);
 
+    /// Lets a guest that has halted without an exit go on behind its HLT, where hardware keeps that it
+    /// halted over exits. To be called where it goes on elsewhere; an event ends a halt by itself.
+    fn end_halt(l: &mut Loaded<'_, Self>);
     /// Sets the event to deliver at the next entry, replacing what was set before.
     fn inject(l: &mut Loaded<'_, Self>, e: Option<&Event>);
     /// Has the next entry end as soon as its event is delivered.

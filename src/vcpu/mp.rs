@@ -138,7 +138,11 @@ pub(crate) fn set<V: Backend>(cx: &mut Cx<'_, '_, V>, m: &abi::KvmMpState) -> Re
     // A kick that is in the mailbox came before this.
     cx.pull();
     match m.mp_state {
-        abi::KVM_MP_STATE_RUNNABLE => cx.st.set_runnable(),
+        abi::KVM_MP_STATE_RUNNABLE => {
+            cx.st.set_runnable();
+            // KVM: with VMX the in-tree module leaves one halted that did so without an exit.
+            V::end_halt(cx.l);
+        }
         abi::KVM_MP_STATE_UNINITIALIZED => cx.st.mp = MpState::Uninitialized,
         abi::KVM_MP_STATE_INIT_RECEIVED => cx.st.mp = MpState::InitReceived,
         // KVM: a kick that has not been used up ends this halt too.

@@ -71,6 +71,8 @@ impl<V: Backend> Cx<'_, '_, V> {
 #[inline(never)]
 pub(crate) fn enter<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     cx.st.smm.pending = false;
+    // After RSM it goes on behind the HLT.
+    V::end_halt(cx.l);
     let m = &mut cx.st.msrs.state;
     m.smi_count = m.smi_count.wrapping_add(1);
     let saved = exit::emulate::with_registers(cx, |cx, s| {

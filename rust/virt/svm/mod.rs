@@ -403,6 +403,9 @@ impl Vendor for Svm {
         l.hw.tlb.forget()
     }
 
+    // Every exit ends it.
+    fn end_halt(_: &mut Loaded<'_, Self>) {}
+
     #[inline]
     fn inject(l: &mut Loaded<'_, Self>, e: Option<&Event>) {
         l.hw.inject(e)

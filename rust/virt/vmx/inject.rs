@@ -93,8 +93,13 @@ impl Vcpu {
             EventKind::Exception if e.vector == exception::DB => self.step_in_shadow(),
             _ => {}
         }
+        self.end_halt();
+    }
+
+    /// The guest may have halted by itself: it goes on.
+    #[inline]
+    pub(super) fn end_halt(&mut self) {
         if !self.trap.hlt {
-            // The guest may have halted by itself.
             vmcs::write(field::GUEST_ACTIVITY, 0);
         }
     }

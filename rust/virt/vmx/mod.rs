@@ -438,6 +438,10 @@ impl Vendor for Vmx {
         l.hw.end_after_event()
     }
 
+    fn end_halt(l: &mut Loaded<'_, Self>) {
+        l.hw.end_halt()
+    }
+
     #[inline]
     fn aborted(l: &mut Loaded<'_, Self>) -> Option<Event> {
         l.hw.aborted()

@@ -19,6 +19,7 @@ mod event_page;
 mod event_races;
 mod eventfds;
 mod faults;
+mod given;
 mod guest_memfd;
 mod hammer;
 mod hidden;
@@ -152,6 +153,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("several_events", windows::several_events),
     ("collisions", collisions::collisions),
     ("handed_back", windows::handed_back),
+    ("native_halt", given::native_halt),
     ("blocked_interrupts", windows::blocked_interrupts),
     ("hypercall_across", paravirt::hypercall_across),
     ("debug_registers", windows::debug_registers),
