@@ -8,6 +8,7 @@ use crate::backend::Backend;
 use crate::vcpu::event;
 use crate::vcpu::fetch;
 use crate::vcpu::run::Flow;
+use crate::vcpu::state::Int3;
 use crate::vcpu::user_exit::UserExit;
 use crate::vcpu::Cx;
 use kernel::prelude::*;
@@ -204,6 +205,11 @@ pub(crate) fn db<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &Exception) -> Flow {
 
 /// INT3 under user space's software breakpoints.
 pub(crate) fn bp<V: Backend>(cx: &mut Cx<'_, '_, V>) -> Flow {
+    // User space may give it back to the guest, when other bytes are there.
+    cx.st.debug.int3 = Int3 {
+        rip: V::rip(cx.l),
+        len: cx.instruction().map_or(0, |i| i.len),
+    };
     to_user(cx, exception::BP, 0)
 }
 

@@ -168,7 +168,11 @@ pub(crate) fn prepare<V: Backend>(cx: &mut Cx<'_, '_, V>) {
 #[inline(never)]
 fn prepare_any<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     next(cx);
-    let ev = cx.st.events.injected;
+    let mut ev = cx.st.events.injected;
+    if ev.is_some_and(|e| e.error_code.is_some()) {
+        drop_error_code(cx);
+        ev = cx.st.events.injected;
+    }
     match ev.map(|e| e.kind) {
         Some(EventKind::Interrupt) => cx.count(VcpuStat::IrqInjections),
         Some(EventKind::Nmi) => cx.count(VcpuStat::NmiInjections),
@@ -242,6 +246,32 @@ fn give_way<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     }
 }
 
+/// Real mode has no error codes, whoever gave the exception one; VMX refuses the entry
+/// (`SDM: vol 3, 27.2.1.3`).
+#[cold]
+#[inline(never)]
+fn drop_error_code<V: Backend>(cx: &mut Cx<'_, '_, V>) {
+    if cx.protected_mode() {
+        return;
+    }
+    if let Some(e) = &mut cx.st.events.injected {
+        e.error_code = None;
+    }
+}
+
+impl<V: Backend> Cx<'_, '_, V> {
+    /// The event that delivers an exception. `#BP` at the INT3 that exited last is as long as that was,
+    /// prefixes and all.
+    pub(crate) fn event_of(&self, e: &Exception) -> Event {
+        let mut event = Event::exception(e);
+        let at = &self.st.debug.int3;
+        if e.vector == exception::BP && at.rip == V::rip(self.l) && at.len != 0 {
+            event.insn_len = at.len;
+        }
+        event
+    }
+}
+
 fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {
     if let Some(e) = cx.st.events.exception {
         deliver_payload(cx);
@@ -251,12 +281,7 @@ fn choose<V: Backend>(cx: &mut Cx<'_, '_, V>) {
             let f = V::rflags(cx.l);
             V::set_rflags(cx.l, f | rflags::RF);
         }
-        let error_code = if cx.protected_mode() {
-            e.error_code
-        } else {
-            None
-        };
-        cx.st.events.injected = Some(Event::exception(&Exception { error_code, ..e }));
+        cx.st.events.injected = Some(cx.event_of(&e));
         return;
     }
     take_smi(cx);

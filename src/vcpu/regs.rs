@@ -199,11 +199,12 @@ pub(crate) fn set_events<V: Backend>(cx: &mut Cx<'_, '_, V>, e: &KvmVcpuEvents) 
     }
     // KVM: of several the first of these counts.
     if injected {
-        ev.injected = Some(Event::exception(&Exception {
+        let e = Exception {
             vector: x.nr,
             error_code,
             payload: 0,
-        }));
+        };
+        cx.st.events.injected = Some(cx.event_of(&e));
     } else if e.nmi.injected != 0 {
         ev.injected = Some(Event::nmi());
     } else if e.interrupt.injected != 0 && e.interrupt.soft == 0 {

@@ -62,6 +62,15 @@ pub(crate) struct Debug {
     pub(crate) user_dr7: u64,
     /// RFLAGS.TF was set by us for single-stepping.
     pub(crate) stepping: bool,
+    /// The last INT3 that exited.
+    pub(crate) int3: Int3,
+}
+
+/// Where an INT3 is, and how long it is with its prefixes, bytes; 0 if there was none.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Int3 {
+    pub(crate) rip: u64,
+    pub(crate) len: u8,
 }
 
 impl Debug {
@@ -255,6 +264,7 @@ impl State {
                 user_dr: [0; 4],
                 user_dr7: 0,
                 stepping: false,
+                int3: Int3::default(),
             },
             tables: TableCache::new(),
             no_memory: None,
