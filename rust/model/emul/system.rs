@@ -19,6 +19,10 @@ const KERNEL_GS_BASE: u32 = 0xc000_0102;
 /// MSR that RDTSCP and RDPID return.
 const TSC_AUX: u32 = 0xc000_0103;
 
+/// A leaf of CPUID, and a bit of its ECX (`APM: vol 3, E.4.2`).
+const EXTENDED_FEATURES: u32 = 0x8000_0001;
+const CR8_LEGACY: u32 = 1 << 4;
+
 impl Ctx<'_> {
     fn need_cpl0(&self) -> Result<(), Stop> {
         if self.s.cpl() == 0 {
@@ -64,8 +68,20 @@ impl Ctx<'_> {
         (self.gpr(gpr::RAX) & 0xffff_ffff) | (self.gpr(gpr::RDX) << 32)
     }
 
+    /// Is LOCK MOV CR0 a way to CR8, as on some of AMD's processors?
+    fn need_cr8_legacy(&mut self) -> Result<(), Stop> {
+        let [_, _, ecx, _] = self.bus.cpuid(self.s, EXTENDED_FEATURES, 0)?;
+        if ecx & CR8_LEGACY == 0 {
+            return Err(Stop::UD);
+        }
+        Ok(())
+    }
+
     /// 0F 20, 22.
     pub(super) fn mov_cr(&mut self) -> Result<(), Stop> {
+        if self.insn.lock {
+            self.need_cr8_legacy()?;
+        }
         self.need_cpl0()?;
         let n = if self.insn.lock { 8 } else { self.insn.reg() };
         let (r, size) = (self.insn.rm(), self.insn.op_size);

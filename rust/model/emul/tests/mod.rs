@@ -63,6 +63,7 @@ struct World {
     ops: Vec<SystemOp>,
     /// CPUID says Intel.
     intel: bool,
+    cr8_legacy: bool,
     asked: Vec<Intercept>,
     refuse: Option<Intercept>,
     /// Compare-and-exchange fails.
@@ -91,6 +92,7 @@ impl World {
             mm: [[0; 8]; 8],
             ops: Vec::new(),
             intel: false,
+            cr8_legacy: false,
             asked: Vec::new(),
             refuse: None,
             contended: false,
@@ -302,6 +304,9 @@ impl Bus for World {
     fn cpuid(&mut self, _: &CpuState, leaf: u32, subleaf: u32) -> Result<[u32; 4], Stop> {
         if leaf == 0 && self.intel {
             return Ok([7, 0x756e_6547, 0x6c65_746e, 0x4965_6e69]);
+        }
+        if leaf == 0x8000_0001 && self.cr8_legacy {
+            return Ok([0, 0, 1 << 4, 0]);
         }
         Ok([leaf, subleaf, 3, 4])
     }

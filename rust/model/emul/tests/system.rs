@@ -55,8 +55,18 @@ fn control_registers() {
     assert_eq!(vm.run(&[0x0f, 0x20, 0xd8]), Err(Stop::Retry));
 
     let mut vm = Vm::protected(0);
-    vm.step(&[0xf0, 0x0f, 0x20, 0xc0]); // lock mov eax, cr0 is CR8
-    assert_eq!(vm.s.gpr[RAX], 0);
+    vm.s.cr8 = 5;
+    // LOCK MOV CR0 is CR8 where CPUID says so.
+    for code in [[0xf0, 0x0f, 0x20, 0xc0], [0xf0, 0x0f, 0x22, 0xc0]] {
+        assert_eq!(vm.fault(&code), Exception::ud());
+    }
+    vm.w.cr8_legacy = true;
+    vm.step(&[0xf0, 0x0f, 0x20, 0xc0]); // lock mov eax, cr0
+    assert_eq!(vm.s.gpr[RAX], 5);
+    vm.s.gpr[RAX] = 6;
+    vm.step(&[0xf0, 0x0f, 0x22, 0xc0]); // lock mov cr0, eax
+    assert_eq!(vm.s.cr8, 6);
+    vm.s.gpr[RAX] = 0;
     vm.s.gpr[RAX] = 0xe;
     vm.step(&[0x0f, 0x01, 0xf0]); // lmsw cannot clear PE
     assert_eq!(vm.s.cr0 & 0xf, 0xf);
