@@ -135,6 +135,14 @@ pub mod reason {
     pub const BUS_LOCK: u32 = 74;
     /// No event window for too long.
     pub const NOTIFY: u32 = 75;
+    /// SEAMCALL.
+    pub const SEAMCALL: u32 = 76;
+    /// TDCALL.
+    pub const TDCALL: u32 = 77;
+    /// RDMSR with an immediate index.
+    pub const RDMSR_IMM: u32 = 84;
+    /// WRMSRNS with an immediate index.
+    pub const WRMSR_IMM: u32 = 85;
 }
 
 /// The reason word: the entry failed.
@@ -401,7 +409,8 @@ fn decode_rare(reason: u32, w: &impl Words) -> Exit {
         reason::NOTIFY => Exit::NotifyWindow {
             invalid: w.qualification() & 1 != 0,
         },
-        // Instructions that a guest does not have; those of them that exit do so for that.
+        // Instructions that a guest does not have; those of them that exit do so for that, or because no
+        // control would let them fault.
         reason::GETSEC
         | reason::RSM
         | reason::RDRAND
@@ -414,7 +423,11 @@ fn decode_rare(reason: u32, w: &impl Words) -> Exit {
         | reason::UMWAIT
         | reason::TPAUSE
         | reason::LOADIWKEY
-        | reason::ENCLV => Exit::Undefined,
+        | reason::ENCLV
+        | reason::SEAMCALL
+        | reason::TDCALL
+        | reason::RDMSR_IMM
+        | reason::WRMSR_IMM => Exit::Undefined,
         _ => Exit::Unknown {
             code: u64::from(reason),
         },

@@ -88,6 +88,10 @@ fn plain_reasons() {
         (60, Exit::Undefined),
         (62, Exit::DirtyLogFull),
         (74, Exit::BusLock),
+        (76, Exit::Undefined),
+        (77, Exit::Undefined),
+        (84, Exit::Undefined),
+        (85, Exit::Undefined),
         (35, Exit::Unknown { code: 35 }),
         (999, Exit::Unknown { code: 999 }),
     ] {
