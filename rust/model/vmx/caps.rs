@@ -481,6 +481,19 @@ pub fn configure(raw: &Raw, s: &Switches) -> Result<Config, Refusal> {
     })
 }
 
+/// Does a vCPU that was made for the processor `a` run on `b` as it does there? Controls and forms of
+/// flushing that `s` leaves unused may be missing on one of them. What must be set may not differ, as
+/// much of what [`configure`] chooses is off at times.
+pub fn interchangeable(a: &Raw, b: &Raw, s: &Switches) -> bool {
+    let rest = |r: &Raw| {
+        // CAST: the low halves.
+        let must = [r.pin, r.proc, r.proc2, r.exit, r.entry].map(|cap| cap as u32);
+        let fixed = [r.cr0_fixed0, r.cr0_fixed1, r.cr4_fixed0, r.cr4_fixed1];
+        (r.basic, r.misc, must, fixed)
+    };
+    rest(a) == rest(b) && configure(a, s).is_ok_and(|c| configure(b, s) == Ok(c))
+}
+
 #[cfg(test)]
 #[path = "tests/caps.rs"]
 mod tests;

@@ -22,6 +22,7 @@ use host::uret::UserReturnMsrs;
 use kernel::prelude::*;
 use model::tdp::Config as TdpConfig;
 use model::vmx::caps::configure;
+use model::vmx::caps::interchangeable;
 use model::vmx::caps::Config;
 use model::vmx::caps::Raw;
 use model::vmx::caps::Refusal;
@@ -39,6 +40,8 @@ pub struct Module {
     /// The parameters it was probed with.
     pub(super) asked: Params,
     pub(super) features: Features,
+    /// What could be used, by them and by the kernel.
+    switches: Switches,
     /// The controls in use.
     pub(super) cfg: Config,
     pub(super) raw: Raw,
@@ -131,27 +134,24 @@ impl Module {
         let raw = read_raw()?;
         let asked = Params::now();
         let pause = PauseLoop::of(&asked);
-        let cfg = configure(
-            &raw,
-            &Switches {
-                ept: asked.ept,
-                unrestricted_guest: asked.unrestricted_guest,
-                eptad: asked.eptad,
-                vpid: asked.vpid,
-                vnmi: asked.vnmi,
-                tpr_shadow: asked.flexpriority,
-                preemption_timer: asked.preemption_timer
-                    && timer_lasts(&raw)
-                    && !has(c::VMX_CAP_TIMER_ERRATUM),
-                pml: asked.pml,
-                apicv: asked.enable_apicv,
-                ple: pause.gap != 0,
-                rdtscp: has(c::VMX_CAP_RDTSCP),
-                invpcid: has(c::VMX_CAP_INVPCID),
-                xsaves: has(c::VMX_CAP_XSAVES),
-            },
-        )
-        .map_err(refuse)?;
+        let switches = Switches {
+            ept: asked.ept,
+            unrestricted_guest: asked.unrestricted_guest,
+            eptad: asked.eptad,
+            vpid: asked.vpid,
+            vnmi: asked.vnmi,
+            tpr_shadow: asked.flexpriority,
+            preemption_timer: asked.preemption_timer
+                && timer_lasts(&raw)
+                && !has(c::VMX_CAP_TIMER_ERRATUM),
+            pml: asked.pml,
+            apicv: asked.enable_apicv,
+            ple: pause.gap != 0,
+            rdtscp: has(c::VMX_CAP_RDTSCP),
+            invpcid: has(c::VMX_CAP_INVPCID),
+            xsaves: has(c::VMX_CAP_XSAVES),
+        };
+        let cfg = configure(&raw, &switches).map_err(refuse)?;
         entry::probe(off);
 
         let phys_bits = u32::from(host::cpu::phys_bits());
@@ -189,6 +189,7 @@ impl Module {
                 l1d_flushed: unsafe { c::kvmrs_vmx_l1d_flushes(wished_l1d(&asked)) },
                 bus_lock_exit: cfg.proc2(proc2::BUS_LOCK_DETECTION),
             },
+            switches,
             cfg,
             raw,
             timer_shift: raw.timer_shift(),
@@ -253,7 +254,7 @@ impl Module {
 
 impl OnCpus for Module {
     fn cpu_online(&'static self, cpu: &PinnedCpu<'_>) -> Result {
-        if read_raw()? != self.raw {
+        if !interchangeable(&self.raw, &read_raw()?, &self.switches) {
             pr_err!(
                 "VMX of CPU {} differs from that of the first CPU\n",
                 cpu.cpu_id()

@@ -271,3 +271,49 @@ fn every_required_control_has_a_name() {
         assert_eq!(required & !named, 0, "{}", word.name());
     }
 }
+
+#[test]
+fn processors_differ_in_what_counts() {
+    let same = |f: fn(&mut Raw), s: &Switches| {
+        let mut other = HASWELL;
+        f(&mut other);
+        assert_ne!(other, HASWELL);
+        let both = [(HASWELL, other), (other, HASWELL)];
+        let [a, b] = both.map(|(a, b)| interchangeable(&a, &b, s));
+        assert_eq!(a, b);
+        a
+    };
+    assert!(interchangeable(&HASWELL, &HASWELL, &ON));
+    // What nothing uses.
+    let unused: [fn(&mut Raw); 3] = [
+        |r| r.proc &= !(u64::from(proc::RDTSC_EXITING | proc::INVLPG_EXITING) << 32),
+        |r| r.proc2 ^= u64::from(proc2::SHADOW_VMCS) << 32,
+        |r| r.pin |= u64::from(pin::POSTED_INTERRUPTS) << 32,
+    ];
+    for f in unused {
+        assert!(same(f, &ON));
+    }
+    // What is used, must be set, or is kept for all CPUs.
+    let used: [fn(&mut Raw); 11] = [
+        |r| r.basic ^= 1,
+        |r| r.misc ^= 1,
+        |r| r.pin |= u64::from(pin::PREEMPTION_TIMER),
+        |r| r.proc2 &= !(u64::from(proc2::UNRESTRICTED_GUEST) << 32),
+        |r| r.proc |= u64::from(proc::RDTSC_EXITING),
+        |r| r.exit &= !(u64::from(exit::LOAD_EFER) << 32),
+        |r| r.ept_vpid &= !ept_vpid::INVEPT_SINGLE,
+        |r| r.ept_vpid &= !ept_vpid::AD,
+        |r| r.cr0_fixed0 ^= 1 << 16,
+        |r| r.cr4_fixed0 ^= 1,
+        |r| r.cr4_fixed1 ^= 1 << 20,
+    ];
+    for (i, f) in used.into_iter().enumerate() {
+        assert!(!same(f, &ON), "{i}");
+    }
+    // Switched off it does not count any more.
+    let s = Switches {
+        unrestricted_guest: false,
+        ..ON
+    };
+    assert!(same(used[3], &s));
+}
