@@ -84,7 +84,8 @@ u32 kvmrs_vmx_caps(void)
 			caps |= VMX_CAP_TIMER_ERRATUM;
 	if (kvmrs_vmx_perf_exists())
 		caps |= VMX_CAP_PERF;
-	if (pgtable_l5_enabled())
+	/* Guests may have five levels where the host was told to use four: not what the kernel uses. */
+	if (boot_cpu_data.cpuid_level >= 7 && (cpuid_ecx(7) & BIT(16)))
 		caps |= VMX_CAP_LA57;
 	if (cr4_read_shadow() & X86_CR4_MCE)
 		caps |= VMX_CAP_HOST_MCE;
