@@ -26,9 +26,10 @@ use model::x86::state::SegReg;
 use model::x86::state::Segment;
 
 /// Bits of CR0 whose change makes cached translations wrong.
-const CR0_PAGING: u64 = cr0::PG | cr0::WP;
+pub(crate) const CR0_PAGING: u64 = cr0::PG | cr0::WP;
 /// The same of CR4.
-const CR4_PAGING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::LA57;
+pub(crate) const CR4_PAGING: u64 =
+    cr4::PSE | cr4::PAE | cr4::PGE | cr4::PCIDE | cr4::SMEP | cr4::LA57;
 
 /// A control-register access that exited.
 pub(crate) fn cr<V: Backend>(cx: &mut Cx<'_, '_, V>, a: &CrAccess) -> Flow {

@@ -5,6 +5,8 @@
 use super::event;
 use super::Cx;
 use crate::backend::Backend;
+use crate::exit::control::CR0_PAGING;
+use crate::exit::control::CR4_PAGING;
 use kernel::prelude::*;
 use model::abi;
 use model::abi::KvmDtable;
@@ -254,8 +256,8 @@ fn apply<V: Backend>(cx: &mut Cx<'_, '_, V>, s: &KvmSregs) -> Result {
     V::set_desc_table(cx.l, false, table_from_abi(&s.gdt));
     V::set_cr2(cx.l, s.cr2);
     let mapping_changed = V::cr3(cx.l) != s.cr3
-        || (V::cr0(cx.l) ^ s.cr0) & (cr0::PG | cr0::WP) != 0
-        || (V::cr4(cx.l) ^ s.cr4) & (cr4::PAE | cr4::PGE | cr4::PSE | cr4::LA57 | cr4::PCIDE) != 0
+        || (V::cr0(cx.l) ^ s.cr0) & CR0_PAGING != 0
+        || (V::cr4(cx.l) ^ s.cr4) & (CR4_PAGING | cr4::SMAP | cr4::PKE) != 0
         || V::efer(cx.l) != s.efer;
     cx.set_cr8(s.cr8 & 0xf);
     V::set_efer(cx.l, s.efer);
