@@ -528,12 +528,16 @@ impl Vcpu {
     #[cold]
     fn alignment_check(&self, e: Exit) -> Exit {
         let own = self.cpl() == 3 && self.cr0() & cr0::AM != 0 && self.rflags() & rflags::AC != 0;
-        // SAFETY: The vCPU's thread is preemptible here.
-        if self.m.split_lock && !own && unsafe { c::kvmrs_vmx_split_lock(self.rip()) } {
-            // Nothing is left to do but to go on.
-            return Exit::HostInterrupt;
+        if !self.m.split_lock || own {
+            return e;
         }
-        e
+        // SAFETY: The vCPU's thread is preemptible here.
+        unsafe { c::kvmrs_vmx_split_lock(self.rip()) };
+        // Nothing is left to do but to go on; where split locks are fatal SIGBUS is pending now, which
+        // ends the run.
+        //
+        // KVM: the in-tree module reports the exception to user space besides.
+        Exit::HostInterrupt
     }
 
     #[inline]
