@@ -300,6 +300,20 @@ impl Vcpu {
                 // In a shadow a single step has to be pending.
                 vmcs::write(field::GUEST_PENDING_DEBUG, PENDING_BS);
             }
+            if bits == 0 && (self.rflags() & rflags::TF != 0 || !self.m.cfg.unrestricted) {
+                // Emulated code may have cleared TF by now.
+                self.end_step();
+            }
+        }
+    }
+
+    /// Software ended a shadow: a step that was pending in it is not hardware's to report any more.
+    /// Whoever carried out the instruction does.
+    #[cold]
+    fn end_step(&self) {
+        let pending = vmcs::read(field::GUEST_PENDING_DEBUG);
+        if pending & PENDING_BS != 0 {
+            vmcs::write(field::GUEST_PENDING_DEBUG, pending & !PENDING_BS);
         }
     }
 

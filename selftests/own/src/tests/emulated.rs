@@ -3,9 +3,11 @@
 //! What an instruction leaves that the module emulated: bases of segments, what a gate says, and
 //! that it was the one that the guest executed.
 
+use crate::guest::boot;
 use crate::guest::supported_cpuid;
 use crate::guest::Exit;
 use crate::guest::Guest;
+use crate::guest::Plan;
 use crate::guest::CODE;
 use crate::guest_code;
 use crate::sys;
@@ -349,4 +351,70 @@ pub fn kept_code(t: &mut Tap) {
     // SUB EAX, [RBX].
     g.mem.store::<u8>(CODE as usize + 10, 0x2b);
     t.same("the sum", g.values(), Some(vec![105]));
+}
+
+guest_code! {
+    // Real mode, single-stepped over a load of SS; then protected mode. 0x200: the handler, which counts.
+    steps,
+    ".code16",
+    "pushf",
+    "pop ax",
+    "or ah, 1",
+    "push ax",
+    "popf",
+    "mov bx, ss",
+    "mov ss, bx",
+    "nop",
+    "pushf",
+    "pop ax",
+    "and ah, 0xfe",
+    "push ax",
+    "popf",
+    "mov eax, cr0",
+    "or al, 1",
+    "mov cr0, eax",
+    // To 0x28:0x11000.
+    ".byte 0x66, 0xea",
+    ".long 0x11000",
+    ".word 0x28",
+}
+
+guest_code! {
+    // inc word ptr [0x300]; iret
+    counts_steps,
+    ".byte 0xff, 0x06, 0x00, 0x03, 0xcf",
+}
+
+guest_code! {
+    arrives,
+    ".code32",
+    "mov eax, 0x10",
+    "mov ds, eax",
+    "mov es, eax",
+    "mov ss, eax",
+    "mov fs, eax",
+    "mov gs, eax",
+    "mov eax, [0x10300]",
+    "mov edx, 0xe0",
+    "out dx, eax",
+    "mov edx, 0xe1",
+    "out dx, al",
+}
+
+/// A single step that a load of SS held back, all of it emulated where real mode is: the trap comes once,
+/// and not again in protected mode, where nothing would take it.
+pub fn held_step(t: &mut Tap) {
+    let g = Guest::new(Plan::default());
+    boot::tables(&g.mem);
+    g.load(CODE, steps());
+    g.load(CODE + 0x200, counts_steps());
+    g.load(CODE + 0x1000, arrives());
+    // The vector of #DB.
+    g.mem.store::<u32>(4, (CODE as u32) << 12 | 0x200);
+    g.start_real(0, CODE, 0);
+    let v = &g.cpus[0];
+    let mut s = v.sregs();
+    (s.gdt.base, s.gdt.limit) = (0x1000, 6 * 8 - 1);
+    v.set_sregs(&s);
+    t.same("how many steps", g.values(), Some(vec![7]));
 }

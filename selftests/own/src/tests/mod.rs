@@ -126,6 +126,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("emulated_breakpoint", emulated::breakpoint),
     ("emulated_gates", emulated::gates),
     ("kept_code", emulated::kept_code),
+    ("held_step", emulated::held_step),
     ("ipi_x2apic", ipis::x2apic),
     ("ipi_xapic", ipis::xapic),
     ("ipi_counts_x2apic", ipi_counts::x2apic),
