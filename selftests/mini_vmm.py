@@ -573,10 +573,13 @@ def pauses():
 # CPUID a thousand times: exits after which nothing needs to be flushed.
 CPUIDS = bytes.fromhex("bee8030000" "31c0" "0fa2" "4e" "75f9" "e610")
 
+# Real mode and back a hundred times; of that only the way there exits where real mode is emulated.
+TOGGLES = bytes.fromhex("be64000000" "0f20c0" "24fe" "0f22c0" "0c01" "0f22c0" "4e" "75f0" "e610")
 
-def l1d_flushes():
+
+def l1d_flushes(code=CPUIDS):
     """Flushes of the L1 data cache, and exits, of such a guest."""
-    vm = Vm(CPUIDS)
+    vm = Vm(code)
     vm.protected()
     vm.until(EXIT_IO)
     n = vm.stat("l1d_flush"), vm.stat("exits")

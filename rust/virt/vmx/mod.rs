@@ -145,7 +145,12 @@ impl Vendor for Vmx {
 
     #[inline]
     fn must_emulate(l: &Loaded<'_, Self>) -> bool {
-        l.hw.must_emulate()
+        let emulate = l.hw.must_emulate();
+        if emulate {
+            // What that leaves in the L1 data cache the next entry has to flush.
+            l.cpu.presence.refresh();
+        }
+        emulate
     }
 
     fn set_deadline(l: &mut Loaded<'_, Self>, tsc: Option<u64>) -> bool {
