@@ -192,6 +192,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("spec_ctrl", msrs::spec_ctrl),
     ("tsc_aux", msrs::tsc_aux),
     ("sysenter_halves", msrs::sysenter_halves),
+    ("wide_addresses", msrs::wide_addresses),
     ("pic", chips::pic),
     ("ioapic", chips::ioapic),
     ("pit", chips::pit),

@@ -369,3 +369,30 @@ pub fn sysenter_halves(t: &mut Tap) {
     t.same("and so it stays", v.msr(0x175), Some(esp));
     t.same("that, too", v.msr(0x176), Some(eip));
 }
+
+/// Addresses in MSRs have 57 bits where the processor has that many, whatever the host's kernel uses
+/// (`no5lvl`).
+pub fn wide_addresses(t: &mut Tap) {
+    let g = Guest::long(reads_entry());
+    let v = &g.cpus[0];
+    let wide = supported_cpuid(&g.dev)[8..].chunks_exact(40).any(|e| {
+        // Leaf 7, ECX: LA57.
+        (&e[..8], e[22] & 1) == (&[7, 0, 0, 0, 0, 0, 0, 0], 1)
+    });
+    println!("# addresses of 57 bits: {wide}");
+    for (index, name) in [
+        (0xc000_0082, "LSTAR"),
+        (0xc000_0083, "CSTAR"),
+        (0xc000_0100, "FS base"),
+        (0xc000_0101, "GS base"),
+        (0xc000_0102, "KERNEL_GS_BASE"),
+    ] {
+        let high = 0xff11_0000_0234_5678;
+        t.same(format!("{name}: set"), v.set_msr(index, high), wide);
+        let want = if wide { high } else { 0 };
+        t.same(format!("{name}: as it was"), v.msr(index), Some(want));
+        let higher = 0xf111_0000_0234_5678;
+        let r = v.set_msr(index, higher);
+        t.same(format!("{name}: more"), r, false);
+    }
+}
