@@ -49,6 +49,13 @@ fn deliver(vm: &VmBase, m: &Message, to: impl Iterator<Item = u32>) -> i32 {
     taken
 }
 
+/// Delivers an edge at pin LINT0 of a vCPU's local APIC.
+pub(crate) fn lint0(v: &VcpuShared) {
+    if let Some(m) = v.published.at_lint0() {
+        post(v, &m);
+    }
+}
+
 /// Posts to one vCPU; false if its APIC does not take it.
 fn post(v: &VcpuShared, m: &Message) -> bool {
     match Post::of(m, &v.published) {

@@ -3,6 +3,7 @@
 //! The in-kernel PIT: its timer, its ports and its ioctls.
 
 use super::chips;
+use super::deliver;
 use crate::vm::VmBase;
 use host::clock::now_ns;
 use host::irq_lock::IrqSpinLock;
@@ -57,15 +58,14 @@ impl TimerOps for Tick {
     }
 }
 
-/// One tick: GSI 0 rises and falls, and where LINT0 is set up for NMIs, one is delivered (Linux's
-/// old NMI watchdog).
+/// One tick: GSI 0 rises and falls. Once LINT0 of one vCPU is set up for NMIs (Linux's old NMI
+/// watchdog) the tick is also what comes in at LINT0 of each.
 fn pulse(vm: &VmBase) {
     chips::set_gsi(vm, IrqSource::Pit, GSI, true, false);
     chips::set_gsi(vm, IrqSource::Pit, GSI, false, false);
-    for v in vm.vcpus.iter() {
-        if v.published.lint0_is_nmi() {
-            v.act(v.pending.post_nmi());
-        }
+    if vm.vcpus.iter().any(|v| v.published.lint0_is_nmi()) {
+        // KVM: whatever their entries say.
+        vm.vcpus.iter().for_each(|v| deliver::lint0(v));
     }
 }
 

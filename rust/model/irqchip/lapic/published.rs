@@ -8,8 +8,10 @@
 use super::super::targets::Census;
 use super::Mode;
 use crate::x86::apic::lvt;
+use crate::x86::apic::Delivery;
 use crate::x86::apic::Message;
 use crate::x86::apic::Shorthand;
+use crate::x86::apic::Trigger;
 use crate::x86::apic::BROADCAST;
 use crate::x86::apic::DFR_CLUSTER;
 use crate::x86::apic::DFR_FLAT;
@@ -187,6 +189,19 @@ impl Published {
     /// Whether LINT0 delivers an NMI. Linux's NMI watchdog routes the PIT that way.
     pub fn lint0_is_nmi(&self) -> bool {
         self.lint0.load(Relaxed) & (lvt::MODE | lvt::MASKED) == 4 << 8
+    }
+
+    /// What an edge at LINT0 becomes; `None` if the entry is masked or the APIC disabled.
+    pub fn at_lint0(&self) -> Option<Message> {
+        let entry = self.lint0.load(Relaxed);
+        if !self.address().is_present() || entry & lvt::MASKED != 0 {
+            return None;
+        }
+        Some(Message {
+            delivery: Delivery::from_bits((entry & lvt::MODE) >> 8),
+            trigger: Trigger::from_level(entry & lvt::LEVEL != 0),
+            ..Message::fixed(self.id, (entry & lvt::VECTOR) as u8)
+        })
     }
 
     /// How many lowest-priority interrupts came here, for [`Rules::arbitrate`].

@@ -380,6 +380,57 @@ pub fn pit(t: &mut Tap) {
     }
 }
 
+/// Once LINT0 of one vCPU is an NMI, the timer chip's ticks come in at LINT0 of each, and are what its
+/// entry says.
+pub fn pit_watchdog(t: &mut Tap) {
+    let plan = Plan {
+        irqchip: Irqchip::Full,
+        cpus: 2,
+        ..Plan::default()
+    };
+    let g = Guest::long_with(plan, interpreter());
+    g.mem.store::<u64>(boot::mailbox(0) + mailbox::EOI, 1);
+    let lint0 = |cpu: usize, entry: u32| {
+        let v = &g.cpus[cpu].fd;
+        let mut l: kvm_lapic_state = v.get(k::GET_LAPIC).expect("KVM_GET_LAPIC");
+        for (at, value) in [(0xf0, 0x1ffu32), (0x350, entry)] {
+            for (i, b) in value.to_le_bytes().into_iter().enumerate() {
+                // CAST: the header has them signed.
+                l.regs[at + i] = b as _;
+            }
+        }
+        v.set(k::SET_LAPIC, &l).ok().expect("KVM_SET_LAPIC");
+    };
+    let c: kvm_reinject_control = sys::zeroed();
+    g.vm.set(k::REINJECT_CONTROL, &c)
+        .ok()
+        .expect("KVM_REINJECT_CONTROL");
+    let mut steps = pics(0xff, 0xff);
+    steps.extend(program(0x34, 0x40, PERIOD));
+    run(&g, &steps);
+    let ticks = || {
+        run(&g, &[Sti]);
+        let before = count(&g, 0x50);
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(20));
+            run(&g, &[Sti]);
+        }
+        count(&g, 0x50) - before
+    };
+    lint0(0, 0x50);
+    t.same("an interrupt at one, none an NMI", ticks(), 0);
+    lint0(1, 0x400);
+    let n = ticks();
+    t.point(n >= 3, format!("an NMI at the other: {n}"));
+    t.point(g.cpus[1].events().nmi.pending != 0, "which it gets");
+    lint0(0, 0x1_0050);
+    t.same("masked", ticks(), 0);
+    lint0(0, 0x50);
+    t.point(ticks() >= 3, "not masked");
+    lint0(1, 0x1_0400);
+    t.same("the NMI is masked", ticks(), 0);
+}
+
 /// The port of the speaker: the gate of channel 2 and its output, where the kernel has it.
 pub fn speaker(t: &mut Tap) {
     // Without the flag it is user space's.

@@ -196,6 +196,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("pic", chips::pic),
     ("ioapic", chips::ioapic),
     ("pit", chips::pit),
+    ("pit_watchdog", chips::pit_watchdog),
     ("speaker", chips::speaker),
     ("ioeventfd_widths", eventfds::widths_of_events),
     ("ioeventfd_others", eventfds::others_than_moves),

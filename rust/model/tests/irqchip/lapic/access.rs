@@ -6,6 +6,7 @@ use super::super::access::Raised;
 use super::*;
 use crate::irqchip::targets::Census;
 use crate::x86::apic::lvt;
+use crate::x86::apic::Delivery;
 use crate::x86::apic::Trigger;
 use crate::x86::apic::X2APIC_MSR_FIRST;
 
@@ -261,7 +262,20 @@ fn lint0_is_published() {
             "{entry:#x}"
         );
         assert_eq!(apic.accepts_pic(), pic);
+        let masked = entry & 1 << 16 != 0;
+        assert_eq!(p.at_lint0().is_none(), masked, "{entry:#x}");
+        assert_eq!(
+            p.at_lint0().is_some_and(|m| m.delivery == Delivery::Nmi),
+            nmi
+        );
     }
+    let _ = write(&mut apic, reg::LVT_LINT0, lvt::LEVEL | 0x51);
+    apic.publish(&p, &Census::new());
+    let m = p.at_lint0().unwrap();
+    assert_eq!((m.vector, m.delivery), (0x51, Delivery::Fixed));
+    assert!(m.trigger.is_level() && m.assert);
+    let off = Published::new(0);
+    assert_eq!(off.at_lint0(), None, "a disabled APIC");
 }
 
 #[test]
