@@ -14,6 +14,7 @@ use crate::guest::Irqchip;
 use crate::guest::Plan;
 use crate::guest::PORT_END;
 use crate::guest_code;
+use crate::memfd;
 use crate::sys::zeroed;
 use crate::sys::Answer;
 use crate::sys::Fd;
@@ -205,6 +206,45 @@ pub fn creation(t: &mut Tap) {
 }
 
 const AT: u64 = 0x4000_0000;
+
+/// guest_memfd: the file, its slot, its pages.
+pub fn memfd(t: &mut Tap) {
+    const LEN: usize = 1 << 20;
+    let vm = || guest::dev().make(k::CREATE_VM, 0).expect("KVM_CREATE_VM");
+    walk(t, "guest_memfd", &[], vm, |vm| {
+        match memfd::create(vm, LEN, memfd::SHARED) {
+            Ok(_) => Answer::Ok(0),
+            Err(e) => Answer::Err(e),
+        }
+    });
+    let with_file = || {
+        let vm = vm();
+        let fd = memfd::create(&vm, LEN, memfd::SHARED).expect("a file");
+        (vm, fd)
+    };
+    walk(t, "guest_memfd bound", &[], with_file, |(vm, fd)| {
+        memfd::bind(vm, 3, AT, LEN, fd, 0)
+    });
+    // One of several: a tree.
+    let with_slots = || {
+        let (vm, fd) = with_file();
+        for i in [0, 2, 4, 6, 8] {
+            let gpa = AT + (i << 12);
+            let a = memfd::bind(&vm, 3 + i as u32, gpa, 4096, &fd, (i as usize) << 12);
+            a.ok().expect("a slot");
+        }
+        (vm, fd)
+    };
+    walk(t, "guest_memfd bound again", &[], with_slots, |(vm, fd)| {
+        memfd::bind(vm, 20, AT + 0x5000, 4096, fd, 0x5000)
+    });
+    walk(t, "guest_memfd unbound", &[], with_slots, |(vm, _)| {
+        memfd::unbind(vm, 7)
+    });
+    walk(t, "guest_memfd filled", &[], with_file, |(_, fd)| {
+        memfd::fallocate(fd, memfd::KEEP, 0, 0x8000)
+    });
+}
 
 /// Slots, and the log of writes.
 pub fn slots(t: &mut Tap) {

@@ -12,6 +12,7 @@ use crate::guest::CODE;
 use crate::guest::PORT_END;
 use crate::guest_code;
 use crate::host;
+use crate::memfd;
 use crate::sys;
 use crate::sys::Answer;
 use crate::sys::Area;
@@ -167,6 +168,13 @@ pub fn control_group(t: &mut Tap) {
             stat(&dir, "anon") >= (pages * 4096) as i64 / 2,
             "the guest's memory",
         );
+        let (size, before) = (8 << 20, stat(&dir, "file"));
+        let fd = memfd::create(&g.vm, size, memfd::SHARED).expect("a file");
+        let made = memfd::fallocate(&fd, memfd::KEEP, 0, size as i64);
+        t.same("a guest_memfd", made, Answer::Ok(0));
+        let n = stat(&dir, "file") - before;
+        t.point(n >= size as i64 / 2, format!("its pages: {n} bytes"));
+        drop(fd);
         drop(g);
         let n = stat(&dir, "sec_pagetables");
         t.point(n < least / 4, format!("tables afterwards: {n} bytes"));

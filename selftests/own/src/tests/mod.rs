@@ -119,6 +119,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("errno_memfd", errno::memfd::memfd),
     ("fail_creation", faults::creation),
     ("fail_slots", faults::slots),
+    ("fail_memfd", faults::memfd),
     ("fail_events", faults::events),
     ("fail_tables", faults::faults),
     ("forced_emulation", emul::forced_emulation),
