@@ -122,7 +122,10 @@ fn set_cr0<V: Backend>(cx: &mut Cx<'_, '_, V>, v: u64) -> Result<(), Exception> 
     if v & cr0::WP == 0 && c4 & cr4::CET != 0 {
         return Err(Exception::gp0());
     }
-    if turns_on && ef & efer::LME == 0 && c4 & cr4::PAE != 0 {
+    // Hardware that holds them loads them anew (`SDM: vol 3, 4.4.1`).
+    let reloads = || (old ^ v) & (cr0::CD | cr0::NW) != 0 && V::pdptes(cx.l).is_some();
+    let loads = turns_on || (v & cr0::PG != 0 && reloads());
+    if loads && ef & efer::LME == 0 && c4 & cr4::PAE != 0 {
         cx.load_pdptes()?;
     }
     if v & cr0::PG != 0 && ef & efer::LME != 0 {

@@ -12,6 +12,7 @@ use crate::guest::CODE;
 use crate::guest_code;
 use crate::sys;
 use crate::sys::Answer;
+use crate::table;
 use crate::tap::Tap;
 use crate::uapi as k;
 use kvm_bindings::*;
@@ -417,4 +418,51 @@ pub fn held_step(t: &mut Tap) {
     (s.gdt.base, s.gdt.limit) = (0x1000, 6 * 8 - 1);
     v.set_sregs(&s);
     t.same("how many steps", g.values(), Some(vec![7]));
+}
+
+guest_code! {
+    reloads,
+    ".code32",
+    // The second gigabyte is the first one.
+    "mov dword ptr [0x70008], 0x6001",
+    "mov eax, 1",
+    "out 0xe0, eax",
+    "mov eax, cr0",
+    "or eax, 0x40000000",
+    "mov cr0, eax",
+    "mov eax, 2",
+    "out 0xe0, eax",
+    "mov eax, [0x40080000]",
+    "out 0xe0, eax",
+    // A reserved bit in the next one.
+    "mov dword ptr [0x70010], 0x8021",
+    "mov eax, cr0",
+    "and eax, 0xbfffffff",
+    "mov cr0, eax",
+    "mov eax, 3",
+    "out 0xe0, eax",
+    "hlt",
+}
+
+/// In PAE paging the first level of the tables is loaded again when CR0.CD changes.
+pub fn reloaded_tables(t: &mut Tap) {
+    if !table::intel() {
+        return t.skip("SVM reads it at each walk");
+    }
+    let g = Guest::long(reloads());
+    g.mem.store::<u32>(0x8_0000, 0x1234_5678);
+    for i in 0..4u64 {
+        // Present, and none of the bits that are reserved here.
+        let at = 0x7_0000 + 8 * i as usize;
+        g.mem.store::<u64>(at, 0x6001 + 0x1000 * i);
+    }
+    let v = &g.cpus[0];
+    let mut s = boot::flat32_sregs(v.sregs());
+    (s.cr3, s.cr4, s.cr0) = (0x7_0000, 0x20, 0x8001_0033);
+    // There is no handler for exceptions.
+    s.idt.limit = 0;
+    v.set_sregs(&s);
+    let (values, end) = g.values_of(0);
+    t.same("the new one counts", values, vec![1, 2, 0x1234_5678]);
+    t.same("a reserved bit is #GP", end, Ok(Exit::Shutdown));
 }

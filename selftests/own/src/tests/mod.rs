@@ -175,6 +175,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("boot_flag", startups::boot_flag),
     ("lost_startup", startups::lost_startup),
     ("clock_ticks", chips::clock_ticks),
+    ("reloaded_tables", emulated::reloaded_tables),
     ("replaced_vector", user_pic::replaced_vector),
     ("slot_moves", running::slot_moves),
     ("read_only", running::read_only),
