@@ -83,6 +83,12 @@ pub fn tables(mem: &Area) {
     mem.write(HANDLER, asm::trap_handler());
 }
 
+/// Lets all vectors go to a handler of the test's own, which finds vector and error code (or 0) on its
+/// stack; at most 4 KiB.
+pub fn replace_handler(mem: &Area, code: &[u8]) {
+    mem.write(HANDLER, code);
+}
+
 /// Lets a vector go to a handler of the test's own, at `at`.
 pub fn gate(mem: &Area, vector: usize, at: u64) {
     let low = (at & 0xffff) | (u64::from(CODE64) << 16) | (0x8e00 << 32);

@@ -22,7 +22,7 @@ const PARAM: &str = "/sys/module/kvm/parameters/force_emulation_prefix";
 
 /// Runs `f` with the parameter set. Processors that say of a fault that it would push RF have it
 /// cleared: the prefix is none to the guest.
-fn forced<R>(f: impl FnOnce() -> R) -> R {
+pub(super) fn forced<R>(f: impl FnOnce() -> R) -> R {
     let before = std::fs::read_to_string(PARAM).expect(PARAM);
     std::fs::write(PARAM, "3").expect(PARAM);
     let r = f();

@@ -10,6 +10,7 @@ mod clock;
 mod clock_source;
 mod collisions;
 mod compat;
+mod debug_traps;
 mod device_memory;
 mod devices;
 mod dirty;
@@ -42,6 +43,8 @@ mod running;
 mod smi_sources;
 mod smm;
 mod startups;
+mod system_code;
+mod traps;
 mod tsc;
 mod user_exits;
 mod user_pic;
@@ -219,4 +222,6 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("memfd_broken", guest_memfd::broken),
     ("memfd_storm", guest_memfd::storm),
     ("memfd_ends", guest_memfd::ends),
+    ("debug_traps", debug_traps::traps),
+    ("system_code", system_code::faults),
 ];
