@@ -38,6 +38,7 @@ mod paravirt;
 mod pokes;
 mod preempted;
 mod random_mmio;
+mod register_values;
 mod rng;
 mod running;
 mod smi_sources;
@@ -224,4 +225,6 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("memfd_ends", guest_memfd::ends),
     ("debug_traps", debug_traps::traps),
     ("system_code", system_code::faults),
+    ("msr_values", register_values::msr_values),
+    ("apic_values", register_values::apic_values),
 ];
