@@ -45,6 +45,7 @@ mod smi_sources;
 mod smm;
 mod startups;
 mod system_code;
+mod task_gates;
 mod traps;
 mod tsc;
 mod user_exits;
@@ -224,6 +225,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("memfd_storm", guest_memfd::storm),
     ("memfd_ends", guest_memfd::ends),
     ("debug_traps", debug_traps::traps),
+    ("task_gates", task_gates::gates),
     ("system_code", system_code::faults),
     ("msr_values", register_values::msr_values),
     ("apic_values", register_values::apic_values),
