@@ -156,6 +156,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("cut_short", user_pic::cut_short),
     ("irq_priority", ipis::priority),
     ("nmi_windows", windows::nmis),
+    ("nmi_iret", windows::nmi_iret),
     ("reinjection", windows::reinjection),
     ("several_events", windows::several_events),
     ("collisions", collisions::collisions),

@@ -189,6 +189,38 @@ pub fn nmis(t: &mut Tap) {
 }
 
 guest_code! {
+    // Nothing but the IRET touches the page that it returns from.
+    nmi_far_stack,
+    "mov edx, 0xe0",
+    "inc dword ptr [0x80000]",
+    "mov eax, [0x80000]",
+    "out dx, eax",
+    "mov esp, 0x95f00",
+    "iretq",
+}
+
+/// The IRET of an NMI's handler faults in the nested tables while another NMI waits: that comes once,
+/// behind the IRET.
+pub fn nmi_iret(t: &mut Tap) {
+    let g = nmi_guest(nmi_main());
+    g.load(CODE + 0x800, nmi_far_stack());
+    t.same("before", value(&g), Ok(0x100));
+    nmi(&g).ok().expect("KVM_NMI");
+    for n in 1..4 {
+        t.same("in the handler", value(&g), Ok(n));
+        let frame = g.mem.read(g.cpus[0].regs().rsp as usize, 40);
+        g.mem.write(0x9_5f00, &frame);
+        if n < 3 {
+            nmi(&g).ok().expect("KVM_NMI");
+        }
+        zap(&g);
+    }
+    t.same("the guest goes on", value(&g), Ok(0x200));
+    t.same("none is blocked", g.cpus[0].events().nmi.masked, 0);
+    t.same("to its end", value(&g), Ok(0x300));
+}
+
+guest_code! {
     nmi_soft,
     "mov edx, 0xe0",
     "mov eax, 0x100",
