@@ -372,6 +372,8 @@ extern unsigned int kvmrs_param_nx_huge_pages_recovery_ratio;
 extern unsigned int kvmrs_param_nx_huge_pages_recovery_period_ms;
 extern int kvmrs_param_pi_inject_timer;
 extern int kvmrs_param_nx_huge_pages;
+/* Writes to the log that an access to an MSR was ignored, as report_ignored_msrs says. */
+void kvmrs_ignored_msr(bool write, u32 index, u64 data);
 /* Those of the thin modules, as they are set (and, after a hand-over, in effect). */
 extern struct kvmrs_svm_params kvmrs_svm_params;
 extern struct kvmrs_vmx_params kvmrs_vmx_params;

@@ -61,6 +61,13 @@ pub fn nx_huge_pages() -> bool {
     }
 }
 
+/// Writes to the log that an access to an MSR was ignored, if that is wanted (`report_ignored_msrs`)
+/// and not too often. `written` is the value of a write.
+pub fn report_ignored_msr(index: u32, written: Option<u64>) {
+    // SAFETY: Prints numbers, in any context.
+    unsafe { shim::kvmrs_ignored_msr(written.is_some(), index, written.unwrap_or(0)) };
+}
+
 /// Whether a control block that hardware refused is to be written to the log.
 pub fn dump_invalid() -> bool {
     // SAFETY: As for the other parameters.

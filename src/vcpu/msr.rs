@@ -112,14 +112,20 @@ pub(crate) fn get<V: Backend>(
     let r = with(cx, by_user, |m, c| m.state.read(index, c, &m.banks))?;
     match r {
         Ok(r) => resolve(cx, index, r, by_user),
-        Err(e) => soften(e, index, 0, by_user).map(|()| 0),
+        Err(e) => soften(e, index, None, by_user).map(|()| 0),
     }
 }
 
-fn soften(e: MsrError, index: u32, value: u64, by_user: bool) -> Result<(), MsrError> {
+/// `written` is the value of a write.
+fn soften(e: MsrError, index: u32, written: Option<u64>, by_user: bool) -> Result<(), MsrError> {
     let known = host_caps::get().map_or(&[][..], |h| &h.msr_list);
-    let ignore = host::params::ignore_msrs();
-    msr::soften(e, index, value, by_user, known, ignore)
+    let value = written.unwrap_or(0);
+    let result = |ignore| msr::soften(e, index, value, by_user, known, ignore);
+    result(false).or_else(|_| {
+        result(host::params::ignore_msrs())?;
+        host::params::report_ignored_msr(index, written);
+        Ok(())
+    })
 }
 
 /// Where the local APIC's register with this MSR index is in its page.
@@ -171,7 +177,7 @@ fn resolve<V: Backend>(
         },
         Read::WallClock => pv::clock::wall_clock(&cx.vm.base),
         Read::Xfd | Read::XfdErr | Read::HyperV => {
-            return soften(MsrError::Unsupported, index, 0, by_user).map(|()| 0)
+            return soften(MsrError::Unsupported, index, None, by_user).map(|()| 0)
         }
     })
 }
@@ -234,7 +240,7 @@ pub(crate) fn set<V: Backend>(
     })?;
     match w {
         Ok(w) => act(cx, index, w, by_user),
-        Err(e) => soften(e, index, value, by_user),
+        Err(e) => soften(e, index, Some(value), by_user),
     }
 }
 
@@ -324,7 +330,7 @@ fn act<V: Backend>(
         Write::AsyncPf(0) | Write::AsyncPfAck => {}
         // Not offered in CPUID, so the model refuses them before; refuse what slips through.
         Write::AsyncPf(_) | Write::Xfd(_) | Write::XfdErr(_) | Write::HyperV(_) => {
-            return soften(MsrError::Unsupported, index, 1, by_user);
+            return soften(MsrError::Unsupported, index, Some(1), by_user);
         }
     }
     Ok(())

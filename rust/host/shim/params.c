@@ -4,6 +4,8 @@
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/mutex.h>
+#include <linux/printk.h>
+#include <linux/sched.h>
 #include <linux/sysfs.h>
 
 #include "shim.h"
@@ -34,6 +36,13 @@ PARAM(uint, halt_poll_ns, 200000, 0644, "longest polling before a halted vCPU sl
 PARAM(uint, halt_poll_ns_grow, 2, 0644, "factor by which polling grows");
 PARAM(uint, halt_poll_ns_grow_start, 10000, 0644, "polling to start from, ns");
 PARAM(uint, halt_poll_ns_shrink, 2, 0644, "divisor by which polling shrinks, 0: to nothing");
+
+void kvmrs_ignored_msr(bool write, u32 index, u64 data)
+{
+	if (kvmrs_param_report_ignored_msrs)
+		pr_err_ratelimited("kvm [%i]: ignored %s: 0x%x data 0x%llx\n",
+				   task_tgid_nr(current), write ? "wrmsr" : "rdmsr", index, data);
+}
 
 int kvmrs_param_pi_inject_timer = -1;
 module_param_named(pi_inject_timer, kvmrs_param_pi_inject_timer, bint, 0644);

@@ -196,6 +196,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("early_kick", paravirt::early_kick),
     ("pv_eoi", paravirt::pv_eoi),
     ("emulated_msrs", msrs::emulated_msrs),
+    ("ignored_msrs", msrs::ignored_msrs),
     ("machine_checks", msrs::machine_checks),
     ("spec_ctrl", msrs::spec_ctrl),
     ("tsc_aux", msrs::tsc_aux),

@@ -14,6 +14,10 @@ use crate::table;
 use crate::tap::Tap;
 use crate::uapi as k;
 use kvm_bindings::*;
+use std::io::Read;
+use std::io::Seek;
+use std::io::SeekFrom;
+use std::os::unix::fs::OpenOptionsExt;
 
 const PREFIX: &str = "/sys/module/kvm/parameters/force_emulation_prefix";
 
@@ -395,4 +399,68 @@ pub fn wide_addresses(t: &mut Tap) {
         let r = v.set_msr(index, higher);
         t.same(format!("{name}: more"), r, false);
     }
+}
+
+/// Lines of the host's log from now on.
+struct Log(std::fs::File);
+
+impl Log {
+    fn new() -> Self {
+        let mut f = std::fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open("/dev/kmsg")
+            .expect("/dev/kmsg");
+        f.seek(SeekFrom::End(0)).expect("/dev/kmsg");
+        Self(f)
+    }
+
+    /// What the module said of ignored accesses since the last time, without the process.
+    fn ignored(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut line = [0; 4096];
+        while let Ok(n) = self.0.read(&mut line) {
+            let text = String::from_utf8_lossy(&line[..n]).into_owned();
+            let text = text.lines().next().unwrap_or_default();
+            if let Some((head, what)) = text.split_once("]: ignored ") {
+                let head = head.rsplit(';').next().unwrap_or_default();
+                let own = format!("kvm [{}", std::process::id());
+                found.push(format!("{} {what}", head == own));
+            }
+        }
+        found
+    }
+}
+
+/// Unknown MSRs with the parameter `ignore_msrs`: no faults, but lines in the log, which
+/// `report_ignored_msrs` takes away.
+pub fn ignored_msrs(t: &mut Tap) {
+    const UNKNOWN: u32 = 0x12345;
+    let set = |name: &str, v: &str| {
+        let path = format!("/sys/module/kvm/parameters/{name}");
+        let before = std::fs::read_to_string(&path).expect(name);
+        std::fs::write(&path, v).expect(name);
+        before
+    };
+    let g = Guest::long(emulated());
+    let v = &g.cpus[0];
+    let access = || (v.msr(UNKNOWN), v.set_msr(UNKNOWN, 5));
+    let mut log = Log::new();
+    t.same("faults", access(), (None, false));
+    t.same("nothing in the log", log.ignored(), vec![]);
+    let before = set("ignore_msrs", "1");
+    let ignored = access();
+    let said = log.ignored();
+    let report = set("report_ignored_msrs", "0");
+    let silent = access();
+    let unsaid = log.ignored();
+    set("report_ignored_msrs", report.trim());
+    set("ignore_msrs", before.trim());
+    t.same("ignored", ignored, (Some(0), true));
+    let want = ["rdmsr: 0x12345 data 0x0", "wrmsr: 0x12345 data 0x5"];
+    let want: Vec<_> = want.map(|l| format!("true {l}")).into();
+    t.same("two lines", said, want);
+    t.same("ignored in silence", silent, (Some(0), true));
+    t.same("no line", unsaid, vec![]);
+    t.same("faults again", access(), (None, false));
 }
