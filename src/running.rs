@@ -180,7 +180,7 @@ impl<V: Backend> Running<V> {
         let hooks = HooksEnabled::new();
         let clock = Gtod::start(Arc::new(HostClock, GFP_KERNEL)?)?;
         let vms = AllVms::new()?;
-        let files = gmem::file_system::<V>()?;
+        let files = gmem::file_system()?;
         let hand_over = HandOver::start(Switch::new(vms.clone())?)?;
         let device = DevKvm::register(Arc::new(System(vms), GFP_KERNEL)?)?;
         pr_info!("running on {}\n", V::NAME);

@@ -33,7 +33,7 @@ use crate::errno::hwpoison;
 use crate::gmem_fs;
 use crate::gmem_ops::Table;
 use crate::gup::FaultIn;
-use crate::mmu::{InvalidateSeq, MmuCore, MmuLock};
+use crate::mmu::{InvalidateSeq, MmuCore, MmuLock, OFFSETS};
 use crate::module::ModuleRef;
 use crate::shim;
 
@@ -41,8 +41,6 @@ use crate::shim;
 const NAME: &CStr = c"[kvm-gmem]";
 /// One past the last page of any file.
 pub(crate) const END: u64 = (i64::MAX as u64) >> 12;
-/// Where the offsets in files are among the numbers of invalidations.
-const OFFSETS: u64 = 1 << 63;
 
 /// A page of a file, as invalidations have it.
 const fn place(index: u64) -> u64 {
@@ -87,10 +85,11 @@ impl Handle {
     /// The file, if it is not closed, for as long as the answer is kept.
     fn file(&self) -> Option<ARef<File>> {
         let file = self.file.as_ptr();
-        // SAFETY: The pointer is to a file that is live, or was: files are freed by RCU, and the
-        // function takes a reference only if it still is the one that the pointer names.
+        // SAFETY: The function reads the pointer itself, takes a reference, and reads it again. The
+        // memory of a file may be another file's at once, but `release` clears the pointer before that.
         let file = unsafe { bindings::get_file_active(file) };
-        // SAFETY: The reference is ours. The file has no position, so no fdget_pos is taken of it.
+        // SAFETY: The reference is ours. Nobody uses the file's position, whose lock a read(2) of it,
+        // which fails, does not take.
         ptr::NonNull::new(file).map(|f| unsafe { ARef::from_raw(f.cast::<File>()) })
     }
 }
@@ -135,10 +134,11 @@ impl<C: Backs> Owner<C> {
 
     /// Runs `take` while no page from `start` to `end` (exclusive) is mapped or can be.
     pub(crate) fn without_mappings(&self, start: u64, end: u64, take: impl FnOnce()) {
-        self.core().open(place(start), place(end));
-        self.client.zap(start, end);
+        let (start, end, pages) = (place(start), place(end), (start, end));
+        self.core().open(start, end);
+        self.client.zap(pages.0, pages.1);
         take();
-        self.core().close();
+        self.core().close(start);
     }
 }
 
@@ -147,6 +147,8 @@ pub(crate) struct OfInode {
     pub(crate) policy: *mut shim::shared_policy,
     /// GUEST_MEMFD_FLAG_*.
     pub(crate) flags: u64,
+    /// Drops the node of whichever type that this is the beginning of.
+    free: unsafe fn(*mut OfInode),
     _module: ModuleRef,
 }
 
@@ -183,6 +185,7 @@ impl<C: Backs> Node<C> {
         let common = OfInode {
             policy,
             flags,
+            free: Self::free,
             _module: module,
         };
         KBox::pin_init(
@@ -192,6 +195,14 @@ impl<C: Backs> Node<C> {
             }),
             GFP_KERNEL_ACCOUNT,
         )
+    }
+
+    /// # Safety
+    ///
+    /// `of` must be the beginning of a node that was leaked and that nobody uses any more.
+    unsafe fn free(of: *mut OfInode) {
+        // SAFETY: The caller's promise; it was pinned, and is dropped in place.
+        drop(unsafe { Pin::new_unchecked(KBox::from_raw(of.cast::<Self>())) });
     }
 }
 
@@ -305,7 +316,7 @@ impl<T> MmuLock<T> {
     /// # Errors
     ///
     /// `EFAULT` if the file is closed, has no such page or is another VM's, `EHWPOISON` if the
-    /// page's memory is broken, `ENOMEM`.
+    /// page's memory is broken, `ENOMEM`; `EAGAIN`, with nothing done, while the page is taken away.
     pub fn fault_in_file<'l>(
         &'l self,
         seq: InvalidateSeq<'l>,
@@ -317,6 +328,12 @@ impl<T> MmuLock<T> {
             return Err(EFAULT);
         }
         let open = file.file().ok_or(EFAULT)?;
+        // A page made now would be taken away again, and who punches the hole goes round until he finds
+        // none: a guest could keep him at it.
+        let at = place(index);
+        if seq.is_stale() || seq.core.invalidating(at, at.wrapping_add(0x1000)) {
+            return Err(EAGAIN);
+        }
         // SAFETY: Only `create` puts a file into a handle; `open` keeps it open.
         let inode = unsafe { Inode::of(open.as_ptr()) };
         let folio = inode.folio(index)?;
@@ -327,18 +344,18 @@ impl<T> MmuLock<T> {
         let page = folio.page()?;
         // SAFETY: `folio` has a reference to the page; the result gets one of its own.
         unsafe { shim::kvmrs_get_page(page) };
-        Ok(FaultIn::of_file(seq, place(index), page))
+        Ok(FaultIn::of_file(seq, at, page))
     }
 }
 
-/// Makes a file of `size` bytes that belongs to `client`, whose handle must be of no file yet; its
+/// Makes a file of `size` bytes that belongs to `client`, whose handle is for one file only; its
 /// descriptor.
 ///
 /// The arguments are those that `model::slots::gmem::may_create` lets pass.
 ///
 /// # Errors
 ///
-/// `EMFILE`, `ENFILE`, `ENOMEM`, `EBUSY` for a handle in use, what a security module says.
+/// `EMFILE`, `ENFILE`, `ENOMEM`, `EBUSY` for a handle that was used, what a security module says.
 pub fn create<C: Backs>(client: Arc<C>, size: u64, flags: u64) -> Result<i32> {
     let mnt = gmem_fs::mount();
     if mnt.is_null() {
@@ -347,6 +364,17 @@ pub fn create<C: Backs>(client: Arc<C>, size: u64, flags: u64) -> Result<i32> {
     // KVM: the descriptor is not closed by exec.
     let reservation = FileDescriptorReservation::get_unused_fd_flags(0)?;
     let owner = Arc::new(Owner::new(client), GFP_KERNEL_ACCOUNT)?;
+    // First, and for good: what a fault finds by a handle that has its lock is announced to that lock.
+    let handle = owner.handle();
+    let claimed = handle.core.compare_exchange(
+        ptr::null_mut(),
+        owner.core.cast_mut(),
+        Ordering::AcqRel,
+        Ordering::Relaxed,
+    );
+    if claimed.is_err() {
+        return Err(EBUSY);
+    }
     let of_file = KBox::new(
         OfFile {
             kind: TypeId::of::<C>(),
@@ -396,21 +424,10 @@ pub fn create<C: Backs>(client: Arc<C>, size: u64, flags: u64) -> Result<i32> {
     let file = unsafe {
         (*file).f_flags |= bindings::O_LARGEFILE;
         (*file).private_data = KBox::into_raw(of_file).cast::<c_void>();
-        // The only reference, which closes the file if the handle is in use.
         ARef::from_raw(ptr::NonNull::new_unchecked(file).cast::<File>())
     };
     *node.owner.lock() = Some(owner.clone());
-    let handle = owner.handle();
-    let free = handle.file.compare_exchange(
-        ptr::null_mut(),
-        file.as_ptr(),
-        Ordering::AcqRel,
-        Ordering::Relaxed,
-    );
-    if free.is_err() {
-        return Err(EBUSY);
-    }
-    handle.core.store(owner.core.cast_mut(), Ordering::Release);
+    handle.file.store(file.as_ptr(), Ordering::Release);
     let number = reservation.reserved_fd();
     reservation.fd_install(file);
     Ok(number as i32)
@@ -454,13 +471,13 @@ pub(crate) unsafe fn owner_of<'a, C: Backs>(file: *mut bindings::file) -> &'a Ow
 ///
 /// # Safety
 ///
-/// Only from `evict_inode` of the file system for `C`, at its end. The caller has the mount still.
-pub(crate) unsafe fn evicted<C: Backs>(inode: *mut bindings::inode) {
+/// Only from `evict_inode` of the file system, at its end.
+pub(crate) unsafe fn evicted(inode: *mut bindings::inode) {
     // SAFETY: The inode is the caller's. The file system's root has no private data.
-    let node = unsafe { (*inode).i_private.cast::<Node<C>>() };
-    if !node.is_null() {
-        // SAFETY: `create` leaked the box, which was pinned; it is dropped in place. With it goes a
-        // reference to the module, which cannot be unloaded before the caller has dropped the mount.
-        drop(unsafe { Pin::new_unchecked(KBox::from_raw(node)) });
+    let of = unsafe { (*inode).i_private.cast::<OfInode>() };
+    if !of.is_null() {
+        // SAFETY: `create` leaked the node, and it begins with an `OfInode`. With it goes a reference to
+        // the module, whose end waits for the caller (`GmemFs::drop`).
+        unsafe { ((*of).free)(of) };
     }
 }

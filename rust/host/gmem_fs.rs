@@ -5,10 +5,10 @@
 //! It is mounted while the module is loaded and cannot be seen in any name space. An inode holds a
 //! reference to the module until it is evicted, so that neither a descriptor nor a path to it (as
 //! `O_PATH` makes one) outlives the code. Whoever drops the last path still has the mount for a
-//! moment after that: unloading waits until nobody has.
+//! moment after that: unloading waits until nobody has. What drops an inode without a path, a watch
+//! of inotify, is waited for by `kern_unmount`.
 
 use core::cell::UnsafeCell;
-use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -17,7 +17,7 @@ use kernel::error::from_err_ptr;
 use kernel::ffi::c_int;
 use kernel::prelude::*;
 
-use crate::gmem::{evicted, Backs};
+use crate::gmem::evicted;
 use crate::shim;
 
 /// `struct file_system_type`, which the kernel writes to.
@@ -41,28 +41,24 @@ pub(crate) fn mount() -> *mut bindings::vfsmount {
     MOUNT.load(Ordering::Acquire)
 }
 
-struct Table<C>(PhantomData<C>);
-
-impl<C: Backs> Table<C> {
-    const SUPER: bindings::super_operations = bindings::super_operations {
-        statfs: Some(bindings::simple_statfs),
-        evict_inode: Some(evict_inode::<C>),
-        // SAFETY: All zeros is a valid `super_operations`: no operation.
-        ..unsafe { core::mem::zeroed() }
-    };
-}
+const SUPER: bindings::super_operations = bindings::super_operations {
+    statfs: Some(bindings::simple_statfs),
+    evict_inode: Some(evict_inode),
+    // SAFETY: All zeros is a valid `super_operations`: no operation.
+    ..unsafe { core::mem::zeroed() }
+};
 
 /// The mounted file system. Owned by the module's root object, and dropped before what its files
 /// refer to.
 pub struct GmemFs(());
 
 impl GmemFs {
-    /// Mounts it, for files that belong to a `C`.
+    /// Mounts it.
     ///
     /// # Errors
     ///
     /// `EBUSY` if it is mounted, `ENOMEM`.
-    pub fn mount<C: Backs>() -> Result<Self> {
+    pub fn mount() -> Result<Self> {
         if !mount().is_null() {
             return Err(EBUSY);
         }
@@ -70,7 +66,7 @@ impl GmemFs {
         // SAFETY: Nobody uses the structure: the module's root object is made once, and alone.
         unsafe {
             (*fs).name = c"guest_memfd".as_char_ptr();
-            (*fs).init_fs_context = Some(init_context::<C>);
+            (*fs).init_fs_context = Some(init_context);
             (*fs).kill_sb = Some(bindings::kill_anon_super);
         }
         // SAFETY: The structure is static and complete.
@@ -104,16 +100,16 @@ impl Drop for GmemFs {
     }
 }
 
-unsafe extern "C" fn init_context<C: Backs>(fc: *mut bindings::fs_context) -> c_int {
+unsafe extern "C" fn init_context(fc: *mut bindings::fs_context) -> c_int {
     // SAFETY: The VFS passes a new context; the operations are static.
-    unsafe { shim::kvmrs_gmem_fs(fc, &Table::<C>::SUPER) }
+    unsafe { shim::kvmrs_gmem_fs(fc, &SUPER) }
 }
 
-unsafe extern "C" fn evict_inode<C: Backs>(inode: *mut bindings::inode) {
+unsafe extern "C" fn evict_inode(inode: *mut bindings::inode) {
     // SAFETY: The VFS passes an inode of this file system that nobody else has any more.
     unsafe {
         bindings::truncate_inode_pages_final(&raw mut (*inode).i_data);
         bindings::clear_inode(inode);
-        evicted::<C>(inode);
+        evicted(inode);
     }
 }

@@ -70,13 +70,10 @@ unsafe extern "C" fn release<C: Backs>(
     // SAFETY: `create` leaked the box into the file, which will not use it again.
     let of_file = unsafe { KBox::from_raw((*file).private_data.cast::<OfFile<C>>()) };
     let owner = &of_file.owner;
-    // Another's, if the handle was in use when this file was made.
-    let _ = owner.handle().file.compare_exchange(
-        file,
-        ptr::null_mut(),
-        Ordering::AcqRel,
-        Ordering::Relaxed,
-    );
+    owner
+        .handle()
+        .file
+        .store(ptr::null_mut(), Ordering::Release);
     // SAFETY: The inode is live, and its private data a `Node<C>` until it is evicted.
     let node = unsafe { &*(*(*file).f_inode).i_private.cast::<Node<C>>() };
     let told = node.owner.lock().take();

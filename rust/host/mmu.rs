@@ -37,6 +37,27 @@ use kernel::types::{NotThreadSafe, Opaque};
 
 use crate::shim;
 
+/// The invalidations that are open of one kind. Written with the lock held for writing.
+struct Ranges {
+    count: AtomicU64,
+    /// Union of their ranges.
+    start: AtomicU64,
+    end: AtomicU64,
+}
+
+impl Ranges {
+    const fn none() -> Self {
+        Self {
+            count: AtomicU64::new(0),
+            start: AtomicU64::new(u64::MAX),
+            end: AtomicU64::new(0),
+        }
+    }
+}
+
+/// Numbers of invalidations from here on are offsets in files, those below are user addresses.
+pub(crate) const OFFSETS: u64 = 1 << 63;
+
 /// The part of an [`MmuLock`] that does not depend on what it protects.
 #[pin_data]
 pub struct MmuCore {
@@ -44,11 +65,10 @@ pub struct MmuCore {
     raw: Opaque<bindings::rwlock_t>,
     /// Invalidations that ended. Written with `raw` held for writing.
     seq: AtomicU64,
-    /// Invalidations that are open. Written with `raw` held for writing.
-    in_progress: AtomicU64,
-    /// Union of the ranges of all open invalidations. Written with `raw` held for writing.
-    start: AtomicU64,
-    end: AtomicU64,
+    /// Of user addresses, and of offsets in files: a hole in a file that the VMM has mapped is both, and
+    /// their union would be nearly everything.
+    addresses: Ranges,
+    offsets: Ranges,
     /// The mm whose changes are announced to this lock; null before and after. Never dereferenced.
     mm: AtomicPtr<bindings::mm_struct>,
     /// A notifier has claimed the lock (at most one ever does).
@@ -66,9 +86,8 @@ impl MmuCore {
             // SAFETY: `kvmrs_rwlock_init` initialises the lock in place.
             raw <- Opaque::ffi_init(|p| unsafe { shim::kvmrs_rwlock_init(p) }),
             seq: AtomicU64::new(0),
-            in_progress: AtomicU64::new(0),
-            start: AtomicU64::new(u64::MAX),
-            end: AtomicU64::new(0),
+            addresses: Ranges::none(),
+            offsets: Ranges::none(),
             mm: AtomicPtr::new(ptr::null_mut()),
             claimed: AtomicBool::new(false),
             open <- kernel::new_spinlock!(0, "kvm_mmu_open"),
@@ -100,27 +119,38 @@ impl MmuCore {
         }
     }
 
+    /// Those of the kind that `start` is of. A range of addresses may end beyond them.
+    fn ranges(&self, start: u64) -> &Ranges {
+        if start < OFFSETS {
+            &self.addresses
+        } else {
+            &self.offsets
+        }
+    }
+
     /// Opens an invalidation: from now until it is closed nothing of the range is mapped.
     pub(crate) fn open(&self, start: u64, end: u64) {
+        let open = self.ranges(start);
         self.locked(|| {
-            let n = self.in_progress.load(Ordering::Relaxed);
+            let n = open.count.load(Ordering::Relaxed);
             if n == 0 {
-                self.start.store(start, Ordering::Relaxed);
-                self.end.store(end, Ordering::Relaxed);
+                open.start.store(start, Ordering::Relaxed);
+                open.end.store(end, Ordering::Relaxed);
             } else {
-                self.start.fetch_min(start, Ordering::Relaxed);
-                self.end.fetch_max(end, Ordering::Relaxed);
+                open.start.fetch_min(start, Ordering::Relaxed);
+                open.end.fetch_max(end, Ordering::Relaxed);
             }
-            self.in_progress.store(n.wrapping_add(1), Ordering::Release);
+            open.count.store(n.wrapping_add(1), Ordering::Release);
         });
     }
 
-    /// Closes an invalidation that [`Self::open`] opened.
-    pub(crate) fn close(&self) {
+    /// Closes an invalidation that [`Self::open`] opened at `start`.
+    pub(crate) fn close(&self, start: u64) {
+        let open = self.ranges(start);
         self.locked(|| {
             self.bump();
-            let n = self.in_progress.load(Ordering::Relaxed);
-            self.in_progress.store(n.wrapping_sub(1), Ordering::Release);
+            let n = open.count.load(Ordering::Relaxed);
+            open.count.store(n.wrapping_sub(1), Ordering::Release);
         });
     }
 
@@ -159,9 +189,10 @@ impl MmuCore {
 
     /// Whether a range overlaps an open invalidation. Exact only under the lock.
     pub(crate) fn invalidating(&self, start: u64, end: u64) -> bool {
-        self.in_progress.load(Ordering::Acquire) != 0
-            && start < self.end.load(Ordering::Relaxed)
-            && end > self.start.load(Ordering::Relaxed)
+        let open = self.ranges(start);
+        open.count.load(Ordering::Acquire) != 0
+            && start < open.end.load(Ordering::Relaxed)
+            && end > open.start.load(Ordering::Relaxed)
     }
 }
 

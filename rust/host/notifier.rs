@@ -202,7 +202,7 @@ unsafe extern "C" fn range_end<E: MmuEvents>(
     // on the same node and range: a node that is added between the two gets neither.
     let ((events, core), range) = unsafe { (parts::<E>(raw), &*range) };
     if events.covers(Hva(range.start as u64), Hva(range.end as u64)) {
-        core.close();
+        core.close(range.start as u64);
     }
     core.release_slots();
 }

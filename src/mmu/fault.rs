@@ -145,7 +145,14 @@ fn find_page<'l, V: Backend>(
 ) -> Result<FaultIn<'l>, Outcome> {
     let seq = vm.mmu.sample();
     if let Some(file) = slot.file() {
-        return file.fault_in(vm, seq, slot, gfn).map_err(Outcome::Unbacked);
+        let found = file.fault_in(vm, seq, slot, gfn);
+        return found.map_err(|e| {
+            if e == EAGAIN {
+                Outcome::Retry
+            } else {
+                Outcome::Unbacked(e)
+            }
+        });
     }
     let hva = slot.hva_of(gfn);
     let fault = vm.mmu.fault_in(

@@ -167,7 +167,6 @@ impl<V: Backend> Cx<'_, '_, V> {
     }
 
     /// The interrupt on its way that KVM_GET_VCPU_EVENTS and KVM_GET_SREGS show.
-    ///
     pub(crate) fn interrupt_shown(&self) -> Option<u8> {
         match self.st.events.injected {
             Some(i) if i.kind == EventKind::Interrupt => Some(i.vector),

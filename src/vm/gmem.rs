@@ -46,7 +46,7 @@ pub(crate) struct Gmem {
 }
 
 /// What a file belongs to.
-struct OfVm<V: Backend> {
+pub(crate) struct OfVm<V: Backend> {
     vm: Arc<Vm<V>>,
     gmem: Arc<Gmem>,
 }
@@ -73,8 +73,8 @@ impl<V: Backend> Backs for OfVm<V> {
 }
 
 /// Mounts what the files are on. EBUSY if it is mounted, ENOMEM.
-pub(crate) fn file_system<V: Backend>() -> Result<GmemFs> {
-    GmemFs::mount::<OfVm<V>>()
+pub(crate) fn file_system() -> Result<GmemFs> {
+    GmemFs::mount()
 }
 
 /// KVM_CREATE_GUEST_MEMFD. EINVAL for a size or a flag that there is not.
@@ -107,14 +107,17 @@ pub(crate) struct Backing {
 
 impl Backing {
     /// The file of a new slot, `offset` bytes into it. EBADF for no file, EINVAL for one that is no
-    /// guest_memfd of this VM or too small. EEXIST and the slot's own place are for later.
+    /// guest_memfd of this VM or too small. EEXIST and the slot's own place are for later. `asked` is to be
+    /// dropped when no lock is held any more: it may be the last that is left of another VM.
     pub(crate) fn find<V: Backend>(
         vm: &VmCore<V>,
         slot: &slots::Slot,
         fd: u32,
         offset: u64,
+        asked: &mut Option<Arc<OfVm<V>>>,
     ) -> Result<Self> {
         let (owner, size, flags) = gmem::from_fd::<OfVm<V>>(fd)?;
+        let owner = asked.insert(owner);
         let fits = slots::gmem::holds(size, offset, slot.pages.wrapping_shl(PAGE_SHIFT));
         if !core::ptr::eq(owner.vm.core(), vm) || !fits {
             return Err(EINVAL);

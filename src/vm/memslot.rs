@@ -345,6 +345,7 @@ fn set<V: Backend>(
     request.validate(&limits).map_err(refused)?;
     let slots = &vm.base.slots;
     let space = Space::of(request.space());
+    let mut asked = None;
     let _lock = slots.lock.lock();
     let (change, old) = {
         let set = slots.space(space);
@@ -353,8 +354,8 @@ fn set<V: Backend>(
     };
     let gmem = match &change {
         Change::Create(new) if r.flags & abi::KVM_MEM_GUEST_MEMFD != 0 => {
-            let found = Backing::find(vm, new, r.guest_memfd, r.guest_memfd_offset)?;
-            Some(found)
+            let (fd, offset) = (r.guest_memfd, r.guest_memfd_offset);
+            Some(Backing::find(vm, new, fd, offset, &mut asked)?)
         }
         // Such a slot is neither moved nor changed.
         _ => None,
