@@ -370,7 +370,7 @@ task_intel-par() {
 		{task_priority,user_tpr,irq_windows,lapic_timer}@flexpriority=0 \
 		{notify_age,notify_unmap,notify_huge,notify_storm,large_pages,slot_changes}@eptad=0 \
 		{guest_modes,notify_unmap,state_moves}@vpid=0 {lapic_timer,x2apic_timer}@preemption_timer=0 \
-		{init_in_smm,waits_in_smm,held_step}@unrestricted_guest=0
+		{init_in_smm,waits_in_smm,held_step,real_breakpoint}@unrestricted_guest=0
 }
 
 task_intel-move() {

@@ -328,6 +328,84 @@ pub fn breakpoint(t: &mut Tap) {
     breakpoint_behind(t);
 }
 
+/// Where the code in real mode is, and in it the instruction with a breakpoint.
+const REAL: u64 = 0x9000;
+const REAL_AT: u64 = REAL + 2;
+
+guest_code! {
+    real_breaks,
+    ".code16",
+    "nop",
+    "nop",
+    "inc bx",
+    "mov dx, 0xe0",
+    "mov eax, ebx",
+    "out dx, eax",
+    "mov eax, [0x600]",
+    "out dx, eax",
+    "mov dx, 0xe1",
+    "out dx, al",
+}
+
+guest_code! {
+    // Counts, notes where it was, and ends the breakpoints.
+    real_handler,
+    ".code16",
+    "push bp",
+    "mov bp, sp",
+    "inc word ptr [0x600]",
+    "mov ax, [bp + 2]",
+    "mov [0x602], ax",
+    "xor eax, eax",
+    "mov dr7, eax",
+    "pop bp",
+    "iret",
+}
+
+/// Breakpoints on an instruction in real mode, which some hosts emulate: the guest's, and user space's.
+pub fn real_breakpoint(t: &mut Tap) {
+    let make = || {
+        let g = Guest::new(Plan::default());
+        g.load(REAL, real_breaks());
+        g.load(REAL + 0x100, real_handler());
+        // Vector 1.
+        g.mem.store::<u32>(4, REAL as u32 + 0x100);
+        g.start_real(0, 0, REAL);
+        g
+    };
+    let g = make();
+    let v = &g.cpus[0];
+    let mut d: kvm_debugregs = v.fd.get(k::GET_DEBUGREGS).expect("KVM_GET_DEBUGREGS");
+    (d.db[0], d.dr7) = (REAL_AT, 0x402);
+    t.same(
+        "a breakpoint",
+        v.fd.set(k::SET_DEBUGREGS, &d),
+        Answer::Ok(0),
+    );
+    let seen = (REAL_AT as u32) << 16 | 1;
+    let want = Some(vec![1, seen]);
+    t.same("met once, before the instruction", g.values(), want);
+    let g = make();
+    let v = &g.cpus[0];
+    let mut d: kvm_guest_debug = sys::zeroed();
+    d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+    d.arch.debugreg = [REAL_AT, 0, 0, 0, 0, 0, 0, 0x402];
+    let r = v.fd.set(k::SET_GUEST_DEBUG, &d);
+    t.same("KVM_SET_GUEST_DEBUG", r, Answer::Ok(0));
+    let what = match g.enter() {
+        Ok(Exit::Debug {
+            exception, pc, dr6, ..
+        }) => Ok((exception, pc, dr6 & 0xf)),
+        other => Err(other),
+    };
+    t.same("an exit for user space's", what, Ok((1, REAL_AT, 1)));
+    t.same("RIP", v.regs().rip, REAL_AT);
+    d = sys::zeroed();
+    let r = v.fd.set(k::SET_GUEST_DEBUG, &d);
+    t.same("without a debugger", r, Answer::Ok(0));
+    t.same("the guest goes on", g.values(), Some(vec![1, 0]));
+}
+
 guest_code! {
     adds,
     "mov ebx, 0xe0000000",

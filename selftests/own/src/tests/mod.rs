@@ -130,6 +130,7 @@ pub const ALL: &[(&str, fn(&mut Tap))] = &[
     ("forced_emulation", emul::forced_emulation),
     ("emulated_bases", emulated::bases),
     ("emulated_breakpoint", emulated::breakpoint),
+    ("real_breakpoint", emulated::real_breakpoint),
     ("emulated_gates", emulated::gates),
     ("kept_code", emulated::kept_code),
     ("held_step", emulated::held_step),
