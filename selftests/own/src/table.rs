@@ -139,7 +139,9 @@ impl<'a> Table<'a> {
         let seeded = gap.is_none() && std::mem::take(&mut self.seed);
         let want = if seeded { "a seeded answer" } else { want };
         let right = answer == want;
-        let text = format!("{case}: got {answer}, want {want}");
+        // Long lines are cut at their ends.
+        let seed = if seeded { "seeded, " } else { "" };
+        let text = format!("{case}: {seed}got {answer}, want {want}");
         match gap {
             Some(gap) if !right => {
                 gap.excused = Some(true);
