@@ -111,11 +111,10 @@ impl<'a> Ctx<'a> {
                 self.s.rflags &= !rflags::RF;
             }
             self.s.shadow = self.shadow;
-        } else if self.flow == Flow::Repeat {
-            // Of what came before: it lasts for one element.
-            self.s.shadow = 0;
         }
         if self.flow == Flow::Repeat {
+            // A shadow of what came before lasts for one element.
+            self.s.shadow = 0;
             // What comes between two elements finds RF set: the instruction, when it goes on, does not
             // break once more. SDM: vol 3, 18.3.1.1.
             self.s.rflags |= rflags::RF;
