@@ -15,7 +15,7 @@ use crate::addr::{Gva, PAGE_SIZE};
 use crate::x86::ctrl::rflags;
 use crate::x86::state::{gpr, SegReg};
 
-/// At each multiple of this many elements that are left, a call of `emulate` ends.
+/// Below each multiple of this many elements that are left, a call of `emulate` ends.
 const BATCH: u64 = 512;
 
 impl Ctx<'_> {

@@ -320,7 +320,9 @@ impl Machine {
         let mut work = IoApicWork::default();
         self.ioapic.restore(&ioapic, &mut work);
         self.after_ioapic(work);
-        self.ioapic.set_rtc_pending(0);
+        while self.ioapic.rtc_pending() {
+            self.ioapic.rtc_lost(|_| true);
+        }
         let mut work = PitWork::default();
         self.pit.restore(&pit, self.now, &mut work);
         self.after_pit(work);
